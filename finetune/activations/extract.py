@@ -1,0 +1,184 @@
+"""Photos to activations: decode, augment, run the trunk, and store what is not stored yet."""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from finetune.activations.engine import Engine
+from finetune.activations.store import Store, row_name
+from finetune.atomic import commit_text
+from finetune.data.augment import AUGMENT_VERSION, augment
+from finetune.data.decode import DECODE_VERSION, decode
+from finetune.data.folder import Photo
+from finetune.errors import DataError, IntegrityError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_THREADS = 2  # Pillow releases the interpreter lock while it decodes; more threads would take time from the trunk
+_SHARD_BYTES = 64 * 2**20  # memory that waits to be committed, and the work that a power cut can undo
+_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How a photo becomes an array: side in pixels, resize mode and, for random views, the augmentation's settings."""
+
+    size: int
+    resize: str = "squash"
+    augment: Mapping[str, float | bool] | None = None
+
+    def load(self, photo: Photo, key: str | None = None) -> np.ndarray:
+        """Decode a photo and, given a key, draw one view of it.
+
+        Returns:
+            uint8 (size, size, 3), RGB.
+
+        Raises:
+            DataError: the file has changed since it was listed; BadPhoto: it cannot be decoded.
+        """
+        data = photo.path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != photo.sha256:
+            raise DataError(f"{photo.path} has changed since this run listed it. Run again when the folder is at rest.")
+        pixels = decode(data, self.size, self.resize)
+        return pixels if key is None or self.augment is None else augment(pixels, self.augment, key)
+
+    def fields(self) -> dict[str, Any]:
+        """What of this belongs into a store's key."""
+        augmented = {"augment_version": AUGMENT_VERSION} if self.augment else {}
+        return {"decode_version": DECODE_VERSION, **augmented, **asdict(self)}
+
+
+def map_ahead(function: Callable[[T], R], items: Iterable[T], ahead: int = 2 * _CHUNK) -> Iterator[R]:
+    """``map`` in threads, in order, with at most ``ahead`` results waiting (``Executor.map`` would queue all items)."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        waiting: deque = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of ``size`` items; the last may be shorter (itertools.batched needs Python 3.12)."""
+    chunk: list[T] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def stream(pixels: Pixels, photos: Sequence[Photo], keys: Sequence[str | None], engine: Engine) -> Iterator[np.ndarray]:
+    """Activations of photos in order, decoded in threads while the trunk runs.
+
+    Args:
+        pixels: how to load them.
+        photos: n photos.
+        keys: n keys of views; None is the photo itself.
+        engine: see ``compile_trunk``.
+
+    Yields:
+        Arrays of up to 32 rows.
+    """
+    loaded = map_ahead(lambda item: pixels.load(*item), zip(photos, keys, strict=True))
+    yield from engine(np.stack(chunk) for chunk in chunks(loaded, _CHUNK))
+
+
+def extract(
+    cache: Path,
+    fields: dict[str, Any],
+    dtype: str,
+    pixels: Pixels,
+    items: Sequence[tuple[Photo, int]],
+    open_engine: Callable[[], Engine],
+    advance: Callable[[int], None] = lambda rows: None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> tuple[Store, int]:
+    """Make sure that every (photo, view) has a stored row.
+
+    Args:
+        cache: the cache directory.
+        fields: what lies below the cut: backbone, preprocessing, weights, cut.
+        dtype: of the rows; values that float16 cannot hold turn the store to float32.
+        pixels: how to load photos.
+        items: (photo, view number); view 0 is the photo itself.
+        open_engine: called only if something is missing.
+        advance: is told of the rows that were computed.
+        warn: is told once if the store turns to float32, and of damaged shards.
+
+    Returns:
+        The store that holds them all, and how many rows were computed.
+    """
+    fields = {**fields, "pixels": pixels.fields()}
+    store = Store(cache, fields, dtype)
+    overflowed = store.folder / "overflow.txt"
+    if dtype == "float16" and not overflowed.exists():
+        try:
+            return store, _fill(store, pixels, items, open_engine, advance, warn)
+        except OverflowError as error:
+            commit_text(overflowed, f"{error}\n")
+            warn(f"{error}: these activations are stored as float32.")
+    if dtype == "float16":
+        store = Store(cache, fields, "float32")
+    return store, _fill(store, pixels, items, open_engine, advance, warn)
+
+
+def _fill(
+    store: Store,
+    pixels: Pixels,
+    items: Sequence[tuple[Photo, int]],
+    open_engine: Callable[[], Engine],
+    advance: Callable[[int], None],
+    warn: Callable[[str], None],
+) -> int:
+    by_name = {row_name(photo.sha256, view): (photo, view) for photo, view in items}
+    missing = store.missing(list(by_name))
+    for shard in store.damaged:
+        warn(f"{shard} fails its checksum; it was set aside and its photos are computed again.")
+    if not missing:
+        return 0
+    photos, views = zip(*(by_name[name] for name in missing), strict=True)
+    keys = [f"stored/{photo.sha256}/{view}" if view else None for photo, view in zip(photos, views, strict=True)]
+    names, waiting, ready = iter(missing), [], 0
+    try:
+        for batch in stream(pixels, photos, keys, open_engine()):
+            waiting.append(_narrow(batch, store.dtype))
+            ready += len(batch)
+            advance(len(batch))
+            if ready * waiting[0][0].nbytes >= _SHARD_BYTES:
+                ready = _commit(store, names, waiting)
+    finally:  # also when interrupted: what is computed is kept
+        _commit(store, names, waiting)
+    return len(missing)
+
+
+def _commit(store: Store, names: Iterator[str], waiting: list[np.ndarray]) -> int:
+    if waiting:
+        rows = np.concatenate(waiting)
+        store.add([next(names) for _ in rows], rows)
+        waiting.clear()
+    return 0
+
+
+def _narrow(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Rows in the store's dtype.
+
+    Raises:
+        OverflowError: float16 cannot hold them; IntegrityError: they are not finite at all.
+    """
+    if dtype == np.float16 and np.abs(rows).max() > np.finfo(np.float16).max:
+        raise OverflowError(f"an activation of {np.abs(rows).max():g} is beyond float16's largest value, 65504")
+    if not np.isfinite(rows).all():
+        raise IntegrityError("The trunk computed NaN or infinity; its weights are broken. Nothing of this was stored.")
+    return rows.astype(dtype, copy=False)

@@ -1,0 +1,51 @@
+"""Heads: what turns a backbone's last maps into one probability per class."""
+
+import keras
+import numpy as np
+
+HEADS = {
+    "gap": keras.layers.GlobalAveragePooling2D,
+    "gmp": keras.layers.GlobalMaxPooling2D,
+    "flatten": keras.layers.Flatten,
+}
+CLASSIFIER = "classifier"
+
+
+def add_head(base: keras.Model, classes: int, pool: str, hidden: int = 0, dropout: float = 0.0) -> keras.Model:
+    """The whole model: a backbone with a classifier on top.
+
+    Args:
+        base: photo -> maps (n, h, w, channels).
+        classes: number of classes, at least 2.
+        pool: a key of ``HEADS``.
+        hidden: units of a hidden ReLU layer; 0 leaves it out.
+        dropout: share of the classifier's inputs dropped while training, 0 to below 1.
+
+    Returns:
+        A flat model: uint8 photos -> float32 (n, classes), softmax probabilities in the order of the class names.
+    """
+    x = HEADS[pool](name=pool)(base.output)
+    if hidden:
+        x = keras.layers.Dense(hidden, activation="relu", name="hidden")(x)
+    if dropout:
+        x = keras.layers.Dropout(dropout, name="dropout")(x)
+    # float32 under any dtype policy: a softmax in float16 loses the small probabilities.
+    x = keras.layers.Dense(classes, activation="softmax", dtype="float32", name=CLASSIFIER)(x)
+    return keras.Model(base.input, x, name="classifier_of_photos")
+
+
+def pool_maps(maps: np.ndarray, pool: str) -> np.ndarray:
+    """What a head's pooling layer computes, in numpy.
+
+    Args:
+        maps: (n, h, w, channels), float16 or float32.
+        pool: a key of ``HEADS``.
+
+    Returns:
+        float32 (n, channels), or (n, h * w * channels) for ``flatten``.
+    """
+    if pool == "flatten":
+        return maps.reshape(len(maps), -1).astype(np.float32)
+    if pool == "gmp":
+        return maps.max(axis=(1, 2)).astype(np.float32)
+    return maps.mean(axis=(1, 2), dtype=np.float32)

@@ -1,0 +1,300 @@
+"""Which recipes differ for real: paired comparison of many recipes on the same test photos.
+
+A recipe is a group of cells that differ in nothing but the seed. Three rules decide that one beats another:
+
+1. **Photos.** Each recipe is represented by one trained model, named before the test split is opened: the seed whose
+   validation loss is the median (:func:`representative`). Two such models are compared by McNemar's exact test on the
+   photos that only one of them gets right. It needs no approximation, and its null hypothesis is the plain one: both
+   models are right equally often.
+2. **Many pairs.** The p-values of all pairs are adjusted by Holm's method. When no recipe is better than another, the
+   chance of a matrix with any "better" in it is at most 5 %.
+3. **Seeds.** McNemar's test speaks of two trained models, and of two recipes only as far as training again would give
+   the same. Where both recipes ran with two seeds or more, their seeds' test accuracies must differ too, in the same
+   direction, by Welch's t-test at 5 %. This is a second lock, not a second chance: it can only take verdicts away.
+
+Why the second lock: six equal recipes with three seeds each on 1,000 photos, whose accuracy varies by 0.7 points from
+seed to seed, have a false "better" in about 3 matrices of 10 under the first two rules, and in about 3 of 100 with the
+third (tests/test_significance.py simulates it). At 1.2 points from seed to seed the third rule no longer suffices
+(about 1 in 6): run more seeds. With a single seed a verdict is about those two trained models and no more.
+
+Bootstrap intervals are 95 % for each pair by itself. They show the size of a difference; they do not decide.
+Rows that were measured on different photos must not come here together: compare their split digests first.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import brentq
+from scipy.stats import binom, ttest_ind
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+ALPHA = 0.05
+POWER = 0.8
+
+
+def representative(validation_loss: Mapping[int, float]) -> int:
+    """The seed that stands for its recipe: the one with the median validation loss, of an even number the lower median.
+
+    Args:
+        validation_loss: seed -> validation loss; NaN for a run that diverged, which counts as the worst.
+
+    Raises:
+        ValueError: there is no seed, or half of them or more diverged, so that no usable run is typical.
+    """
+    seeds, losses = list(validation_loss), np.array(list(validation_loss.values()), dtype=np.float64)
+    middle = (len(seeds) - 1) // 2
+    if not seeds or not np.isfinite(np.sort(losses)[middle]):
+        raise ValueError(
+            f"validation losses are {dict(validation_loss)}; allowed: at least one seed, most of them finite; "
+            "leave the recipe out of the comparison as diverged"
+        )
+    return seeds[np.argsort(losses, kind="stable")[middle]]
+
+
+def seed_summary(seed_accuracies: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+    """Mean, sd (ddof 1, NaN for one seed) and n (seeds) of each recipe's test accuracies, indexed by recipe."""
+    rows = {name: pd.Series(accuracies, dtype=np.float64) for name, accuracies in seed_accuracies.items()}
+    return pd.DataFrame(
+        [(row.mean(), row.std(), len(row)) for row in rows.values()],
+        index=pd.Index(rows, name="recipe"),
+        columns=["mean", "sd", "n"],
+    )
+
+
+def compare_pairs(
+    correct: Mapping[str, np.ndarray],
+    losses: Mapping[str, np.ndarray],
+    seed_accuracies: Mapping[str, Sequence[float]] | None = None,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> pd.DataFrame:
+    """Compare every recipe's representative with every other's on the same photos.
+
+    Args:
+        correct: recipe -> bool (n,): whether the representative names photo i rightly. The order of photos is the same
+            for all recipes.
+        losses: recipe -> float (n,): its negative log likelihood of photo i, nats; the same recipes.
+        seed_accuracies: recipe -> test accuracies of all its seeds, the representative's included (fractions).
+        seed: of the bootstrap.
+        resamples: number of bootstrap samples of the n photos, the same ones for all pairs.
+
+    Returns:
+        One row per pair (a before b in ``correct``): a, b; difference (accuracy of a minus that of b, fraction) with
+        low and high (95 % paired percentile bootstrap); only_a, only_b (photos that only one gets right); p (McNemar,
+        exact), p_holm; p_seeds (Welch, NaN with a single seed); loss_difference (nats), loss_low, loss_high; better
+        (the winner's name, or None).
+
+    Raises:
+        ValueError: the recipes or the photos of the arguments do not match, or a loss is not finite.
+    """
+    names = list(correct)
+    hits, nats = _aligned(correct, losses, seed_accuracies)
+    first, second = np.triu_indices(len(names), k=1)
+    means = _bootstrap_means(np.hstack([hits, nats]), resamples, seed)
+    only_a = (hits[:, first] & ~hits[:, second]).sum(axis=0)
+    only_b = (hits[:, second] & ~hits[:, first]).sum(axis=0)
+    pairs = pd.DataFrame({"a": [names[i] for i in first], "b": [names[i] for i in second]})
+    pairs["difference"] = (only_a - only_b) / len(hits)
+    pairs["low"], pairs["high"] = _interval(means[:, first] - means[:, second])
+    pairs["only_a"], pairs["only_b"] = only_a, only_b
+    # The photos that both or neither get right do not enter the test.
+    pairs["p"] = [mcnemar([[0, a], [b, 0]], exact=True).pvalue for a, b in zip(only_a, only_b, strict=True)]
+    pairs["p_holm"] = multipletests(pairs["p"], method="holm")[1] if len(pairs) else []
+    accuracies = {name: (seed_accuracies or {}).get(name, ()) for name in names}
+    pairs["p_seeds"] = [_welch(accuracies[a], accuracies[b]) for a, b in zip(pairs["a"], pairs["b"], strict=True)]
+    pairs["loss_difference"] = nats.mean(axis=0)[first] - nats.mean(axis=0)[second]
+    of_losses = means[:, len(names) :]
+    pairs["loss_low"], pairs["loss_high"] = _interval(of_losses[:, first] - of_losses[:, second])
+    # Built as object: pandas's string type would turn None into NaN.
+    pairs["better"] = pd.Series([_better(row, accuracies) for row in pairs.itertuples()], dtype=object)
+    return pairs
+
+
+def tie_groups(correct: Mapping[str, np.ndarray], pairs: pd.DataFrame, cost: Mapping[str, float]) -> pd.DataFrame:
+    """Rank recipes in groups that the test photos cannot tell apart.
+
+    The most accurate recipe leads group 1, which holds every recipe that it does not beat; the most accurate of the
+    others leads group 2; and so on. "Not told apart" is not transitive: two members of a group are each tied with its
+    leader, yet one may beat the other, and a recipe of group 2 may be tied with a member of group 1 other than the
+    leader. A group therefore answers one question only: which recipes may be as good as this leader?
+
+    Args:
+        correct, pairs: what :func:`compare_pairs` took and returned.
+        cost: recipe -> any cost, smaller is cheaper; infinite where unknown.
+
+    Returns:
+        One row per recipe: group (from 1), recipe, accuracy (fraction), cost. Inside a group the cheapest comes first.
+
+    Raises:
+        ValueError: a recipe has no cost, or NaN.
+    """
+    if missing := [name for name in correct if not cost.get(name, np.nan) >= -np.inf]:
+        raise ValueError(f"no cost for {', '.join(missing)}; allowed: one number per recipe; pass infinity if unknown")
+    accuracy = {name: float(np.mean(hits)) for name, hits in correct.items()}
+    beats = {(row.better, row.b if row.better == row.a else row.a) for row in pairs.itertuples()}
+    remaining = sorted(correct, key=lambda name: (-accuracy[name], cost[name], name))
+    rows: list[tuple[int, str, float, float]] = []
+    group = 0
+    while remaining:
+        group += 1
+        tied = [name for name in remaining if (remaining[0], name) not in beats]
+        rows += [(group, name, accuracy[name], cost[name]) for name in sorted(tied, key=cost.__getitem__)]
+        remaining = [name for name in remaining if name not in tied]
+    return pd.DataFrame(rows, columns=["group", "recipe", "accuracy", "cost"])
+
+
+def silent_axes(settings: Mapping[str, Mapping[str, object]], pairs: pd.DataFrame) -> list[str]:
+    """The axes whose choice makes no measurable difference: no pair that differs in that axis alone is told apart.
+
+    Args:
+        settings: recipe -> axis -> value, the same axes for every recipe.
+        pairs: from :func:`compare_pairs`.
+    """
+    told_apart: dict[str, bool] = {}
+    for row in pairs.itertuples():
+        a, b = settings[row.a], settings[row.b]
+        changed = [axis for axis in a if a[axis] != b[axis]]
+        if len(changed) == 1:
+            told_apart[changed[0]] = told_apart.get(changed[0], False) or row.better is not None
+    return [axis for axis, found in told_apart.items() if not found]
+
+
+def mcnemar_power(photos: int, discordant_share: float, difference: float, alpha: float = ALPHA) -> float:
+    """Chance that McNemar's exact test finds a true difference of accuracy (Duffy 1984, Biometrics 40:1005).
+
+    The number of discordant photos is binomial, and so is, given that number, how many of them favour the better
+    model. The power is the probability of rejection summed over both; nothing is approximated.
+
+    Args:
+        photos: size of the test split.
+        discordant_share: expected fraction of photos that only one of the two gets right; at least the difference.
+        difference: true accuracy of one minus that of the other, a fraction above 0.
+        alpha: two-sided level.
+    """
+    share = max(discordant_share, difference)
+    lowest, highest = binom.interval(1 - 1e-9, photos, share)
+    discordant = np.arange(lowest, highest + 1)
+    # Rejected when more than `limit` photos favour one side.
+    limit = binom.isf(alpha / 2, discordant, 0.5)
+    in_favour = (share + difference) / (2 * share)
+    rejected = binom.sf(limit, discordant, in_favour) + binom.sf(limit, discordant, 1 - in_favour)
+    return float(np.sum(binom.pmf(discordant, photos, share) * rejected))
+
+
+def minimum_detectable_difference(
+    photos: int, discordant_share: float, alpha: float = ALPHA, power: float = POWER
+) -> float:
+    """The smallest true difference of accuracy (fraction) that McNemar's exact test finds with the given power.
+
+    For one pair among m, Holm's first step tests at alpha / m: pass that. Where the difference exceeds the discordant
+    share, the share rises with it. NaN when the photos are too few for any difference (fewer than six at 5 %).
+    """
+    if mcnemar_power(photos, discordant_share, 1.0, alpha) < power:
+        return float("nan")
+    return float(brentq(lambda gap: mcnemar_power(photos, discordant_share, gap, alpha) - power, 1e-9, 1.0, xtol=1e-6))
+
+
+def verdict(pairs: pd.DataFrame, groups: pd.DataFrame, photos: int) -> str:
+    """The comparison in one plain sentence; p is Holm's, the interval the pair's own bootstrap.
+
+    Args:
+        pairs, groups: from :func:`compare_pairs` and :func:`tie_groups`.
+        photos: size of the test split.
+    """
+    if len(groups) == 1:
+        return f"{groups['recipe'][0]} is the only recipe: there is nothing to compare it with"
+    tied, beaten = groups[groups["group"] == 1], groups[groups["group"] > 1]
+    if beaten.empty:
+        return f"the test photos cannot tell {_listed(tied['recipe'])} apart; {_detection_limit(pairs, photos)}"
+    leader, runner_up = tied["recipe"][tied["accuracy"].idxmax()], beaten["recipe"][beaten["accuracy"].idxmax()]
+    sentence = f"{leader} beats {runner_up} by {_difference(pairs, leader, runner_up)}"
+    if len(beaten) > 1:
+        sentence += f", and {len(beaten) - 1} more"
+    if len(tied) > 1:
+        sentence += f"; the test photos cannot tell it from {_listed(tied['recipe'][tied['recipe'] != leader])}"
+    return sentence
+
+
+def _aligned(
+    correct: Mapping[str, np.ndarray],
+    losses: Mapping[str, np.ndarray],
+    seed_accuracies: Mapping[str, Sequence[float]] | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """bool and float64 arrays of shape (photos, recipes), in the order of ``correct``."""
+    others = [losses] if seed_accuracies is None else [losses, seed_accuracies]
+    if not correct or any(set(correct) != set(other) for other in others):
+        raise ValueError(
+            f"recipes are {[list(mapping) for mapping in (correct, *others)]}; allowed: the same names, at least one, "
+            "in correct, losses and seed_accuracies; pass every recipe in each"
+        )
+    shapes = {name: (np.shape(correct[name]), np.shape(losses[name])) for name in correct}
+    first = np.shape(next(iter(correct.values())))
+    if len(first) != 1 or first[0] == 0 or any(shape != (first, first) for shape in shapes.values()):
+        raise ValueError(
+            f"shapes of (correct, losses) are {shapes}; allowed: (n,) for all, n at least 1; compare on the same photos"
+        )
+    hits = np.column_stack([correct[name] for name in correct])
+    nats = np.column_stack([losses[name] for name in correct]).astype(np.float64)
+    if hits.dtype != np.bool_ or not np.isfinite(nats).all():
+        raise ValueError(
+            f"correct is {hits.dtype} and {np.sum(~np.isfinite(nats))} losses are not finite; allowed: bool and finite "
+            "floats; take both from metrics.per_photo"
+        )
+    return hits, nats
+
+
+def _bootstrap_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Column means of resampled rows, (resamples, columns): scipy's bootstrap would draw anew for every pair."""
+    rng, n = np.random.default_rng(seed), len(values)
+    per_draw = max(1, 2_000_000 // n)  # 16 MB of counts at a time
+    sizes = [min(per_draw, resamples - start) for start in range(0, resamples, per_draw)]
+    return np.vstack([rng.multinomial(n, np.full(n, 1 / n), size=size) @ values / n for size in sizes])
+
+
+def _interval(draws: np.ndarray) -> np.ndarray:
+    return np.quantile(draws, [ALPHA / 2, 1 - ALPHA / 2], axis=0)
+
+
+def _welch(a: Sequence[float], b: Sequence[float]) -> float:
+    if min(len(a), len(b)) < 2:
+        return float("nan")
+    if np.ptp(a) == np.ptp(b) == 0:
+        return float(a[0] == b[0])  # training again changes nothing; Welch's t would divide by zero
+    return float(ttest_ind(a, b, equal_var=False).pvalue)
+
+
+def _better(pair: tuple, accuracies: Mapping[str, Sequence[float]]) -> str | None:
+    """The winner's name if photos and seeds agree on it."""
+    if pair.p_holm >= ALPHA or pair.p_seeds >= ALPHA:  # NaN, a single seed, passes
+        return None
+    winner, loser = (pair.a, pair.b) if pair.difference > 0 else (pair.b, pair.a)
+    one_seed = np.isnan(pair.p_seeds)
+    return winner if one_seed or np.mean(accuracies[winner]) > np.mean(accuracies[loser]) else None
+
+
+def _difference(pairs: pd.DataFrame, winner: str, loser: str) -> str:
+    """For example ``1.1 points (0.3 to 1.9, p = 0.01)``."""
+    pair = pairs[pairs["a"].isin([winner, loser]) & pairs["b"].isin([winner, loser])].iloc[0]
+    size, low, high = 100 * pair[["difference", "low", "high"]].to_numpy(dtype=np.float64)
+    if pair["a"] == loser:
+        size, low, high = -size, -high, -low
+    p = "p < 0.001" if pair["p_holm"] < 0.001 else f"p = {pair['p_holm']:.2g}"
+    return f"{size:.1f} points ({low:.1f} to {high:.1f}, {p})"
+
+
+def _detection_limit(pairs: pd.DataFrame, photos: int) -> str:
+    share = float((pairs["only_a"] + pairs["only_b"]).median()) / photos
+    limit = minimum_detectable_difference(photos, share, ALPHA / len(pairs))
+    if np.isnan(limit):
+        return f"{photos:,} photos are too few to detect any difference"
+    return f"differences under {100 * limit:.1f} points cannot be relied on to show with {photos:,} photos"
+
+
+def _listed(names: Sequence[str], limit: int = 4) -> str:
+    """``A, B and C``; a long list ends in ``and 9 others``."""
+    names = list(names)
+    if len(names) > limit:
+        names = [*names[: limit - 1], f"{len(names) - limit + 1} others"]
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

@@ -1,0 +1,55 @@
+"""The strategies: rows of one table over one training path. What differs is where the cut lies and what crosses it when."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.model.backbones import BACKBONES, INPUT
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One row: how much of the backbone learns, whether fresh views may stream, and the recipe's defaults."""
+
+    summary: str
+    learns: str  # "head", "blocks" (the recipe's top blocks and the head) or "all"
+    streams: bool
+    solver: str  # of a linear head
+    defaults: dict[str, Any]
+
+    def cut(self, backbone: str, blocks: int) -> str:
+        """The name of the cut below everything that learns."""
+        if self.learns == "all":
+            return INPUT
+        return BACKBONES[backbone].blocks[-1 - blocks if self.learns == "blocks" else -1]
+
+
+STRATEGIES = {
+    "cached-features": Strategy(
+        summary="stored features of the whole backbone; only the head learns",
+        learns="head",
+        streams=False,
+        defaults={"augment": "none", "epochs": 100, "learning_rate": 1e-3},
+        solver="lbfgs",
+    ),
+    "frozen-base": Strategy(
+        summary="frozen backbone, fresh augmentation every epoch; only the head learns",
+        learns="head",
+        streams=True,
+        defaults={"augment": "light", "epochs": 10, "learning_rate": 1e-3},
+        solver="keras",
+    ),
+    "top-blocks": Strategy(
+        summary="a converged head, then the top blocks and the head learn together",
+        learns="blocks",
+        streams=True,
+        defaults={"augment": "none", "epochs": 20, "learning_rate": 1e-5},
+        solver="lbfgs",
+    ),
+    "full": Strategy(
+        summary="a converged head, then everything learns",
+        learns="all",
+        streams=True,
+        defaults={"augment": "light", "epochs": 10, "learning_rate": 1e-5},
+        solver="lbfgs",
+    ),
+}

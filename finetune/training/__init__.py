@@ -1,0 +1,1 @@
+"""Fit a tail and commit its state."""

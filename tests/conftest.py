@@ -1,0 +1,69 @@
+"""Fixtures. Real photos and weights come through FINETUNE_DATA_DIR and FINETUNE_WEIGHTS_DIR; without them tests skip."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch) -> Path:
+    """Every test has a cache of its own, and no local copies unless it asks for them."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("FINETUNE_CACHE", str(folder))
+    return folder
+
+
+def _required(variable: str, file: str) -> Path:
+    folder = os.environ.get(variable)
+    if not folder or not Path(folder, file).exists():
+        pytest.skip(f"{variable} does not name a folder that holds {file}")
+    return Path(folder, file)
+
+
+@pytest.fixture
+def cats_and_dogs() -> Path:
+    """The 4,000 real photos."""
+    return _required("FINETUNE_DATA_DIR", "cats_and_dogs_small")
+
+
+@pytest.fixture
+def vgg16_file() -> Path:
+    """The real ImageNet weights of VGG16."""
+    return _required("FINETUNE_WEIGHTS_DIR", "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5")
+
+
+def paint(path: Path, color: tuple[int, int, int], seed: int, size: tuple[int, int] = (40, 30)) -> Path:
+    """A photo-like file: a colour with noise of its own, so that no two files are alike."""
+    noise = np.random.default_rng(seed).integers(-40, 41, (size[1], size[0], 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(np.array(color) + noise, 0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder with splits of two classes that any network can tell apart: 12 + 7 + 7 photos, no multiple of 4 or 8."""
+    for split, counts in {"train": (7, 5), "validation": (3, 4), "test": (4, 3)}.items():
+        for name, color, count in zip(("apples", "plums"), ((200, 60, 50), (70, 60, 160)), counts, strict=True):
+            for i in range(count):
+                paint(tmp_path / "photos" / split / name / f"{i}.png", color, hash((split, name, i)) % 2**32)
+    return tmp_path / "photos"
+
+
+def finetune(*arguments: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess:
+    """Run the command line as a user would, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "finetune", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **environment},
+        check=False,
+    )
