@@ -21,6 +21,7 @@ class Network:
 
     whole: keras.Model
     tail: keras.Model
+    cut: str
     top: str  # name of the backbone's last tensor, below the head
     loaded: Loaded
 
@@ -62,7 +63,7 @@ def build_network(recipe: Recipe, classes: int) -> Network:
         keras.config.set_dtype_policy(before)
     tail = split(whole, recipe.cut).tail
     freeze(whole, tail, recipe.batchnorm)
-    return Network(whole, tail, BACKBONES[recipe.backbone].blocks[-1], loaded)
+    return Network(whole, tail, recipe.cut, BACKBONES[recipe.backbone].blocks[-1], loaded)
 
 
 def freeze(whole: keras.Model, tail: keras.Model, batchnorm: str) -> None:

@@ -17,7 +17,7 @@ from finetune.strategies import STRATEGIES
 
 _FROZEN = ConfigDict(extra="forbid", frozen=True, strict=True)
 _STORED_VIEWS = 4  # per photo, where a recipe augments and its strategy cannot take fresh views
-_MAX_BYTES = 2**20  # a recipe is a page; anything larger is a mistake or an attack
+_MAX_CHARACTERS = 2**16  # a recipe is a page; anything larger is a mistake or an attack
 
 
 class Head(BaseModel):
@@ -42,8 +42,8 @@ class Augment(BaseModel):
     model_config = _FROZEN
     flip: bool = False
     rotation: float = Field(0.0, ge=0, le=180)
-    zoom: float = Field(0.0, ge=0, lt=1)
-    shear: float = Field(0.0, ge=0, lt=90)
+    zoom: float = Field(0.0, ge=0, le=0.5)
+    shear: float = Field(0.0, ge=0, le=45)
     translation: float = Field(0.0, ge=0, le=0.5)
     contrast: float = Field(0.0, ge=0, lt=1)
 
@@ -165,8 +165,8 @@ def parse(text: str, source: str) -> tuple[dict[str, Any], dict[tuple, int]]:
     Raises:
         UsageError: no YAML, no mapping, an alias, a tag, or a key that stands twice.
     """
-    if len(text) > _MAX_BYTES:
-        raise UsageError(f"{source}: {len(text):,} characters; a recipe is at most {_MAX_BYTES:,}.")
+    if len(text) > _MAX_CHARACTERS:
+        raise UsageError(f"{source}: {len(text):,} characters; a recipe is at most {_MAX_CHARACTERS:,}.")
     try:
         loader = _Loader(text)
         node = loader.get_single_node()

@@ -91,6 +91,7 @@ def _receive(url: str, part: Path, size: int | None, report: Report) -> None:
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else size
         if size and total != size:
+            part.unlink(missing_ok=True)
             raise IntegrityError(f"{url} offers {total:,} bytes, but expected were {size:,}. Use a local copy instead.")
         with part.open("ab" if have else "wb") as file:
             for chunk in response.iter_content(2**16):

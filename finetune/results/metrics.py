@@ -125,9 +125,7 @@ def per_class(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[s
         )
     predicted = probabilities.argmax(axis=1)
     table = precision_recall_fscore_support(labels, predicted, labels=range(len(classes)), zero_division=0)
-    return pd.DataFrame(
-        {"class": list(classes), **dict(zip(("precision", "recall", "f1", "n"), table, strict=True))}
-    )
+    return pd.DataFrame({"class": list(classes), **dict(zip(("precision", "recall", "f1", "n"), table, strict=True))})
 
 
 def confusion(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

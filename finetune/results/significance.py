@@ -6,14 +6,14 @@ A recipe is a group of cells that differ in nothing but the seed. Three rules de
    validation loss is the median (:func:`representative`). Two such models are compared by McNemar's exact test on the
    photos that only one of them gets right. It needs no approximation, and its null hypothesis is the plain one: both
    models are right equally often.
-2. **Many pairs.** The p-values of all pairs are adjusted by Holm's method. When no recipe is better than another, the
-   chance of a matrix with any "better" in it is at most 5 %.
+2. **Many pairs.** The p-values of all pairs are adjusted by Holm's method. When the models are all equally accurate,
+   the chance of a matrix with any "better" in it is at most 5 %.
 3. **Seeds.** McNemar's test speaks of two trained models, and of two recipes only as far as training again would give
    the same. Where both recipes ran with two seeds or more, their seeds' test accuracies must differ too, in the same
    direction, by Welch's t-test at 5 %. This is a second lock, not a second chance: it can only take verdicts away.
 
 Why the second lock: six equal recipes with three seeds each on 1,000 photos, whose accuracy varies by 0.7 points from
-seed to seed, have a false "better" in about 3 matrices of 10 under the first two rules, and in about 3 of 100 with the
+seed to seed, have a false "better" in about 4 matrices of 10 under the first two rules, and in about 4 of 100 with the
 third (tests/test_significance.py simulates it). At 1.2 points from seed to seed the third rule no longer suffices
 (about 1 in 6): run more seeds. With a single seed a verdict is about those two trained models and no more.
 
@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
-from scipy.stats import binom, ttest_ind
+from scipy.stats import binom, ttest_ind_from_stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
@@ -55,12 +55,8 @@ def representative(validation_loss: Mapping[int, float]) -> int:
 
 def seed_summary(seed_accuracies: Mapping[str, Sequence[float]]) -> pd.DataFrame:
     """Mean, sd (ddof 1, NaN for one seed) and n (seeds) of each recipe's test accuracies, indexed by recipe."""
-    rows = {name: pd.Series(accuracies, dtype=np.float64) for name, accuracies in seed_accuracies.items()}
-    return pd.DataFrame(
-        [(row.mean(), row.std(), len(row)) for row in rows.values()],
-        index=pd.Index(rows, name="recipe"),
-        columns=["mean", "sd", "n"],
-    )
+    table = pd.DataFrame({name: pd.Series(values, dtype=np.float64) for name, values in seed_accuracies.items()})
+    return pd.DataFrame({"mean": table.mean(), "sd": table.std(), "n": table.count()}).rename_axis("recipe")
 
 
 def compare_pairs(
@@ -83,33 +79,28 @@ def compare_pairs(
     Returns:
         One row per pair (a before b in ``correct``): a, b; difference (accuracy of a minus that of b, fraction) with
         low and high (95 % paired percentile bootstrap); only_a, only_b (photos that only one gets right); p (McNemar,
-        exact), p_holm; p_seeds (Welch, NaN with a single seed); loss_difference (nats), loss_low, loss_high; better
-        (the winner's name, or None).
+        exact), p_holm; seed_difference (of the seeds' means), p_seeds (Welch), both NaN where there are no seeds to
+        compare; loss_difference (nats), loss_low, loss_high; better (the winner's name, or None).
 
     Raises:
         ValueError: the recipes or the photos of the arguments do not match, or a loss is not finite.
     """
-    names = list(correct)
     hits, nats = _aligned(correct, losses, seed_accuracies)
+    names = np.array(list(correct), dtype=object)
     first, second = np.triu_indices(len(names), k=1)
-    means = _bootstrap_means(np.hstack([hits, nats]), resamples, seed)
-    only_a = (hits[:, first] & ~hits[:, second]).sum(axis=0)
-    only_b = (hits[:, second] & ~hits[:, first]).sum(axis=0)
-    pairs = pd.DataFrame({"a": [names[i] for i in first], "b": [names[i] for i in second]})
-    pairs["difference"] = (only_a - only_b) / len(hits)
-    pairs["low"], pairs["high"] = _interval(means[:, first] - means[:, second])
-    pairs["only_a"], pairs["only_b"] = only_a, only_b
-    # The photos that both or neither get right do not enter the test.
-    pairs["p"] = [mcnemar([[0, a], [b, 0]], exact=True).pvalue for a, b in zip(only_a, only_b, strict=True)]
-    pairs["p_holm"] = multipletests(pairs["p"], method="holm")[1] if len(pairs) else []
-    accuracies = {name: (seed_accuracies or {}).get(name, ()) for name in names}
-    pairs["p_seeds"] = [_welch(accuracies[a], accuracies[b]) for a, b in zip(pairs["a"], pairs["b"], strict=True)]
-    pairs["loss_difference"] = nats.mean(axis=0)[first] - nats.mean(axis=0)[second]
-    of_losses = means[:, len(names) :]
-    pairs["loss_low"], pairs["loss_high"] = _interval(of_losses[:, first] - of_losses[:, second])
-    # Built as object: pandas's string type would turn None into NaN.
-    pairs["better"] = pd.Series([_better(row, accuracies) for row in pairs.itertuples()], dtype=object)
-    return pairs
+    parts = [
+        pd.DataFrame({"a": names[first], "b": names[second]}),
+        _mcnemar(hits, first, second),
+        _welch(seed_accuracies or dict.fromkeys(correct, ()), first, second),
+        _bootstrap(hits, nats, first, second, resamples, seed),
+    ]
+    pairs = pd.concat(parts, axis=1)
+    a_leads, one_seed = pairs["difference"] > 0, pairs["p_seeds"].isna()
+    seeds_agree = (pairs["p_seeds"] < ALPHA) & ((pairs["seed_difference"] > 0) == a_leads)
+    proven = (pairs["p_holm"] < ALPHA) & (seeds_agree | one_seed)
+    winner = np.where(a_leads, names[first], names[second])
+    # As object: pandas's string type would turn None into NaN.
+    return pairs.assign(better=pd.Series(np.where(proven, winner, None), dtype=object))
 
 
 def tie_groups(correct: Mapping[str, np.ndarray], pairs: pd.DataFrame, cost: Mapping[str, float]) -> pd.DataFrame:
@@ -245,33 +236,40 @@ def _aligned(
     return hits, nats
 
 
-def _bootstrap_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Column means of resampled rows, (resamples, columns): scipy's bootstrap would draw anew for every pair."""
-    rng, n = np.random.default_rng(seed), len(values)
-    per_draw = max(1, 2_000_000 // n)  # 16 MB of counts at a time
+def _mcnemar(hits: np.ndarray, first: np.ndarray, second: np.ndarray) -> pd.DataFrame:
+    only_a = (hits[:, first] & ~hits[:, second]).sum(axis=0)
+    only_b = (hits[:, second] & ~hits[:, first]).sum(axis=0)
+    # The photos that both or neither get right do not enter the test.
+    p = np.array([mcnemar([[0, a], [b, 0]], exact=True).pvalue for a, b in zip(only_a, only_b, strict=True)])
+    p_holm = multipletests(p, method="holm")[1] if len(p) else p
+    difference = (only_a - only_b) / len(hits)
+    return pd.DataFrame({"difference": difference, "only_a": only_a, "only_b": only_b, "p": p, "p_holm": p_holm})
+
+
+def _welch(seed_accuracies: Mapping[str, Sequence[float]], first: np.ndarray, second: np.ndarray) -> pd.DataFrame:
+    mean, sd, n = seed_summary(seed_accuracies).to_numpy(dtype=np.float64).T
+    a, b = (mean[first], sd[first], n[first]), (mean[second], sd[second], n[second])
+    with np.errstate(divide="ignore", invalid="ignore"):  # one seed has no sd; seeds that are all alike have sd 0
+        p = ttest_ind_from_stats(*a, *b, equal_var=False).pvalue
+    alike = (sd[first] == 0) & (sd[second] == 0)
+    difference = mean[first] - mean[second]
+    return pd.DataFrame({"seed_difference": difference, "p_seeds": np.where(alike, difference == 0, p)})
+
+
+def _bootstrap(
+    hits: np.ndarray, nats: np.ndarray, first: np.ndarray, second: np.ndarray, resamples: int, seed: int
+) -> pd.DataFrame:
+    """Percentile intervals, the same resamples for all pairs: scipy.stats.bootstrap would draw anew for each."""
+    rng, n = np.random.default_rng(seed), len(hits)
+    values, per_draw = np.hstack([hits, nats]), max(1, 2_000_000 // n)  # 16 MB of counts at a time
     sizes = [min(per_draw, resamples - start) for start in range(0, resamples, per_draw)]
-    return np.vstack([rng.multinomial(n, np.full(n, 1 / n), size=size) @ values / n for size in sizes])
-
-
-def _interval(draws: np.ndarray) -> np.ndarray:
-    return np.quantile(draws, [ALPHA / 2, 1 - ALPHA / 2], axis=0)
-
-
-def _welch(a: Sequence[float], b: Sequence[float]) -> float:
-    if min(len(a), len(b)) < 2:
-        return float("nan")
-    if np.ptp(a) == np.ptp(b) == 0:
-        return float(a[0] == b[0])  # training again changes nothing; Welch's t would divide by zero
-    return float(ttest_ind(a, b, equal_var=False).pvalue)
-
-
-def _better(pair: tuple, accuracies: Mapping[str, Sequence[float]]) -> str | None:
-    """The winner's name if photos and seeds agree on it."""
-    if pair.p_holm >= ALPHA or pair.p_seeds >= ALPHA:  # NaN, a single seed, passes
-        return None
-    winner, loser = (pair.a, pair.b) if pair.difference > 0 else (pair.b, pair.a)
-    one_seed = np.isnan(pair.p_seeds)
-    return winner if one_seed or np.mean(accuracies[winner]) > np.mean(accuracies[loser]) else None
+    draws = np.vstack([rng.multinomial(n, np.full(n, 1 / n), size=size) @ values / n for size in sizes])
+    accuracy, loss = np.hsplit(draws, 2)
+    low, high = np.quantile(accuracy[:, first] - accuracy[:, second], [ALPHA / 2, 1 - ALPHA / 2], axis=0)
+    loss_low, loss_high = np.quantile(loss[:, first] - loss[:, second], [ALPHA / 2, 1 - ALPHA / 2], axis=0)
+    difference = nats.mean(axis=0)[first] - nats.mean(axis=0)[second]
+    columns = {"low": low, "high": high, "loss_difference": difference, "loss_low": loss_low, "loss_high": loss_high}
+    return pd.DataFrame(columns)
 
 
 def _difference(pairs: pd.DataFrame, winner: str, loser: str) -> str:

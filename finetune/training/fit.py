@@ -45,12 +45,15 @@ class Batches(keras.utils.PyDataset):
         labels: int (n,).
         batch_size: photos per batch.
         seed: of the order; None keeps the photos in order.
-        epoch: the first epoch.
+
+    Attributes:
+        epoch: whose batches are given, from 0; ``fit`` sets it (Keras's own ``on_epoch_end`` is called once more than
+            there are epochs).
     """
 
-    def __init__(self, read: Read, labels: np.ndarray, batch_size: int, seed: int | None = None, epoch: int = 0):
+    def __init__(self, read: Read, labels: np.ndarray, batch_size: int, seed: int | None = None):
         super().__init__()
-        self._read, self._labels, self._size, self._seed, self.epoch = read, labels, batch_size, seed, epoch
+        self._read, self._labels, self._size, self._seed, self.epoch = read, labels, batch_size, seed, 0
 
     def __len__(self) -> int:
         return math.ceil(len(self._labels) / self._size)
@@ -60,10 +63,6 @@ class Batches(keras.utils.PyDataset):
         rows = self._read(indices, self.epoch)
         # stored float16 must not make the tail compute in float16
         return rows.astype(np.float32) if rows.dtype == np.float16 else rows, self._labels[indices]
-
-    def on_epoch_end(self) -> None:
-        """Called by Keras: the next epoch has another order."""
-        self.epoch += 1
 
     def _order(self) -> np.ndarray:
         if self._seed is None:
@@ -107,7 +106,7 @@ def fit(
 
     Args:
         model: (n, ...) -> probabilities (n, classes), its layers' ``trainable`` flags set.
-        train: epochs count from 0.
+        train: its ``epoch`` is set.
         validation: in order.
         settings: see ``Settings``.
         phase: named in the history and the checkpoint.
@@ -132,15 +131,14 @@ def fit(
         metrics=["accuracy"],
         jit_compile=deterministic(),
     )
-    keeper = _Keeper(phase, recipe, settings, checkpoint, on_epoch)
+    keeper = _Keeper(train, phase, recipe, settings, checkpoint, on_epoch)
     keeper.begin(model, validation)
-    train.epoch = len(keeper.history) - 1
     if not keeper.finished:
         model.fit(
             train,
             validation_data=validation,
             epochs=settings.epochs,
-            initial_epoch=train.epoch,
+            initial_epoch=len(keeper.history) - 1,
             shuffle=False,
             class_weight=settings.class_weight,
             callbacks=[keeper, *callbacks],
@@ -166,11 +164,17 @@ class _Keeper(keras.callbacks.Callback):
     """Keeps history and best weights, commits both, and stops; all its decisions are functions of the history."""
 
     def __init__(
-        self, phase: str, recipe: str, settings: Settings, checkpoint: Path | None, on_epoch: Callable[[dict], None]
+        self,
+        train: Batches,
+        phase: str,
+        recipe: str,
+        settings: Settings,
+        checkpoint: Path | None,
+        on_epoch: Callable[[dict], None],
     ):
         super().__init__()
-        self._phase, self._recipe, self._settings, self._on_epoch = phase, recipe, settings, on_epoch
-        self._checkpoint = checkpoint
+        self._train, self._phase, self._recipe, self._settings = train, phase, recipe, settings
+        self._checkpoint, self._on_epoch = checkpoint, on_epoch
         self.history: list[dict[str, Any]] = []
         self.best: list[np.ndarray] = []
         self._clock = time.perf_counter()
@@ -192,6 +196,7 @@ class _Keeper(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._clock = time.perf_counter()
+        self._train.epoch = epoch  # before Keras draws the epoch's first batch
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         if not all(math.isfinite(value) for value in logs.values()):
