@@ -2,12 +2,10 @@
 
 import errno
 import json
-import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
@@ -16,11 +14,14 @@ from typing import Annotated, Any
 import typer
 
 from finetune import __version__
-from finetune.errors import BusyError, FinetuneError, UsageError
+from finetune.backend import load_keras
+from finetune.errors import BusyError, FinetuneError, SomeCellsFailed, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 cache = typer.Typer(no_args_is_help=True, help="The stored activations.", rich_markup_mode=None)
 app.add_typer(cache, name="cache")
+recipe_commands = typer.Typer(no_args_is_help=True, help="Recipes as such.", rich_markup_mode=None)
+app.add_typer(recipe_commands, name="recipe")
 
 _options = {"quiet": False, "verbose": False}
 
@@ -62,7 +63,9 @@ SkipOption = Annotated[bool, typer.Option("--skip-bad", help="Leave out photos t
 @app.callback()
 def _main(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks and the libraries' own messages.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Tracebacks and the libraries' own messages.")
+    ] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
     """Fine-tune ImageNet backbones on your photos, and find out honestly which way of doing it is best."""
@@ -104,11 +107,54 @@ def run(
     if resume and (result := read_result(resume)):
         _say(f"{resume} is finished already; nothing was done.")
     else:
-        _load_keras()
+        load_keras(_options["verbose"])
         from finetune import run as runs
 
-        result = runs.plan(resolved, _reporter()) if dry_run else _resumable(folder, lambda: runs.run(resolved, folder, _reporter()))
+        result = (
+            runs.plan(resolved, _reporter())
+            if dry_run
+            else _resumable(folder, lambda: runs.run(resolved, folder, _reporter()))
+        )
     _print_json(result) if as_json else print(_plan_text(result) if dry_run else _run_text(result))
+
+
+@app.command()
+def compare(
+    recipes: Annotated[list[Path], typer.Argument(help="Recipes in YAML, or folders that hold some.")],
+    out: Annotated[Path, typer.Option(help="The comparison's folder; running again goes on with it.")] = Path(
+        "compared"
+    ),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run many recipes, share what they share, and say which differences are real."""
+    from finetune.matrix import collect
+
+    cells = collect(recipes)
+    if dry_run:
+        load_keras(_options["verbose"])
+        from finetune import planner
+
+        plan = planner.plan(cells, _reporter())
+        return _print_json(plan) if as_json else print(planner.text(plan))
+    from finetune import compare as comparison
+
+    result = comparison.compare(cells, out, _reporter())
+    _print_json(result) if as_json else print(f"{(out / 'results.md').read_text()}\n{result['report']}")
+    failed = [cell["name"] for cell in result["cells"] if cell["status"] != "done"]
+    if failed:
+        raise SomeCellsFailed(
+            f"{len(failed)} of {len(cells)} cells have no result: {', '.join(failed[:5])}; the report says why."
+        )
+    return None
+
+
+@recipe_commands.command("schema")
+def recipe_schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from finetune.recipe import schema
+
+    print(json.dumps(schema(), indent=2))
 
 
 @app.command()
@@ -130,7 +176,7 @@ def extract_features(
     chosen = {"data": data, "backbone": backbone, "weights": weights, "image_size": image_size}
     chosen |= {"strategy": Strategy.cached_features, "skip_bad": skip_bad or None}
     resolved = load(None, _plain(chosen), settings)
-    _load_keras()
+    load_keras(_options["verbose"])
     from finetune import features
 
     result = features.extract_features(resolved, cut, pooling.value, out or Path("features"), _reporter())
@@ -149,7 +195,9 @@ def backbones(as_json: JsonOption = False) -> None:
     if as_json:
         return _print_json(rows)
     for name, row in rows.items():
-        print(f"{name}: {row['parameters']:,} parameters\n  cuts, from the photo upwards: photo, {', '.join(row['cuts'])}")
+        print(
+            f"{name}: {row['parameters']:,} parameters\n  cuts, from the photo upwards: photo, {', '.join(row['cuts'])}"
+        )
         print(f"  weights: {row['weights']}\n  licence: {row['licence']}\n  {row['citation']}")
 
 
@@ -166,7 +214,13 @@ def data(
     folder = catalog.build(name, source) if source else catalog.locate(name)
     dataset = read_folder(folder, name)
     counts = {split: len(dataset.split(split)) for split in SPLITS}
-    result = {"name": name, "folder": str(folder), "classes": list(dataset.classes), "photos": counts, "split": dataset.digest}
+    result = {
+        "name": name,
+        "folder": str(folder),
+        "classes": list(dataset.classes),
+        "photos": counts,
+        "split": dataset.digest,
+    }
     text = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     _print_json(result) if as_json else print(f"{folder}: {text}; classes {', '.join(dataset.classes)}")
 
@@ -199,25 +253,35 @@ def _resumable(folder: Path, action: Callable[[], dict[str, Any]]) -> dict[str, 
     try:
         return action()
     except KeyboardInterrupt:
-        saved = f"the last whole epoch is in {folder}/checkpoint.npz" if (folder / "checkpoint.npz").exists() else "no epoch was finished"
+        checkpoint = folder / "checkpoint.npz"
+        saved = f"the last whole epoch is in {checkpoint}" if checkpoint.exists() else "no epoch was finished"
+            f"the last whole epoch is in {folder}/checkpoint.npz"
+            if (folder / "checkpoint.npz").exists()
+            else "no epoch was finished"
+        )
         _say(f"Interrupted: {saved}; stored activations are kept. Go on with `finetune run --resume {folder}`.")
         raise
 
 
 def _run_text(result: dict[str, Any]) -> str:
     test, low, high = result["test"], *result["test"]["accuracy_interval"]
-    seconds = result["seconds"]
+    percent = [f"{100 * value:.1f}" for value in (test["accuracy"], low, high, result["validation"]["accuracy"])]
     return (
-        f"test accuracy {100 * test['accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f}) on {test['n']:,} photos, log loss {test['loss']:.4f}; "
-        f"validation accuracy {100 * result['validation']['accuracy']:.1f} %\n"
+        f"test accuracy {percent[0]} % ({percent[1]} to {percent[2]}) on {test['n']:,} photos, "
+        f"log loss {test['loss']:.4f}; validation accuracy {percent[3]} %\n"
         f"{result['strategy']} on {result['backbone']}, cut at {result['cut']}; "
-        f"{seconds['extract']:.0f} s for activations, {seconds['train']:.0f} s for training\n{result['run']}"
+        f"{result['seconds']['extract']:.0f} s for activations, {result['seconds']['train']:.0f} s for training\n"
+        f"{result['run']}"
     )
 
 
 def _plan_text(plan: dict[str, Any]) -> str:
     parameters, photos = plan["parameters"], plan["photos"]
-    streamed = f", {plan['streamed_per_epoch']:,} streamed through the trunk in each epoch" if plan["streamed_per_epoch"] else ""
+    streamed = (
+        f", {plan['streamed_per_epoch']:,} streamed through the trunk in each epoch"
+        if plan["streamed_per_epoch"]
+        else ""
+    )
     return (
         f"{plan['strategy']} on {plan['backbone']}: cut at {plan['cut']} ({' x '.join(map(str, plan['shape']))})\n"
         f"trunk {parameters['trunk']:,} parameters, tail {parameters['tail']:,}, of which {parameters['trainable']:,} learn\n"
@@ -239,36 +303,6 @@ def _say(text: str) -> None:
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, allow_nan=False))
-
-
-def _load_keras() -> None:
-    """Import Keras and TensorFlow quietly; their own messages are for -v.
-
-    TensorFlow's C++ side writes to file descriptor 2 before it reads TF_CPP_MIN_LOG_LEVEL, so that is turned away while it
-    loads. A failing import still raises.
-    """
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    if _options["verbose"]:
-        import keras
-    else:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        with _stderr_to_nowhere():
-            import keras
-            import tensorflow  # noqa: F401
-    keras.utils.disable_interactive_logging()  # Keras's progress bars go to stdout, which belongs to data
-
-
-@contextmanager
-def _stderr_to_nowhere() -> Iterator[None]:
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _terminated(*_: Any) -> None:

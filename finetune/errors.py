@@ -28,6 +28,12 @@ class IntegrityError(FinetuneError):
     exit_code = 4
 
 
+class SomeCellsFailed(FinetuneError):
+    """A comparison is complete, but some of its cells have no result."""
+
+    exit_code = 5
+
+
 class BusyError(FinetuneError):
     """Another process holds the lock, or the disk is full: try again later (EX_TEMPFAIL of sysexits.h)."""
 

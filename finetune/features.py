@@ -46,7 +46,9 @@ def extract_features(recipe: Recipe, cut: str | None, pooling: str, out: Path, r
     out.mkdir(parents=True, exist_ok=True)
 
     def write(file) -> None:
-        np.lib.format.write_array_header_2_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_2_0(
+            file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+        )
         for batch in (batch for part in rows for batch in part.batches(recipe.batch_size)):
             file.write(np.ascontiguousarray(pool_maps(batch, pooling) if pooled else batch))
 

@@ -52,6 +52,7 @@ def build_network(recipe: Recipe, classes: int) -> Network:
     Raises:
         DataError, IntegrityError: the weights, see ``load_weights``.
     """
+    keras.utils.clear_session()  # names and memory of earlier runs in this process
     keras.utils.set_random_seed(recipe.seed)
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_float16" if recipe.mixed_precision else "float32")
@@ -64,6 +65,17 @@ def build_network(recipe: Recipe, classes: int) -> Network:
     tail = split(whole, recipe.cut).tail
     freeze(whole, tail, recipe.batchnorm)
     return Network(whole, tail, recipe.cut, BACKBONES[recipe.backbone].blocks[-1], loaded)
+
+
+def multiply_adds(model: keras.Model) -> int:
+    """Multiplications with addition per photo in convolutions and dense layers, which is nearly all of a network's work."""
+    total = 0
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            total += int(np.prod(layer.output.shape[1:3])) * int(np.prod(layer.kernel.shape))
+        elif isinstance(layer, keras.layers.Dense):
+            total += int(np.prod(layer.kernel.shape))
+    return total
 
 
 def freeze(whole: keras.Model, tail: keras.Model, batchnorm: str) -> None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,11 +15,17 @@ class Reporter:
 
     Args:
         quiet: say nothing but warnings.
+        file: talk to this instead.
     """
 
-    def __init__(self, quiet: bool = False):
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+    def __init__(self, quiet: bool = False, file: TextIO | None = None):
+        self.console = Console(stderr=file is None, file=file, highlight=False, soft_wrap=True)
         self._quiet = quiet
+
+    @property
+    def live(self) -> bool:
+        """Whether bars and tables may move."""
+        return self.console.is_terminal and not self._quiet
 
     def say(self, text: str) -> None:
         """One line of progress."""
@@ -34,9 +40,14 @@ class Reporter:
     def stage(self, name: str, total: int, unit: str = "photos") -> Iterator[Callable[[int], None]]:
         """A bar for a stage of known length; yields the function that advances it. Says how long the stage took."""
         start = time.perf_counter()
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
-        live = self.console.is_terminal and not self._quiet
-        with Progress(*columns, console=self.console, transient=True, disable=not live) as progress:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=True, disable=not self.live) as progress:
             task = progress.add_task(name, total=total)
             yield lambda steps: progress.update(task, advance=steps)
             done = int(progress.tasks[task].completed)

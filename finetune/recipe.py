@@ -118,7 +118,9 @@ class Recipe(BaseModel):
         elif self.views != "fresh" and self.views < 0:
             problems.append(f"views is {self.views}; allowed are fresh, 0 or a number of stored views")
         elif self.views != "fresh" and augmented != (self.views > 0):
-            problems.append(f"views: {self.views} does not go with this augment; views are for augmented photos, and 0 for none")
+            problems.append(
+                f"views: {self.views} does not go with this augment; views are for augmented photos, and 0 for none"
+            )
         if self.strategy == "frozen-base" and self.views == "fresh" and self.head.solver == "lbfgs":
             problems.append("solver lbfgs needs all features at once and cannot take views: fresh; set solver: keras")
         if problems:
@@ -140,7 +142,9 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not allowed", problem_mark=self.peek_event().start_mark)
+            raise yaml.MarkedYAMLError(
+                problem="aliases (*name) are not allowed", problem_mark=self.peek_event().start_mark
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -153,7 +157,9 @@ class _Loader(yaml.SafeLoader):
 
 
 # YAML 1.1, which PyYAML reads, wants a dot in 1.0e-5 and takes 1e-5 for text; YAML 1.2 does not.
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d[\d_]*[eE][-+]?\d+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d[\d_]*[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def parse(text: str, source: str) -> tuple[dict[str, Any], dict[tuple, int]]:
@@ -223,13 +229,37 @@ def _set(values: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     if not equals:
         raise UsageError(f"--set {setting}: expected KEY=VALUE, as in --set head.dropout=0.5.")
-    *parents, last = key.strip().split(".")
+    assign(values, key.strip(), parse(f"value: {text}", f"--set {setting}")[0]["value"])
+
+
+def assign(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key in nested settings; a short form on the way (``head: gap``) is written out."""
+    *parents, last = key.split(".")
     for parent in parents:
         inner = values.get(parent)
-        if isinstance(inner, str):  # a short form, as in head: gap
+        if isinstance(inner, str):
             inner = {"pool": inner} if parent == "head" else dict(PRESETS.get(inner, {}))
         values[parent] = values = dict(inner or {})
-    values[last] = parse(f"value: {text}", f"--set {setting}")[0]["value"]
+    values[last] = value
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of a recipe file, for editors: short forms and the matrix included."""
+    head, augment = Head.model_json_schema(), Augment.model_json_schema()
+    properties = dict(Recipe.model_json_schema()["properties"])
+    properties["head"] = {"anyOf": [{"enum": ["gap", "gmp", "flatten"]}, {**head, "required": []}]}
+    properties["augment"] = {"anyOf": [{"enum": list(PRESETS)}, augment]}
+    combination = {"type": "object", "description": "a partial combination of axes to leave out"}
+    properties["exclude"] = {"type": "array", "items": combination}
+    axes = {"type": "object", "additionalProperties": {"type": "array", "minItems": 1}}
+    properties["matrix"] = {**axes, "properties": {"exclude": properties["exclude"]}}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "finetune recipe",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }
 
 
 def build(values: Mapping[str, Any], source: str, lines: Mapping[tuple, int]) -> Recipe:
@@ -242,7 +272,9 @@ def build(values: Mapping[str, Any], source: str, lines: Mapping[tuple, int]) ->
 
 
 def _explain(mistake: Mapping[str, Any], source: str, lines: Mapping[tuple, int]) -> str:
-    path = tuple(part for part in mistake["loc"] if not (isinstance(part, str) and part.startswith(("literal[", "int"))))
+    path = tuple(
+        part for part in mistake["loc"] if not (isinstance(part, str) and part.startswith(("literal[", "int")))
+    )
     line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
     where = f"{source}:{line}" if line else source
     key = ".".join(map(str, path))

@@ -17,10 +17,11 @@ from finetune.activations.store import Rows, Store, row_name
 from finetune.data import catalog
 from finetune.data.folder import Dataset, Photo, find_bad, without
 from finetune.errors import BusyError, DataError
+from finetune.memory import peak_bytes, reset_peak
 from finetune.model.backbones import INPUT
 from finetune.model.cut import between, find_cut, split
 from finetune.model.heads import CLASSIFIER, pool_maps
-from finetune.network import Network, audit, build_network, frozen_digests
+from finetune.network import Network, audit, build_network, frozen_digests, multiply_adds
 from finetune.progress import Reporter
 from finetune.recipe import Recipe
 from finetune.results import record
@@ -48,6 +49,7 @@ def run(recipe: Recipe, out: Path, reporter: Reporter) -> dict[str, Any]:
     """
     with _locked(out):
         started = time.perf_counter()
+        reset_peak()
         work = Work.prepare(recipe, reporter)
         record.begin(out, recipe, work.dataset)
         seconds = {"extract": work.gather()}
@@ -66,6 +68,12 @@ def run(recipe: Recipe, out: Path, reporter: Reporter) -> dict[str, Any]:
             "split": work.dataset.digest,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
             "extracted": work.extracted,
+            "cost": {
+                "extraction_seconds": round(sum(rows.seconds for rows in work.rows.values()), 3),
+                "stored_bytes": sum(rows.nbytes for rows in work.rows.values()),
+                "peak_memory": peak_bytes(),
+                "multiply_adds": multiply_adds(work.network.whole),
+            },
             "weights": vars(work.network.loaded),
             "head": head,
             "audit": checked,
@@ -260,7 +268,9 @@ class Work:
         return self.network.tail.predict(self.batches(name), verbose=0)
 
     def plan(self) -> dict[str, Any]:
-        items: list[tuple[Photo, int]] = [(photo, view) for name, view in self.wanted() for photo in self.dataset.split(name)]
+        items: list[tuple[Photo, int]] = [
+            (photo, view) for name, view in self.wanted() for photo in self.dataset.split(name)
+        ]
         missing = 0
         for augmented in (False, True):
             names = [row_name(photo.sha256, view) for photo, view in items if (view > 0) == augmented]

@@ -38,7 +38,9 @@ def test_tail_of_trunk_is_the_model_at_every_other_cut(model):
     taken = list(cuts)[1 : -1 : 1 if name == "vgg16" else 4]
     crossing = keras.Model(whole.input, [cuts[cut] for cut in taken])(PHOTOS)
     for cut, activations in zip(taken, crossing, strict=True):
-        np.testing.assert_allclose(split(whole, cut).tail(activations), expected, atol=1e-6, err_msg=f"{name} cut at {cut}")
+        np.testing.assert_allclose(
+            split(whole, cut).tail(activations), expected, atol=1e-6, err_msg=f"{name} cut at {cut}"
+        )
 
 
 def test_block_boundaries_are_cuts_in_order_and_branches_are_not(model):

@@ -73,6 +73,12 @@ def test_a_calibrated_model_has_no_calibration_error(classes):
     assert expected_calibration_error(apply_temperature(probabilities, 0.3), labels) > 0.1
 
 
+def test_calibration_error_weighs_bins_by_photos():
+    """Three photos at 0.9, all right: off by 0.1. One at 0.6, wrong: off by 0.6."""
+    probabilities = np.array([[0.9, 0.1]] * 3 + [[0.6, 0.4]])
+    assert expected_calibration_error(probabilities, np.array([0, 0, 0, 1])) == pytest.approx((3 * 0.1 + 0.6) / 4)
+
+
 def test_reliability_curve_counts_every_photo_once():
     probabilities, labels = calibrated(2000, 2)
     probabilities[0] = [1.0, 0.0]

@@ -26,11 +26,19 @@ def test_every_strategy_has_defaults_that_fit_together_and_survive_a_round_trip(
 def test_flags_override_the_file_and_set_overrides_both(tmp_path):
     (tmp_path / "r.yaml").write_text("epochs: 3\nseed: 1\nhead: gmp\n")
     recipe = load(tmp_path / "r.yaml", {"seed": 2, "data": None}, ["seed=3", "head.dropout=0.5", "learning_rate=1e-4"])
-    assert (recipe.epochs, recipe.seed, recipe.head.pool, recipe.head.dropout, recipe.learning_rate) == (3, 3, "gmp", 0.5, 1e-4)
+    assert (recipe.epochs, recipe.seed, recipe.head.pool, recipe.head.dropout, recipe.learning_rate) == (
+        3,
+        3,
+        "gmp",
+        0.5,
+        1e-4,
+    )
 
 
 def test_all_mistakes_are_reported_at_once_with_line_and_suggestion(tmp_path):
-    (tmp_path / "r.yaml").write_text("# intent\nlerning_rate: 1e-5\nepochs: two\nhead:\n  pool: gap\n  dropot: 0.5\nbackbone: vgg\n")
+    (tmp_path / "r.yaml").write_text(
+        "# intent\nlerning_rate: 1e-5\nepochs: two\nhead:\n  pool: gap\n  dropot: 0.5\nbackbone: vgg\n"
+    )
     message = refused(tmp_path / "r.yaml")
     assert "r.yaml:2: unknown key 'lerning_rate'; did you mean 'learning_rate'?" in message
     assert "r.yaml:3: epochs is 'two'" in message

@@ -52,7 +52,10 @@ def test_the_key_changes_with_each_field(tmp_path, path, value):
 
 def test_the_key_changes_with_the_dtype_and_with_nothing_else(tmp_path):
     assert Store(tmp_path, FIELDS, "float16").key != Store(tmp_path, FIELDS, "float32").key
-    assert Store(tmp_path, FIELDS, "float16").key == Store(tmp_path / "moved", dict(reversed(FIELDS.items())), "float16").key
+    assert (
+        Store(tmp_path, FIELDS, "float16").key
+        == Store(tmp_path / "moved", dict(reversed(FIELDS.items())), "float16").key
+    )
 
 
 def test_rows_come_back_in_any_order_from_many_shards_and_processes(tmp_path):

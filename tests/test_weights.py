@@ -76,7 +76,9 @@ def test_the_offline_package_carries_the_same_weights(vgg16, no_network):
 @pytest.mark.parametrize("name", ["resnet50", "densenet121"])
 def test_no_route_is_said_in_seconds_with_three_ways_out(name, no_network):
     base, start = build_base(name, 32), time.perf_counter()
-    with pytest.raises(DataError, match="Tried: .*FINETUNE_WEIGHTS_DIR is not set.*download failed.*Three ways out") as caught:
+    with pytest.raises(
+        DataError, match="Tried: .*FINETUNE_WEIGHTS_DIR is not set.*download failed.*Three ways out"
+    ) as caught:
         load_weights(base, name, "imagenet")
     assert time.perf_counter() - start < 10
     assert BACKBONES[name].weights_file in str(caught.value)
@@ -84,7 +86,9 @@ def test_no_route_is_said_in_seconds_with_three_ways_out(name, no_network):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_both_hdf5_formats_are_read_as_data(name, tmp_path):
-    base = keras.applications.__dict__[BACKBONES[name].builder](include_top=False, weights=None, input_shape=(32, 32, 3))
+    base = keras.applications.__dict__[BACKBONES[name].builder](
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    )
     base.save_weights(tmp_path / "new.weights.h5")
     with h5py.File(tmp_path / "legacy.h5", "w") as file:
         file.attrs["layer_names"] = [layer.name.replace("conv1_conv", "conv1/conv") for layer in base.layers]

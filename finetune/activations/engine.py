@@ -40,7 +40,9 @@ def compile_trunk(trunk: keras.Model | None, engine: str = "auto") -> Engine:
     if engine not in _ENGINES:
         raise UsageError(f"engine is '{engine}'; allowed are auto, {', '.join(_ENGINES)}.")
     if engine == "openvino" and not _has_openvino():
-        raise UsageError("engine is 'openvino', which is not installed: `pip install openvino`, or set engine=tensorflow.")
+        raise UsageError(
+            "engine is 'openvino', which is not installed: `pip install openvino`, or set engine=tensorflow."
+        )
     infer = _ENGINES[engine](trunk)
     return lambda batches: _join(infer(_split(batches, sizes := deque())), sizes)
 

@@ -1,6 +1,7 @@
 """Photos to activations: decode, augment, run the trunk, and store what is not stored yet."""
 
 import hashlib
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -150,25 +151,25 @@ def _fill(
         return 0
     photos, views = zip(*(by_name[name] for name in missing), strict=True)
     keys = [f"stored/{photo.sha256}/{view}" if view else None for photo, view in zip(photos, views, strict=True)]
-    names, waiting, ready = iter(missing), [], 0
+    names, waiting, ready, clock = iter(missing), [], 0, time.perf_counter()
     try:
         for batch in stream(pixels, photos, keys, open_engine()):
             waiting.append(_narrow(batch, store.dtype))
             ready += len(batch)
             advance(len(batch))
             if ready * waiting[0][0].nbytes >= _SHARD_BYTES:
-                ready = _commit(store, names, waiting)
+                _commit(store, names, waiting, time.perf_counter() - clock)
+                ready, clock = 0, time.perf_counter()
     finally:  # also when interrupted: what is computed is kept
-        _commit(store, names, waiting)
+        _commit(store, names, waiting, time.perf_counter() - clock)
     return len(missing)
 
 
-def _commit(store: Store, names: Iterator[str], waiting: list[np.ndarray]) -> int:
+def _commit(store: Store, names: Iterator[str], waiting: list[np.ndarray], seconds: float) -> None:
     if waiting:
         rows = np.concatenate(waiting)
-        store.add([next(names) for _ in rows], rows)
+        store.add([next(names) for _ in rows], rows, seconds)
         waiting.clear()
-    return 0
 
 
 def _narrow(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -33,6 +33,7 @@ def row_name(sha256: str, view: int = 0) -> str:
 class _Row:
     shard: Path
     index: int
+    seconds: float
 
 
 class Store:
@@ -56,8 +57,12 @@ class Store:
 
     def _read_index(self) -> None:
         for manifest in sorted(self.folder.glob("shard-*.json")):
-            for index, name in enumerate(json.loads(manifest.read_text())["rows"]):
-                self._rows.setdefault(name, _Row(manifest.with_suffix(".npy"), index))
+            self._take(manifest, json.loads(manifest.read_text()))
+
+    def _take(self, manifest: Path, content: dict[str, Any]) -> None:
+        each = content["seconds"] / max(1, len(content["rows"]))
+        for index, name in enumerate(content["rows"]):
+            self._rows.setdefault(name, _Row(manifest.with_suffix(".npy"), index, each))
 
     def missing(self, names: Sequence[str]) -> list[str]:
         """The names, in order and once each, that have no row yet; shards that fail their checksum do not count."""
@@ -73,22 +78,26 @@ class Store:
             shard.with_suffix(".json").rename(shard.with_suffix(".damaged"))
             self._rows = {name: row for name, row in self._rows.items() if row.shard != shard}
 
-    def add(self, names: Sequence[str], rows: np.ndarray) -> None:
+    def add(self, names: Sequence[str], rows: np.ndarray, seconds: float = 0.0) -> None:
         """Commit rows as one shard.
 
         Args:
             names: one name for each row.
             rows: (n, ...) of the store's dtype.
+            seconds: what it took to compute them; remembered, so that a cost can be told long afterwards.
         """
         if len(names) != len(rows) or rows.dtype != self.dtype:
             raise ValueError(f"{len(names)} names for {len(rows)} rows of {rows.dtype}; the store holds {self.dtype}")
         if not (self.folder / "manifest.json").exists():
-            commit_json(self.folder / "manifest.json", {"key": self.key, "fields": self.fields, "shape": rows.shape[1:]})
+            commit_json(
+                self.folder / "manifest.json", {"key": self.key, "fields": self.fields, "shape": rows.shape[1:]}
+            )
         shard = self.folder / f"shard-{uuid.uuid4().hex}.npy"
         commit(shard, lambda file: np.save(file, rows, allow_pickle=False))
-        commit_json(shard.with_suffix(".json"), {"sha256": _sha256(shard), "rows": list(names)})
+        content = {"sha256": _sha256(shard), "seconds": round(seconds, 3), "rows": list(names)}
+        commit_json(shard.with_suffix(".json"), content)
         self._checked.add(shard)
-        self._rows |= {name: _Row(shard, index) for index, name in enumerate(names)}
+        self._take(shard.with_suffix(".json"), content)
 
     def rows(self, names: Sequence[str]) -> "Rows":
         """A view of rows in the given order; raises KeyError for a name that is missing."""
@@ -110,6 +119,8 @@ class Rows:
         self._offsets = {shard: header.offset for shard, header in headers.items()}
         first = headers[shards[0]]
         self.dtype, self.shape = first.dtype, (len(rows), *first.shape[1:])
+        self.nbytes = int(np.prod(self.shape)) * self.dtype.itemsize
+        self.seconds = sum(row.seconds for row in rows)  # what computing them took, whenever that was
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -1,7 +1,4 @@
-"""Animals as shapes in coordinates of their own, x to the right and y down. Forms are known here, species are not.
-
-``catlike`` says of each cue of `sketches.CUES` whether its cat-like form is to be drawn.
-"""
+"""Animals as shapes in coordinates of their own, x to the right and y down. Forms are known here, species are not."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -9,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from finetune.data.curves import blob, curve, ellipse, tube, turn
+from finetune.data.curves import blob, curve, ellipse, rotation, tube
 
 
 class Shape(NamedTuple):
@@ -24,9 +21,17 @@ Body = tuple[list[Shape], tuple[float, float], float]
 
 
 def animal_shapes(draw: random.Random, catlike: Mapping[str, bool]) -> list[Shape]:
-    """Draw an animal in a random pose: its shapes from back to front."""
+    """Draw an animal in a random pose.
+
+    Args:
+        draw: where all choices come from.
+        catlike: of each cue of `sketches.CUES`, whether its cat-like form is to be drawn.
+
+    Returns:
+        Its shapes from back to front.
+    """
     shapes, neck, radius = draw.choice(POSES)(draw, catlike)
-    tilt = turn(draw.uniform(-0.25, 0.25)) * radius * draw.uniform(0.9, 1.15)
+    tilt = rotation(draw.uniform(-0.25, 0.25)) * radius * draw.uniform(0.9, 1.15)
     return shapes + [Shape(points @ tilt + neck, paint) for points, paint in _head(draw, catlike)]
 
 

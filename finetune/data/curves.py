@@ -8,16 +8,16 @@ import numpy as np
 def ellipse(x: float, y: float, rx: float, ry: float, tilt: float = 0.0) -> np.ndarray:
     """Outline of an ellipse about (x, y), turned by ``tilt`` radians."""
     angle = np.linspace(0, 2 * pi, 40, endpoint=False)
-    return np.stack([rx * np.cos(angle), ry * np.sin(angle)], axis=1) @ turn(tilt) + (x, y)
+    return np.stack([rx * np.cos(angle), ry * np.sin(angle)], axis=1) @ rotation(tilt) + (x, y)
 
 
-def turn(angle: float) -> np.ndarray:
-    """Matrix (2, 2) that turns points by ``angle`` radians: ``points @ turn(angle)``."""
+def rotation(angle: float) -> np.ndarray:
+    """Matrix (2, 2) that turns points by ``angle`` radians: ``points @ rotation(angle)``."""
     return np.array([[cos(angle), sin(angle)], [-sin(angle), cos(angle)]])
 
 
 def blob(*corners: tuple[float, float]) -> np.ndarray:
-    """Closed smooth curve near the corners, by cutting corners (Chaikin 1974)."""
+    """Closed smooth curve near the corners, by cutting corners (Chaikin, 1974, doi:10.1016/0146-664X(74)90028-8)."""
     points = np.array(corners, dtype=float)
     for _ in range(3):
         following = np.roll(points, -1, axis=0)
@@ -26,7 +26,7 @@ def blob(*corners: tuple[float, float]) -> np.ndarray:
 
 
 def curve(*control: tuple[float, float]) -> np.ndarray:
-    """Quadratic Bezier curve of three control points."""
+    """Quadratic Bezier curve: it starts at the first control point, heads for the second and ends at the third."""
     start, middle, end = np.array(control, dtype=float)
     t = np.linspace(0, 1, 14)[:, None]
     return (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
@@ -36,5 +36,5 @@ def tube(spine: np.ndarray, width: float, end: float) -> np.ndarray:
     """Outline of a limb along its spine; the half width goes from ``width`` to ``end``."""
     along = np.gradient(spine, axis=0)
     along /= np.linalg.norm(along, axis=1, keepdims=True)
-    offset = along @ turn(pi / 2) * np.linspace(width, end, len(spine))[:, None]
+    offset = along @ rotation(pi / 2) * np.linspace(width, end, len(spine))[:, None]
     return blob(*(spine + offset), spine[-1] + along[-1] * end * 0.8, *(spine - offset)[::-1])

@@ -1,4 +1,4 @@
-"""What is around an animal: what lies behind it and before it, clutter, light and grain. No species is known here."""
+"""Where an animal is: what lies behind it and stands before it, clutter, light, grain. No species is known here."""
 
 import random
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def _clouds(draw: random.Random, side: int, cells: int) -> Image.Image:
 
 
 def background(draw: random.Random, side: int) -> Image.Image:
-    """A place with some clutter: RGB, ``side`` pixels square."""
+    """What lies behind: a place with some clutter. RGB, ``side`` pixels square."""
     far, near = (Image.new("RGB", (side, side), colour) for colour in draw.choice(SCENES))
     mix, horizon = Image.new("L", (side, side)), draw.uniform(0.35, 0.8) * side
     kind, pen = draw.choice(("meadow", "room", "clouds", "tiles")), ImageDraw.Draw(mix)
@@ -68,7 +68,7 @@ def _thing(draw: random.Random, layer: Image.Image, x: float, y: float, r: float
 
 
 def foreground(draw: random.Random, side: int) -> Image.Image:
-    """What stands before the animal: nothing, a fence, grass, a sofa's edge or clutter; RGBA, ``side`` pixels square."""
+    """What stands before: nothing, a fence, grass, a sofa's edge or clutter. RGBA, ``side`` pixels square."""
     front = Image.new("RGBA", (side, side))
     pen, colour, ink = ImageDraw.Draw(front), _hue(draw), draw.choice(INKS)
     kind = draw.choices(("nothing", "fence", "grass", "sofa", "clutter"), (7, 1, 2, 1, 2))[0]

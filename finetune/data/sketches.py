@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from finetune.data.animals import Shape, animal_shapes
-from finetune.data.curves import ellipse, turn
+from finetune.data.curves import ellipse, rotation
 from finetune.data.scene import INKS, background, darkroom, foreground
 from finetune.errors import UsageError
 
@@ -127,7 +127,7 @@ def _place(draw: random.Random, shapes: list[Shape]) -> list[Shape]:
             ImageDraw.Draw(silhouette).polygon(((points - low) / (high - low) * 64).ravel().tolist(), fill=1)
     area = np.mean(silhouette) * np.prod(high - low)
     scale = draw.uniform(0.4, 0.7) / np.sqrt(area)
-    matrix = np.diag((draw.choice((-scale, scale)), scale)) @ turn(draw.uniform(-0.12, 0.12))
+    matrix = np.diag((draw.choice((-scale, scale)), scale)) @ rotation(draw.uniform(-0.12, 0.12))
     foot, place = ((low[0] + high[0]) / 2, high[1]), (draw.uniform(0.35, 0.65), draw.uniform(0.8, 1.05))
     return [Shape((points - foot) @ matrix + place, paint) for points, paint in shapes]
 

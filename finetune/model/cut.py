@@ -67,7 +67,9 @@ def find_cut(model: keras.Model, name: str) -> keras.KerasTensor:
     else:
         reason = f"there is no layer '{name}'"
         near = difflib.get_close_matches(name, cuts, n=4, cutoff=0.4) or [cut for cut in cuts if cut != INPUT][-4:]
-    raise UsageError(f"{reason}. The nearest cuts are {', '.join(near)}; `finetune backbones` lists the block boundaries.")
+    raise UsageError(
+        f"{reason}. The nearest cuts are {', '.join(near)}; `finetune backbones` lists the block boundaries."
+    )
 
 
 def between(model: keras.Model, source: str, target: str) -> keras.Model | None:

@@ -73,7 +73,9 @@ def load_weights(base: keras.Model, backbone: str, weights: str) -> Loaded:
     elif Path(weights).is_file():
         arrays, source = read_hdf5(Path(weights), base), str(weights)
     else:
-        raise UsageError(f"weights is '{weights}'; allowed are imagenet, random or the path of an existing weight file.")
+        raise UsageError(
+            f"weights is '{weights}'; allowed are imagenet, random or the path of an existing weight file."
+        )
     _check_shapes(base, arrays, source)
     if weights == "imagenet":
         _check_digests(BACKBONES[backbone], arrays, source)
@@ -236,7 +238,9 @@ def _dataset(group: h5py.Group, name: str | bytes) -> np.ndarray:
 def _check_shapes(base: keras.Model, arrays: Arrays, source: str) -> None:
     wanted = {name: [v.shape for v in values] for name, values in base_arrays(base).items()}
     found = {name: [v.shape for v in values] for name, values in arrays.items()}
-    wrong = [name for name in wanted if found.get(name) != wanted[name]] + [name for name in found if name not in wanted]
+    wrong = [name for name in wanted if found.get(name) != wanted[name]] + [
+        name for name in found if name not in wanted
+    ]
     if wrong:
         lines = [f"{name}: expected {wanted.get(name)}, found {found.get(name)}" for name in wrong[:3]]
         raise IntegrityError(
@@ -245,7 +249,9 @@ def _check_shapes(base: keras.Model, arrays: Arrays, source: str) -> None:
         )
     broken = [name for name, values in arrays.items() if not all(np.isfinite(v).all() for v in values)]
     if broken:
-        raise IntegrityError(f"The weights of {source} hold NaN or infinity in {', '.join(broken[:3])}. Nothing was loaded.")
+        raise IntegrityError(
+            f"The weights of {source} hold NaN or infinity in {', '.join(broken[:3])}. Nothing was loaded."
+        )
 
 
 def _check_digests(backbone: Backbone, arrays: Arrays, source: str) -> None:

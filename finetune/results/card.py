@@ -66,5 +66,10 @@ def render(recipe: Recipe, dataset: Dataset, result: dict[str, Any]) -> str:
     photos = ", ".join(f"{len(dataset.split(name)):,} {name}" for name in SPLITS)
     template = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(_CARD)
     return template.render(
-        recipe=recipe, classes=dataset.classes, photos=photos, citation=backbone.citation, licence=backbone.licence, **result
+        recipe=recipe,
+        classes=dataset.classes,
+        photos=photos,
+        citation=backbone.citation,
+        licence=backbone.licence,
+        **result,
     )

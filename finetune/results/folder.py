@@ -11,7 +11,9 @@ def read_recipe(out: Path) -> Path:
     """The recipe file of a run folder; DataError if there is none."""
     path = out / "recipe.yaml"
     if not path.is_file():
-        raise DataError(f"{out} is no run folder: it holds no recipe.yaml. Give the folder that `finetune run --out` wrote.")
+        raise DataError(
+            f"{out} is no run folder: it holds no recipe.yaml. Give the folder that `finetune run --out` wrote."
+        )
     return path
 
 

@@ -35,7 +35,9 @@ def begin(out: Path, recipe: Recipe, dataset: Dataset) -> None:
         raise UsageError(f"{out} already holds a finished run. Choose another --out, or delete the folder.")
     text = recipe.dump()
     if (out / "recipe.yaml").exists() and (out / "recipe.yaml").read_text() != text:
-        raise UsageError(f"{out} holds an unfinished run of another recipe. Choose another --out, or go on with --resume {out}.")
+        raise UsageError(
+            f"{out} holds an unfinished run of another recipe. Choose another --out, or go on with --resume {out}."
+        )
     commit_text(out / "recipe.yaml", text)
     commit_json(out / "classes.json", list(dataset.classes))
     if dataset.excluded:

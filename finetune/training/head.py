@@ -7,12 +7,11 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
-from sklearn.preprocessing import StandardScaler
 
 from finetune.errors import UsageError
 
-# Inverse penalties for standardized features, strongest penalty first; the search stops when validation loss rises.
-_PENALTIES = tuple(10.0 ** np.arange(-5, 1.5, 0.5))
+# Inverse penalties, strongest penalty first; the search stops when validation loss rises.
+_PENALTIES = tuple(10.0 ** np.arange(-5, 3.5, 0.5))
 _MAX_BYTES = 2**30
 
 
@@ -52,10 +51,12 @@ def fit_linear(
         class_weight: weight of each class in the loss.
 
     Returns:
-        The head for raw features: the standardization is folded into kernel and bias.
+        The head for raw features: centre and scale are folded into kernel and bias.
     """
-    scaler = StandardScaler().fit(features)
-    scaled, validation = scaler.transform(features), scaler.transform(validation_features)
+    # One scale for all features, not one each: a backbone's strong channels are strong because they mean something. On
+    # the small cats-and-dogs set and VGG16 this lowers validation loss from 0.070 to 0.061 (docs/design.md).
+    centre, scale = features.mean(axis=0), features.std() or 1.0
+    scaled, validation = (features - centre) / scale, (validation_features - centre) / scale
     model = LogisticRegression(warm_start=True, max_iter=500, class_weight=class_weight)
     best = Linear(np.empty(0), np.empty(0), 0.0, np.inf)
     for c in _PENALTIES:
@@ -65,14 +66,14 @@ def fit_linear(
         loss = log_loss(validation_labels, model.predict_proba(validation), labels=model.classes_)
         if loss > best.validation_loss:
             break
-        best = Linear(*_unscaled(model, scaler), c, loss)
+        best = Linear(*_unscaled(model, centre, scale), float(c), float(loss))
     return best
 
 
-def _unscaled(model: LogisticRegression, scaler: StandardScaler) -> tuple[np.ndarray, np.ndarray]:
+def _unscaled(model: LogisticRegression, centre: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
     coefficients, intercepts = model.coef_, model.intercept_
     if len(coefficients) == 1:  # two classes: one logit z becomes the two logits -z/2 and z/2 of a softmax
         coefficients, intercepts = (np.concatenate([-half, half]) for half in (coefficients / 2, intercepts / 2))
-    kernel = coefficients / scaler.scale_
-    bias = intercepts - kernel @ scaler.mean_
+    kernel = coefficients / scale
+    bias = intercepts - kernel @ centre
     return kernel.T.astype(np.float32), bias.astype(np.float32)

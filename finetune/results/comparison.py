@@ -1,0 +1,237 @@
+"""The cells of a comparison, read from their run folders and judged: one ranked section per split digest."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from finetune.errors import DataError
+from finetune.results import significance
+from finetune.results.metrics import apply_temperature, expected_calibration_error, fit_temperature, per_photo
+from finetune.results.significance import ALPHA, minimum_detectable_difference, representative, seed_summary
+
+Cell = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One model on one split: file names (n,), labels int (n,) and probabilities float64 (n, classes)."""
+
+    files: list[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+    def ordered(self, files: Sequence[str]) -> "Predictions":
+        """The same photos in another order; DataError if they are not the same."""
+        place = {file: i for i, file in enumerate(self.files)}
+        if set(place) != set(files) or len(self.files) != len(files):
+            raise DataError(
+                f"Cells with the same split digest name different photos ({len(self.files)} and {len(files)}, "
+                f"{len(set(place) ^ set(files))} of them in one only). Rows of a comparison share one data folder: "
+                "delete the cells that were run on a copy of it, and compare again."
+            )
+        rows = [place[file] for file in files]
+        return Predictions(list(files), self.labels[rows], self.probabilities[rows])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A recipe on one split: its finished cells by seed, and the predictions of the one that represents it."""
+
+    name: str
+    cells: list[Cell]
+    shown: Cell
+    validation: Predictions
+    test: Predictions
+
+    @cached_property
+    def photos(self) -> pd.DataFrame:
+        """``metrics.per_photo`` on the test split."""
+        return per_photo(self.test.probabilities, self.test.labels)
+
+    @cached_property
+    def temperature(self) -> float:
+        """Fitted on validation."""
+        return fit_temperature(self.validation.probabilities, self.validation.labels)
+
+    @cached_property
+    def scaled(self) -> np.ndarray:
+        """Test probabilities after temperature scaling."""
+        return apply_temperature(self.test.probabilities, self.temperature)
+
+    @cached_property
+    def scaled_ece(self) -> float:
+        return expected_calibration_error(self.scaled, self.test.labels)
+
+    def mean(self, split: str, key: str) -> float:
+        """A metric's mean over the seeds."""
+        return float(np.mean([cell[split][key] for cell in self.cells]))
+
+    def cost(self, key: str) -> float:
+        """A cost's mean over the seeds; infinite where it is not known."""
+        values = [(cell.get("cost") or {}).get(key) for cell in self.cells]
+        return float("inf") if None in values else float(np.mean(values))
+
+
+@dataclass(frozen=True)
+class Section:
+    """Everything that was measured on the same photos.
+
+    ``left_out`` holds (recipe, reason); ``entries`` are in the order of the ranking: by tie group, then cheapest first.
+    """
+
+    split: str
+    classes: list[str]
+    entries: list[Entry]
+    pairs: pd.DataFrame
+    groups: pd.DataFrame
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def photos(self) -> int:
+        """Size of the test split."""
+        return len(self.entries[0].test.files)
+
+    @cached_property
+    def seeds(self) -> pd.DataFrame:
+        """``significance.seed_summary`` of the test accuracies."""
+        return seed_summary({entry.name: [cell["test"]["accuracy"] for cell in entry.cells] for entry in self.entries})
+
+    @cached_property
+    def recommended(self) -> tuple[Entry, Entry]:
+        """The recipe to use, and the best one, both by validation alone.
+
+        The one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees): the cheapest of
+        the recipes whose validation accuracy, averaged over seeds, is within one standard error of the best one's.
+        """
+        best = max(self.entries, key=lambda entry: (entry.mean("validation", "accuracy"), -entry.cost("seconds")))
+        accuracy, n = best.mean("validation", "accuracy"), len(best.validation.files)
+        enough = accuracy - np.sqrt(accuracy * (1 - accuracy) / n) - 1e-12
+        good = [entry for entry in self.entries if entry.mean("validation", "accuracy") >= enough]
+        return min(good, key=lambda entry: (entry.cost("seconds"), entry is not best)), best
+
+    @cached_property
+    def detectable(self) -> dict[str, float]:
+        """Fractions: median share of photos on which two recipes disagree; what one test, and all tests, can find."""
+        share = float((self.pairs["only_a"] + self.pairs["only_b"]).median()) / self.photos
+        alone = minimum_detectable_difference(self.photos, share)
+        adjusted = minimum_detectable_difference(self.photos, share, ALPHA / len(self.pairs))
+        return {"share": share, "alone": alone, "adjusted": adjusted}
+
+    @cached_property
+    def axes(self) -> list[dict[str, Any]]:
+        """What each axis of the matrix does, over the pairs that differ in that axis alone.
+
+        One dict per axis: axis, pairs and apart (numbers of pairs), wins (value -> pairs won, most first).
+        """
+        settings = self._settings
+        found = {axis: {"axis": axis, "pairs": 0, "apart": 0, "wins": Counter()} for axis in self._axis_names}
+        for row in self.pairs.itertuples():
+            changed = [axis for axis in self._axis_names if settings[row.a][axis] != settings[row.b][axis]]
+            if len(changed) != 1:
+                continue
+            axis = found[changed[0]]
+            axis["pairs"] += 1
+            if row.better:
+                axis["apart"] += 1
+                axis["wins"][settings[row.better][changed[0]]] += 1
+        return [{**axis, "wins": dict(axis["wins"].most_common())} for axis in found.values()]
+
+    @property
+    def _settings(self) -> dict[str, dict[str, str]]:
+        """recipe -> axis -> value."""
+        return {entry.name: _settings(entry.shown, self._axis_names) for entry in self.entries}
+
+    @cached_property
+    def _axis_names(self) -> list[str]:
+        """In order of appearance; without the seed, and without what is the same in every recipe."""
+        names = dict.fromkeys(name for entry in self.entries for name in entry.shown["settings"] if name != "seed")
+        values = {name: {_settings(entry.shown, [name])[name] for entry in self.entries} for name in names}
+        return [name for name in names if len(values[name]) > 1]
+
+    @cached_property
+    def verdict(self) -> str:
+        """The comparison in one sentence: ``significance.verdict``, and the axes that make no difference."""
+        sentence = significance.verdict(self.pairs, self.groups, self.photos)
+        silent = significance.silent_axes(self._settings, self.pairs)
+        if silent and self.pairs["better"].notna().any():
+            sentence += f"; the choice of {_joined(silent)} makes no measurable difference"
+        starts_with_name = any(sentence.startswith(entry.name) for entry in self.entries)
+        return sentence if starts_with_name else sentence[0].upper() + sentence[1:]
+
+
+def sections(out: Path, cells: Sequence[Cell]) -> list[Section]:
+    """Read the finished cells and rank them, those of one split digest together.
+
+    Args:
+        out: the folder that the cells' ``run`` is relative to.
+        cells: as ``report.write_report`` takes them.
+
+    Raises:
+        DataError: cells with the same digest name different photos.
+    """
+    by_split: dict[str, dict[str, list[Cell]]] = {}
+    for cell in sorted(cells, key=lambda cell: (cell["recipe"], cell["seed"], cell["name"])):
+        if cell["status"] in ("done", "diverged") and cell.get("split"):
+            by_split.setdefault(cell["split"], {}).setdefault(cell["recipe"], []).append(cell)
+    found = [_section(out, split, recipes) for split, recipes in by_split.items()]
+    return sorted((section for section in found if section), key=lambda section: (-len(section.entries), section.split))
+
+
+def read_predictions(run: Path) -> tuple[list[str], dict[str, Predictions]]:
+    """Class names, and the predictions of each split, of a run folder."""
+    classes = json.loads((run / "classes.json").read_text())
+    # Columns by position and text as it stands: a class may be called "file", "split" or "NA".
+    columns = ["file", "class", *range(len(classes)), "split"]
+    text = dict.fromkeys(("file", "class", "split"), str)
+    table = pd.read_csv(run / "predictions.csv", header=0, names=columns, dtype=text, keep_default_na=False)
+    label = {name: index for index, name in enumerate(classes)}
+    return classes, {
+        split: Predictions(
+            list(rows["file"]),
+            rows["class"].map(label).to_numpy(dtype=np.int64),
+            rows[list(range(len(classes)))].to_numpy(dtype=np.float64),
+        )
+        for split, rows in table.groupby("split")
+    }
+
+
+def _section(out: Path, split: str, recipes: Mapping[str, list[Cell]]) -> Section | None:
+    entries, left_out, files, classes = [], [], {}, []
+    for name, cells in recipes.items():
+        done = {cell["seed"]: cell for cell in cells if cell["status"] == "done"}
+        losses = {cell["seed"]: cell["validation"]["loss"] if cell["seed"] in done else np.nan for cell in cells}
+        try:
+            shown = done[representative(losses)]
+        except ValueError:
+            left_out.append((name, f"{len(cells) - len(done)} of {len(cells)} seeds diverged"))
+            continue
+        classes, parts = read_predictions(out / shown["run"])
+        files = files or {part: predictions.files for part, predictions in parts.items()}
+        ordered = {part: predictions.ordered(files[part]) for part, predictions in parts.items()}
+        entries.append(Entry(name, list(done.values()), shown, ordered["validation"], ordered["test"]))
+    if not entries:
+        return None
+    correct = {entry.name: entry.photos["correct"].to_numpy() for entry in entries}
+    nats = {entry.name: entry.photos["loss"].to_numpy() for entry in entries}
+    accuracies = {entry.name: [cell["test"]["accuracy"] for cell in entry.cells] for entry in entries}
+    pairs = significance.compare_pairs(correct, nats, accuracies)
+    groups = significance.tie_groups(correct, pairs, {entry.name: entry.cost("seconds") for entry in entries})
+    by_name = {entry.name: entry for entry in entries}
+    return Section(split, classes, [by_name[name] for name in groups["recipe"]], pairs, groups, left_out)
+
+
+def _settings(cell: Cell, axes: Sequence[str]) -> dict[str, str]:
+    """Axis -> value as text; an axis that another recipe file varied has the cell's own value, where it states one."""
+    values = {axis: cell["settings"].get(axis, cell.get(axis)) for axis in axes}
+    return {axis: value if isinstance(value, str) else json.dumps(value) for axis, value in values.items()}
+
+
+def _joined(names: Sequence[str]) -> str:
+    return " and of ".join([", of ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
