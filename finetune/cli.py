@@ -16,6 +16,8 @@ import typer
 from finetune import __version__
 from finetune.backend import load_keras
 from finetune.errors import BusyError, FinetuneError, SomeCellsFailed, UsageError
+from finetune.model.backbones import BACKBONES
+from finetune.strategies import POOLINGS, STRATEGIES
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 cache = typer.Typer(no_args_is_help=True, help="The stored activations.", rich_markup_mode=None)
@@ -26,30 +28,11 @@ app.add_typer(recipe_commands, name="recipe")
 _options = {"quiet": False, "verbose": False}
 
 
-class Backbone(str, Enum):
-    vgg16 = "vgg16"
-    resnet50 = "resnet50"
-    densenet121 = "densenet121"
-
-
-class Strategy(str, Enum):
-    cached_features = "cached-features"
-    frozen_base = "frozen-base"
-    top_blocks = "top-blocks"
-    full = "full"
-
-
-class Pool(str, Enum):
-    gap = "gap"
-    gmp = "gmp"
-    flatten = "flatten"
-
-
-class Pooling(str, Enum):
-    none = "none"
-    gap = "gap"
-    gmp = "gmp"
-
+# The tables' names as options; the tables themselves need no TensorFlow.
+Backbone = Enum("Backbone", {name: name for name in BACKBONES}, type=str)
+Strategy = Enum("Strategy", {name: name for name in STRATEGIES}, type=str)
+Pool = Enum("Pool", {name: name for name in POOLINGS}, type=str)
+Pooling = Enum("Pooling", {name: name for name in ("none", "gap", "gmp")}, type=str)
 
 DataOption = Annotated[str | None, typer.Option(help="A folder, or cats-and-dogs-small, sketches, digits.")]
 BackboneOption = Annotated[Backbone | None, typer.Option()]
@@ -164,7 +147,7 @@ def extract_features(
     weights: WeightsOption = None,
     image_size: SizeOption = None,
     cut: Annotated[str | None, typer.Option(help="Name of the cut (default: above the last block).")] = None,
-    pooling: Annotated[Pooling, typer.Option(help="What is written: whole maps or pooled features.")] = Pooling.gap,
+    pooling: Annotated[Pooling, typer.Option(help="What is written: whole maps or pooled features.")] = Pooling["gap"],
     settings: SetOption = None,
     skip_bad: SkipOption = False,
     out: Annotated[Path | None, typer.Option(help="Where features.npy and index.csv go (default: features/).")] = None,
@@ -174,7 +157,7 @@ def extract_features(
     from finetune.recipe import load
 
     chosen = {"data": data, "backbone": backbone, "weights": weights, "image_size": image_size}
-    chosen |= {"strategy": Strategy.cached_features, "skip_bad": skip_bad or None}
+    chosen |= {"strategy": "cached-features", "skip_bad": skip_bad or None}
     resolved = load(None, _plain(chosen), settings)
     load_keras(_options["verbose"])
     from finetune import features
@@ -255,10 +238,6 @@ def _resumable(folder: Path, action: Callable[[], dict[str, Any]]) -> dict[str, 
     except KeyboardInterrupt:
         checkpoint = folder / "checkpoint.npz"
         saved = f"the last whole epoch is in {checkpoint}" if checkpoint.exists() else "no epoch was finished"
-            f"the last whole epoch is in {folder}/checkpoint.npz"
-            if (folder / "checkpoint.npz").exists()
-            else "no epoch was finished"
-        )
         _say(f"Interrupted: {saved}; stored activations are kept. Go on with `finetune run --resume {folder}`.")
         raise
 

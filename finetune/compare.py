@@ -103,21 +103,20 @@ def _run_cell(cell: Cell, out: Path, data: Dataset | FinetuneError, worker: "Wor
         return _fail(folder, "failed", str(data))
     if _is_current(folder, cell, data):
         return {"status": "done"}
-    if not _may_continue(folder, cell):
+    if read_result(folder) or not _same_recipe(folder, cell):  # of other photos, or of another recipe
         shutil.rmtree(folder, ignore_errors=True)
-    (folder / FAILURE).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / FAILURE).unlink(missing_ok=True)
     outcome = worker.run(cell, folder)
     return {"status": "done"} if outcome is None else _fail(folder, *outcome)
 
 
 def _is_current(folder: Path, cell: Cell, data: Dataset) -> bool:
     result = read_result(folder)
-    same_photos = result is not None and (result["split"] == data.digest or result["excluded"] > 0)
-    return same_photos and _may_continue(folder, cell)
+    return result is not None and result["listed"] == data.digest and _same_recipe(folder, cell)
 
 
-def _may_continue(folder: Path, cell: Cell) -> bool:
+def _same_recipe(folder: Path, cell: Cell) -> bool:
     recipe = folder / "recipe.yaml"
     return recipe.exists() and recipe.read_text() == cell.recipe.dump()
 

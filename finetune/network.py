@@ -53,6 +53,7 @@ def build_network(recipe: Recipe, classes: int) -> Network:
         DataError, IntegrityError: the weights, see ``load_weights``.
     """
     keras.utils.clear_session()  # names and memory of earlier runs in this process
+    keras.utils.disable_interactive_logging()  # which clear_session turns on again, and which writes to stdout
     keras.utils.set_random_seed(recipe.seed)
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_float16" if recipe.mixed_precision else "float32")

@@ -13,7 +13,7 @@ from finetune.data.augment import NONE, PRESETS
 from finetune.data.decode import RESIZE_MODES
 from finetune.errors import UsageError
 from finetune.model.backbones import BACKBONES
-from finetune.strategies import STRATEGIES
+from finetune.strategies import POOLINGS, STRATEGIES
 
 _FROZEN = ConfigDict(extra="forbid", frozen=True, strict=True)
 _STORED_VIEWS = 4  # per photo, where a recipe augments and its strategy cannot take fresh views
@@ -24,7 +24,7 @@ class Head(BaseModel):
     """What stands on the backbone: pooling, an optional hidden layer, dropout, and how a linear head is fitted first."""
 
     model_config = _FROZEN
-    pool: Literal["gap", "gmp", "flatten"] = "gap"
+    pool: Literal[POOLINGS] = "gap"
     hidden: int = Field(0, ge=0)
     dropout: float = Field(0.0, ge=0, lt=1)
     solver: Literal["lbfgs", "keras"]
@@ -247,7 +247,7 @@ def schema() -> dict[str, Any]:
     """JSON Schema of a recipe file, for editors: short forms and the matrix included."""
     head, augment = Head.model_json_schema(), Augment.model_json_schema()
     properties = dict(Recipe.model_json_schema()["properties"])
-    properties["head"] = {"anyOf": [{"enum": ["gap", "gmp", "flatten"]}, {**head, "required": []}]}
+    properties["head"] = {"anyOf": [{"enum": list(POOLINGS)}, {**head, "required": []}]}
     properties["augment"] = {"anyOf": [{"enum": list(PRESETS)}, augment]}
     combination = {"type": "object", "description": "a partial combination of axes to leave out"}
     properties["exclude"] = {"type": "array", "items": combination}

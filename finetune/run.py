@@ -15,7 +15,7 @@ from finetune.activations.engine import Engine, compile_trunk
 from finetune.activations.extract import Pixels, extract, stream
 from finetune.activations.store import Rows, Store, row_name
 from finetune.data import catalog
-from finetune.data.folder import Dataset, Photo, find_bad, without
+from finetune.data.folder import Dataset, Photo, find_bad, leaks, without
 from finetune.errors import BusyError, DataError
 from finetune.memory import peak_bytes, reset_peak
 from finetune.model.backbones import INPUT
@@ -66,6 +66,7 @@ def run(recipe: Recipe, out: Path, reporter: Reporter) -> dict[str, Any]:
             "cut": recipe.cut,
             "parameters": work.network.parameters(),
             "split": work.dataset.digest,
+            "listed": work.listed,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
             "extracted": work.extracted,
             "cost": {
@@ -94,6 +95,7 @@ class Work:
     dataset: Dataset
     network: Network
     reporter: Reporter
+    listed: str = ""  # digest of the photos before any was left out
     seconds_before: float = 0.0
     extracted: int = 0
     rows: dict[tuple[str, int], Rows] = field(default_factory=dict)
@@ -104,15 +106,20 @@ class Work:
         """List the photos, build the network, and stop here if any photo cannot be decoded."""
         start = time.perf_counter()
         dataset = catalog.resolve(recipe.data)
-        listed = time.perf_counter() - start
-        work = cls(recipe, dataset, build_network(recipe, len(dataset.classes)), reporter)
+        seconds = time.perf_counter() - start
+        work = cls(recipe, dataset, build_network(recipe, len(dataset.classes)), reporter, dataset.digest)
         start = time.perf_counter()
         if check:
             work.dataset = work.checked()
+            if copies := leaks(work.dataset):
+                files = ", ".join(photo.file for photo in copies[0])
+                reporter.warn(
+                    f"{len(copies)} photos stand in more than one split or class ({files}): figures may flatter."
+                )
         if recipe.head.solver == "lbfgs":
             features = work.network.whole.get_layer(recipe.head.pool).output.shape[-1]
             check_size(len(dataset.split("train")) * (1 + work.stored_views), features)
-        work.seconds_before = listed + time.perf_counter() - start
+        work.seconds_before = seconds + time.perf_counter() - start
         return work
 
     @property

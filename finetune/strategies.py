@@ -5,6 +5,8 @@ from typing import Any
 
 from finetune.model.backbones import BACKBONES, INPUT
 
+POOLINGS = ("gap", "gmp", "flatten")  # keys of model.heads.HEADS, which needs Keras
+
 
 @dataclass(frozen=True)
 class Strategy:

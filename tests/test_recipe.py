@@ -1,5 +1,6 @@
 """Recipes: every mistake at once, with its place and the nearest right word."""
 
+import itertools
 import time
 
 import pytest
@@ -91,7 +92,7 @@ def test_what_is_no_recipe_is_said_with_its_line(tmp_path, text, reason):
 def test_an_alias_bomb_is_refused_in_under_a_second():
     names = [chr(ord("a") + i) for i in range(20)]
     lines = [f"{names[0]}: &{names[0]} [{', '.join(['x'] * 10)}]"]
-    lines += [f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in zip(names, names[1:], strict=False)]
+    lines += [f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in itertools.pairwise(names)]
     start = time.perf_counter()
     with pytest.raises(UsageError, match="aliases"):
         parse("\n".join(lines), "bomb.yaml")

@@ -6,8 +6,8 @@ import json
 import keras
 import numpy as np
 import pytest
-
 from conftest import paint
+
 from finetune import run as runs
 from finetune.data.decode import decode
 from finetune.errors import BusyError, DataError, UsageError

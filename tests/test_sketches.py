@@ -17,7 +17,8 @@ from finetune.errors import UsageError
 @pytest.mark.parametrize("animal", ANIMALS)
 def test_a_seed_is_a_picture(animal):
     first, again, other = (draw_sketch(animal, seed, size=64) for seed in ("one", "one", "two"))
-    assert first.mode == "RGB" and first.size == (64, 64)
+    assert first.mode == "RGB"
+    assert first.size == (64, 64)
     assert first.tobytes() == again.tobytes()
     assert first.tobytes() != other.tobytes()
 
@@ -69,7 +70,8 @@ def test_masks_cover_a_part_of_the_picture():
     masks = [draw_with_mask(animal, str(seed), size=48)[1] for animal in ANIMALS for seed in range(60)]
     assert {(mask.shape, mask.dtype) for mask in masks} == {((48, 48), np.dtype(bool))}
     cover = np.array([mask.mean() for mask in masks])
-    assert cover.min() > 0.03 and cover.max() < 0.85
+    assert cover.min() > 0.03
+    assert cover.max() < 0.85
     assert 0.2 < cover.mean() < 0.5
 
 

@@ -1,9 +1,8 @@
 """The cells of a comparison, read from their run folders and judged: one ranked section per split digest."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pandas as pd
 
 from finetune.errors import DataError
 from finetune.results import significance
+from finetune.results.axes import data_name, effects, read_settings
 from finetune.results.metrics import apply_temperature, expected_calibration_error, fit_temperature, per_photo
 from finetune.results.significance import ALPHA, minimum_detectable_difference, representative, seed_summary
 
@@ -83,15 +83,18 @@ class Entry:
 class Section:
     """Everything that was measured on the same photos.
 
-    ``left_out`` holds (recipe, reason); ``entries`` are in the order of the ranking: by tie group, then cheapest first.
+    ``entries`` are in the order of the ranking: by tie group, then cheapest first. ``effects`` is what ``axes.effects``
+    found, ``left_out`` holds (recipe, reason), and ``data`` is what the recipes call the photos.
     """
 
     split: str
+    data: str
     classes: list[str]
     entries: list[Entry]
     pairs: pd.DataFrame
     groups: pd.DataFrame
-    left_out: list[tuple[str, str]] = field(default_factory=list)
+    effects: list[dict[str, Any]]
+    left_out: list[tuple[str, str]]
 
     @property
     def photos(self) -> int:
@@ -125,41 +128,10 @@ class Section:
         return {"share": share, "alone": alone, "adjusted": adjusted}
 
     @cached_property
-    def axes(self) -> list[dict[str, Any]]:
-        """What each axis of the matrix does, over the pairs that differ in that axis alone.
-
-        One dict per axis: axis, pairs and apart (numbers of pairs), wins (value -> pairs won, most first).
-        """
-        settings = self._settings
-        found = {axis: {"axis": axis, "pairs": 0, "apart": 0, "wins": Counter()} for axis in self._axis_names}
-        for row in self.pairs.itertuples():
-            changed = [axis for axis in self._axis_names if settings[row.a][axis] != settings[row.b][axis]]
-            if len(changed) != 1:
-                continue
-            axis = found[changed[0]]
-            axis["pairs"] += 1
-            if row.better:
-                axis["apart"] += 1
-                axis["wins"][settings[row.better][changed[0]]] += 1
-        return [{**axis, "wins": dict(axis["wins"].most_common())} for axis in found.values()]
-
-    @property
-    def _settings(self) -> dict[str, dict[str, str]]:
-        """recipe -> axis -> value."""
-        return {entry.name: _settings(entry.shown, self._axis_names) for entry in self.entries}
-
-    @cached_property
-    def _axis_names(self) -> list[str]:
-        """In order of appearance; without the seed, and without what is the same in every recipe."""
-        names = dict.fromkeys(name for entry in self.entries for name in entry.shown["settings"] if name != "seed")
-        values = {name: {_settings(entry.shown, [name])[name] for entry in self.entries} for name in names}
-        return [name for name in names if len(values[name]) > 1]
-
-    @cached_property
     def verdict(self) -> str:
         """The comparison in one sentence: ``significance.verdict``, and the axes that make no difference."""
         sentence = significance.verdict(self.pairs, self.groups, self.photos)
-        silent = significance.silent_axes(self._settings, self.pairs)
+        silent = [effect["axis"] for effect in self.effects if not effect["apart"]]
         if silent and self.pairs["better"].notna().any():
             sentence += f"; the choice of {_joined(silent)} makes no measurable difference"
         starts_with_name = any(sentence.startswith(entry.name) for entry in self.entries)
@@ -177,9 +149,12 @@ def sections(out: Path, cells: Sequence[Cell]) -> list[Section]:
         DataError: cells with the same digest name different photos.
     """
     by_split: dict[str, dict[str, list[Cell]]] = {}
+    # A cell that diverged states no split; it counts where its recipe's other seeds were measured.
+    split_of = {cell["recipe"]: cell["split"] for cell in cells if cell["status"] == "done"}
     for cell in sorted(cells, key=lambda cell: (cell["recipe"], cell["seed"], cell["name"])):
-        if cell["status"] in ("done", "diverged") and cell.get("split"):
-            by_split.setdefault(cell["split"], {}).setdefault(cell["recipe"], []).append(cell)
+        if cell["status"] in ("done", "diverged") and cell["recipe"] in split_of:
+            split = cell.get("split") or split_of[cell["recipe"]]
+            by_split.setdefault(split, {}).setdefault(cell["recipe"], []).append(cell)
     found = [_section(out, split, recipes) for split, recipes in by_split.items()]
     return sorted((section for section in found if section), key=lambda section: (-len(section.entries), section.split))
 
@@ -203,7 +178,25 @@ def read_predictions(run: Path) -> tuple[list[str], dict[str, Predictions]]:
 
 
 def _section(out: Path, split: str, recipes: Mapping[str, list[Cell]]) -> Section | None:
-    entries, left_out, files, classes = [], [], {}, []
+    classes, entries, left_out = _entries(out, recipes)
+    if not entries:
+        return None
+    correct = {entry.name: entry.photos["correct"].to_numpy() for entry in entries}
+    nats = {entry.name: entry.photos["loss"].to_numpy() for entry in entries}
+    accuracies = {entry.name: [cell["test"]["accuracy"] for cell in entry.cells] for entry in entries}
+    pairs = significance.compare_pairs(correct, nats, accuracies)
+    groups = significance.tie_groups(correct, pairs, {entry.name: entry.cost("seconds") for entry in entries})
+    by_name = {entry.name: entry for entry in entries}
+    found = effects({entry.name: read_settings(out / entry.shown["run"]) for entry in entries}, pairs)
+    ranked = [by_name[name] for name in groups["recipe"]]
+    return Section(split, data_name(out / ranked[0].shown["run"]), classes, ranked, pairs, groups, found, left_out)
+
+
+def _entries(out: Path, recipes: Mapping[str, list[Cell]]) -> tuple[list[str], list[Entry], list[tuple[str, str]]]:
+    """Class names, the recipes that have a typical run (all with the photos in the same order), and the others."""
+    classes: list[str] = []
+    entries: list[Entry] = []
+    left_out: list[tuple[str, str]] = []
     for name, cells in recipes.items():
         done = {cell["seed"]: cell for cell in cells if cell["status"] == "done"}
         losses = {cell["seed"]: cell["validation"]["loss"] if cell["seed"] in done else np.nan for cell in cells}
@@ -213,24 +206,11 @@ def _section(out: Path, split: str, recipes: Mapping[str, list[Cell]]) -> Sectio
             left_out.append((name, f"{len(cells) - len(done)} of {len(cells)} seeds diverged"))
             continue
         classes, parts = read_predictions(out / shown["run"])
-        files = files or {part: predictions.files for part, predictions in parts.items()}
-        ordered = {part: predictions.ordered(files[part]) for part, predictions in parts.items()}
-        entries.append(Entry(name, list(done.values()), shown, ordered["validation"], ordered["test"]))
-    if not entries:
-        return None
-    correct = {entry.name: entry.photos["correct"].to_numpy() for entry in entries}
-    nats = {entry.name: entry.photos["loss"].to_numpy() for entry in entries}
-    accuracies = {entry.name: [cell["test"]["accuracy"] for cell in entry.cells] for entry in entries}
-    pairs = significance.compare_pairs(correct, nats, accuracies)
-    groups = significance.tie_groups(correct, pairs, {entry.name: entry.cost("seconds") for entry in entries})
-    by_name = {entry.name: entry for entry in entries}
-    return Section(split, classes, [by_name[name] for name in groups["recipe"]], pairs, groups, left_out)
-
-
-def _settings(cell: Cell, axes: Sequence[str]) -> dict[str, str]:
-    """Axis -> value as text; an axis that another recipe file varied has the cell's own value, where it states one."""
-    values = {axis: cell["settings"].get(axis, cell.get(axis)) for axis in axes}
-    return {axis: value if isinstance(value, str) else json.dumps(value) for axis, value in values.items()}
+        validation, test = parts["validation"], parts["test"]
+        if entries:
+            validation, test = validation.ordered(entries[0].validation.files), test.ordered(entries[0].test.files)
+        entries.append(Entry(name, list(done.values()), shown, validation, test))
+    return classes, entries, left_out
 
 
 def _joined(names: Sequence[str]) -> str:

@@ -83,11 +83,13 @@ def _verdicts(parts: Sequence[Mapping[str, Any]]) -> list[str]:
     """One per split; with more than one, each says which."""
     if len(parts) == 1:
         return [parts[0]["section"].verdict]
-    return [f"{part['data']} ({part['section'].split[:8]}): {part['section'].verdict}" for part in parts]
+    sections = [part["section"] for part in parts]
+    return [f"{section.data} ({section.split[:8]}): {section.verdict}" for section in sections]
 
 
 def _no_verdict(cells: Sequence[Cell]) -> str:
-    return f"There is nothing to rank: none of the {len(cells)} cells finished" if cells else "There are no cells"
+    finished = sum(cell["status"] == "done" for cell in cells)
+    return f"There is nothing to rank: {finished} of {len(cells)} cells finished"
 
 
 def _rows(section: Section) -> list[dict[str, Any]]:
@@ -123,7 +125,6 @@ def _context(section: Section, out: Path, plan: Mapping[str, Any], splits: int) 
     pairs = section.pairs.sort_values(["p_holm", "p"], kind="stable")
     return {
         "section": section,
-        "data": plan["data"][0] if splits == len(plan["data"]) == 1 else Path(root).name if root else "photos",
         "rows": rows,
         "costs": {entry.name: {key: _known(entry.cost(key)) for key in _COSTS} for entry in section.entries},
         "range": (float(low.min()), float(high.max())),
@@ -183,7 +184,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "percent": lambda share, digits=1: f"{100 * share:.{digits}f}",
-        "signed": lambda share, digits=1: f"{100 * share:+.{digits}f}".replace("-", "−"),
+        "signed": lambda share, digits=1: f"{round(100 * share, digits) or 0:+.{digits}f}".replace("-", "−"),
         "p": lambda p: "< 0.001" if p < 0.001 else f"{p:.2g}",
         "duration": report_plots.duration,
         "quantity": quantity,
@@ -198,10 +199,8 @@ def _worst(counts: np.ndarray, limit: int) -> list[tuple[int, int, int]]:
     """The most frequent mistakes of a confusion matrix: (true, predicted, photos)."""
     wrong = counts - np.diag(np.diag(counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
-    places = zip(*np.unravel_index(order, wrong.shape), strict=True)
-    return [
-        (int(true), int(predicted), int(wrong[true, predicted])) for true, predicted in places if wrong[true, predicted]
-    ]
+    mistakes = [(*divmod(int(place), len(wrong)), int(wrong.flat[place])) for place in order]
+    return [mistake for mistake in mistakes if mistake[2]]
 
 
 def quantity(number: float) -> str:

@@ -64,9 +64,8 @@ def _one_right(section: Section, correct: np.ndarray) -> dict[str, Any]:
         mine = np.flatnonzero(owner == entry)
         turn[mine[np.argsort(-confidence[mine], kind="stable")]] = np.arange(len(mine))
     order = np.lexsort((owner, turn))
-    texts = {
-        single[k]: f"only {section.entries[owner[k]].name} is right, {_percent(confidence[k])} sure" for k in order
-    }
+    names = [section.entries[k].name for k in owner]
+    texts = {single[k]: f"only {names[k]} is right, {_percent(confidence[k])} sure" for k in order}
     return {"title": "Only one recipe gets these right", "note": "The recipes take turns.", "texts": texts}
 
 

@@ -82,6 +82,7 @@ def curves(entries: Mapping[str, tuple[pd.DataFrame, Sequence[pd.DataFrame]]]) -
     ends = np.log10([values.min() / 1.15, values.max() * 1.15])
     decades = np.array([factor * 10.0**power for power in range(-4, 4) for factor in (1, 3)])
     ticks = decades[(np.log10(decades) >= ends[0]) & (np.log10(decades) <= ends[1])]
+    ticks = ticks if len(ticks) <= 4 else ticks[::-2]
     return {
         "ticks": [(float(y), f"{value:g}") for value, y in zip(ticks, _loss_height(ticks, ends), strict=True)],
         "panels": [_curve_panel(name, shown, seeds, ends) for name, (shown, seeds) in entries.items()],
@@ -117,19 +118,18 @@ def _time_axis(seconds: np.ndarray, plot: Mapping[str, float]) -> tuple[np.ndarr
     def x(values: np.ndarray) -> np.ndarray:
         return np.interp(np.log(values), ends, [plot["left"], plot["right"]])
 
-    ticks = [value for value in _DURATIONS if ends[0] <= np.log(value) <= ends[1]]
-    if len(ticks) < 2:
-        ticks = [
-            value
-            for value in _ticks(seconds.min(), seconds.max(), 4)
-            if value > 0 and ends[0] <= np.log(value) <= ends[1]
-        ]
+    def inside(values: Sequence[float]) -> list[float]:
+        return [value for value in values if np.exp(ends[0]) <= value <= np.exp(ends[1])]
+
+    ticks = inside(_DURATIONS)
+    ticks = ticks if len(ticks) > 1 else inside(_ticks(seconds.min(), seconds.max(), 4))
     return x(seconds), [(float(x(value)), duration(value)) for value in ticks]
 
 
 def _percent_axis(percent: np.ndarray, plot: Mapping[str, float]) -> tuple[np.ndarray, list[tuple[float, str]]]:
     """Positions of the points and ticks on a linear axis."""
-    ticks = _ticks(percent.min(), percent.max(), 6)
+    pad = max(0.05 * np.ptp(percent), 0.05)
+    ticks = _ticks(percent.min() - pad, min(percent.max() + pad, 100), 6)
     digits = max(len(f"{value:g}".partition(".")[2]) for value in ticks)
     ends = [min(ticks[0], percent.min()), max(ticks[-1], percent.max())]
 
@@ -164,9 +164,7 @@ def _loss_height(loss: np.ndarray, ends: np.ndarray) -> np.ndarray:
 
 def _ticks(low: float, high: float, at_most: int) -> list[float]:
     """Round numbers that enclose the range."""
-    pad = max((high - low) * 0.05, 1e-3 * abs(high), 1e-6)
-    locator = MaxNLocator(at_most, steps=[1, 2, 5, 10])
-    return [round(float(value), 10) for value in locator.tick_values(low - pad, min(high + pad, max(high, 100)))]
+    return [round(float(value), 10) for value in MaxNLocator(at_most, steps=[1, 2, 5, 10]).tick_values(low, high)]
 
 
 def _polyline(points: Any) -> str:
@@ -188,15 +186,7 @@ def _place_labels(points: list[dict[str, Any]], plot: Mapping[str, float]) -> No
     for point in sorted(points, key=lambda point: not point["front"]):
         point["text"] = f"{point['number']} {point['recipe']}" if point["front"] else str(point["number"])
         # On the front the upper left is empty by definition.
-        spots = [
-            (8, 4, "start"),
-            (-8, 4, "end"),
-            (0, 18, "middle"),
-            (0, -9, "middle"),
-            (8, 16, "start"),
-            (-8, 16, "end"),
-        ]
-        spots = [(-8, -7, "end"), (-6, -9, "start"), *spots] if point["front"] else spots
+        spots = [(-8, -7, "end"), (-6, -9, "start"), *_SPOTS] if point["front"] else _SPOTS
         boxes = [_box(point, spot) for spot in spots]
         covered = [sum(_overlap(box, other) for other in taken) + 1e3 * _outside(box, plot) for box in boxes]
         best = int(np.argmin(np.round(covered)))
@@ -217,5 +207,5 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 
 
 def _outside(box: tuple[float, ...], plot: Mapping[str, float]) -> float:
-    sides = (4 - box[0], box[2] - plot["right"] - 12, plot["top"] - 14 - box[1], box[3] - plot["bottom"])
+    sides = (plot["left"] - box[0], box[2] - plot["right"] - 12, plot["top"] - 14 - box[1], box[3] - plot["bottom"])
     return max(0.0, *sides)

@@ -11,6 +11,7 @@ from finetune.results.metrics import apply_temperature, expected_calibration_err
 
 _NAMED = ("name", "recipe", "seed", "status", "reason", "split")
 _SETTINGS = ("backbone", "strategy", "head", "augment", "views", "cut")
+_SIZES = ("parameters", "trainable", "stored_bytes", "multiply_adds")
 
 
 def results_table(out: Path, cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -27,21 +28,20 @@ def results_table(out: Path, cells: Sequence[Cell], rows: Sequence[Mapping[str, 
     ranked = {(row["split"], row["recipe"]): row for row in rows}
     cells = sorted(cells, key=lambda cell: (cell["recipe"], cell["seed"], cell["name"]))
     row_of = [ranked.get((cell.get("split"), cell["recipe"])) for cell in cells]
-    stable = [_stable_columns(out, cell, row) for cell, row in zip(cells, row_of, strict=True)]
+    known = [_stable_columns(out, cell, row) for cell, row in zip(cells, row_of, strict=True)]
     changing = [_changing_columns(cell, row) for cell, row in zip(cells, row_of, strict=True)]
-    return pd.concat(
-        [pd.DataFrame(stable), pd.DataFrame(changing)], axis=1
-    ).convert_dtypes()  # whole numbers stay whole
+    parts = [*(pd.DataFrame([columns[i] for columns in known]) for i in range(3)), pd.DataFrame(changing)]
+    return pd.concat(parts, axis=1).convert_dtypes()  # whole numbers stay whole beside empty cells
 
 
-def _stable_columns(out: Path, cell: Cell, row: Mapping[str, Any] | None) -> dict[str, Any]:
+def _stable_columns(out: Path, cell: Cell, row: Mapping[str, Any] | None) -> tuple[dict[str, Any], ...]:
+    """What the cell is, what it measured and how large it is: apart, so that no failed cell changes their order."""
     named = {key: cell.get(key) for key in (*_NAMED, *_SETTINGS)}
-    axes = {axis: value for axis, value in cell["settings"].items() if axis not in named}
+    named |= {axis: value for axis, value in cell["settings"].items() if axis not in named}
     measured = _measured(out, cell) if cell["status"] == "done" else {}
-    cost = cell.get("cost") or {}
-    sizes = {key: cost.get(key) for key in ("parameters", "trainable", "stored_bytes", "multiply_adds")}
     stands = row is not None and cell["name"] == row["entry"].shown["name"]
-    return {**named, **axes, "representative": stands, **measured, **sizes}
+    cost = cell.get("cost") or {}
+    return named, measured, {"representative": stands, **{key: cost.get(key) for key in _SIZES}}
 
 
 def _changing_columns(cell: Cell, row: Mapping[str, Any] | None) -> dict[str, Any]:
