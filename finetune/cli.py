@@ -43,19 +43,22 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 SkipOption = Annotated[bool, typer.Option("--skip-bad", help="Leave out photos that cannot be decoded.")]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"finetune {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _main(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Tracebacks and the libraries' own messages.")
     ] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print it.", is_eager=True, callback=_version)] = False,
 ) -> None:
     """Fine-tune ImageNet backbones on your photos, and find out honestly which way of doing it is best."""
     _options.update(quiet=quiet, verbose=verbose)
-    if version:
-        print(f"finetune {__version__}")
-        raise typer.Exit
 
 
 @app.command()
