@@ -3,9 +3,14 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
+
+from finetune.errors import BusyError
 
 
 def commit(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -44,6 +49,17 @@ def commit_text(path: Path, text: str) -> None:
 def commit_json(path: Path, value: Any) -> None:
     """Commit a value as indented JSON; NaN is refused, as JSON has no word for it."""
     commit_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone; it is made if missing. Raises BusyError if another process holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock").acquire(timeout=0):
+            yield
+    except Timeout as error:
+        raise BusyError(f"Another process works in {folder}. Wait for it, or choose another --out.") from error
 
 
 def _sync_directory(folder: Path) -> None:

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from rich.live import Live
 from rich.table import Table
 
-from finetune.atomic import commit_json
+from finetune.atomic import commit_json, locked
 from finetune.data import catalog
 from finetune.data.folder import Dataset
-from finetune.errors import BusyError, FinetuneError
+from finetune.errors import FinetuneError
 from finetune.matrix import Cell
 from finetune.model.backbones import INPUT
 from finetune.progress import Reporter
@@ -68,7 +67,7 @@ def compare(cells: Sequence[Cell], out: Path, reporter: Reporter) -> dict[str, A
     """
     from finetune.results.report import write_report
 
-    with _locked(out):
+    with locked(out):
         datasets = _datasets(cells)
         board = Board(cells, reporter)
         with Worker() as worker, board.shown():
@@ -256,13 +255,3 @@ class Board:
 
 
 _STYLES: dict[str, str] = {"running": "bold", "done": "green", "failed": "red", "diverged": "red", "waiting": "dim"}
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / ".lock").acquire(timeout=0):
-            yield
-    except Timeout as error:
-        raise BusyError(f"Another process works in {out}. Wait for it, or choose another --out.") from error

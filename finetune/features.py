@@ -13,7 +13,7 @@ from finetune.model.cut import find_cut
 from finetune.model.heads import pool_maps
 from finetune.progress import Reporter
 from finetune.recipe import Recipe
-from finetune.run import Work
+from finetune.work import Work
 
 
 def extract_features(recipe: Recipe, cut: str | None, pooling: str, out: Path, reporter: Reporter) -> dict[str, Any]:

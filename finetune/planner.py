@@ -11,7 +11,7 @@ from finetune.errors import FinetuneError
 from finetune.matrix import Cell
 from finetune.network import multiply_adds
 from finetune.progress import Reporter
-from finetune.run import Work
+from finetune.work import Work
 
 _CELL_SECONDS = 5.0  # building, predicting and writing a run folder, whatever the recipe
 _BACKWARD = 3  # a training step costs about three forward passes: Kaplan et al. 2020, arXiv:2001.08361, section 2.1

@@ -9,6 +9,8 @@ import pytest
 from conftest import paint
 
 from finetune import run as runs
+from finetune import work
+from finetune.atomic import locked
 from finetune.data.decode import decode
 from finetune.errors import BusyError, DataError, UsageError
 from finetune.progress import Reporter
@@ -72,7 +74,7 @@ def test_a_run_from_photos_to_folder(backbone, values, photos, tmp_path):
 def test_a_second_run_computes_nothing_and_another_head_neither(photos, tmp_path, monkeypatch):
     first = runs.run(recipe(photos, strategy="cached-features"), tmp_path / "a", QUIET)
     monkeypatch.setattr(
-        runs, "compile_trunk", lambda part, engine: iter if part is None else pytest.fail("a trunk was run")
+        work, "compile_trunk", lambda part, engine: iter if part is None else pytest.fail("a trunk was run")
     )
     second = runs.run(recipe(photos, strategy="cached-features"), tmp_path / "b", QUIET)
     third = runs.run(recipe(photos, strategy="cached-features", head="flatten", seed=4), tmp_path / "c", QUIET)
@@ -116,7 +118,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(photos, tmp_path, monkeyp
 def test_bad_photos_stop_the_run_before_anything_is_computed(photos, tmp_path, monkeypatch):
     (photos / "train" / "apples" / "0.png").write_bytes(b"no picture")
     (photos / "test" / "plums" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
-    monkeypatch.setattr(runs, "extract", lambda *_: pytest.fail("a trunk was run"))
+    monkeypatch.setattr(work, "extract", lambda *_: pytest.fail("a trunk was run"))
     with pytest.raises(DataError) as caught:
         runs.run(recipe(photos), tmp_path / "run", QUIET)
     message = str(caught.value)
@@ -142,7 +144,7 @@ def test_a_run_folder_is_claimed_by_one_recipe_and_one_process(photos, tmp_path)
     (tmp_path / "run" / "metrics.json").unlink()
     with pytest.raises(UsageError, match="unfinished run of another recipe"):
         runs.run(recipe(photos, strategy="cached-features", seed=1), tmp_path / "run", QUIET)
-    with runs._locked(tmp_path / "run"), pytest.raises(BusyError, match="Another process"):
+    with locked(tmp_path / "run"), pytest.raises(BusyError, match="Another process"):
         runs.run(recipe(photos, strategy="cached-features"), tmp_path / "run", QUIET)
 
 

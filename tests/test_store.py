@@ -1,11 +1,14 @@
 """The store: content-addressed, committed whole, verified."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from finetune.activations.store import Store, nearest_difference, row_name, shelves
+from finetune.memory import peak_bytes, reset_peak
+from finetune.training.fit import read_views
 
 FIELDS = {
     "backbone": "vgg16",
@@ -107,3 +110,19 @@ def test_wrong_rows_are_refused_and_shelves_are_listed(tmp_path):
     (shelf,) = shelves(tmp_path)
     assert (shelf["rows"], shelf["shape"], shelf["fields"]["cut"]) == (2, [2, 2, 3], "block4_pool")
     assert shelf["bytes"] > rows(2).nbytes
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory can be reset on Linux only")
+def test_reading_far_more_than_fits_keeps_memory_flat(tmp_path):
+    """400 MB of activations in shuffled batches, through the reader that training uses, in under 100 MB."""
+    store, names = Store(tmp_path, FIELDS, "float16"), [f"p{i}" for i in range(2000)]
+    for start in range(0, 2000, 250):
+        store.add(names[start : start + 250], np.full((250, 14, 14, 512), start, np.float16))
+    read = read_views([store.rows(names)])
+    order = np.random.default_rng(0).permutation(2000)
+    reset_peak()
+    before = peak_bytes()
+    for start in range(0, 2000, 32):
+        batch = order[start : start + 32]
+        np.testing.assert_array_equal(read(batch, 0)[:, 0, 0, 0], batch // 250 * 250)
+    assert peak_bytes() - before < 100 * 2**20

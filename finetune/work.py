@@ -1,0 +1,187 @@
+"""What a recipe works on: its photos, its network, and the stored activations that lie between them."""
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from finetune.activations.engine import Engine, compile_trunk
+from finetune.activations.extract import Pixels, extract, stream
+from finetune.activations.store import Rows, Store, row_name
+from finetune.data import catalog
+from finetune.data.folder import Dataset, Photo, find_bad, leaks, without
+from finetune.errors import DataError
+from finetune.model.backbones import INPUT
+from finetune.model.cut import between, find_cut
+from finetune.model.heads import pool_maps
+from finetune.network import Network, build_network
+from finetune.progress import Reporter
+from finetune.recipe import Recipe
+from finetune.training.fit import Batches, Read, read_views
+from finetune.training.head import check_size
+
+
+@dataclass
+class Work:
+    """A run under way: the photos, the network, and the stored activations of each (split, view)."""
+
+    recipe: Recipe
+    dataset: Dataset
+    network: Network
+    reporter: Reporter
+    listed: str = ""  # digest of the photos before any was left out
+    seconds_before: float = 0.0
+    extracted: int = 0
+    rows: dict[tuple[str, int], Rows] = field(default_factory=dict)
+    engines: dict[tuple[str, str], Engine] = field(default_factory=dict)
+
+    @classmethod
+    def prepare(cls, recipe: Recipe, reporter: Reporter, check: bool = True) -> "Work":
+        """List the photos, build the network, and stop here if any photo cannot be decoded."""
+        start = time.perf_counter()
+        dataset = catalog.resolve(recipe.data)
+        seconds = time.perf_counter() - start
+        work = cls(recipe, dataset, build_network(recipe, len(dataset.classes)), reporter, dataset.digest)
+        start = time.perf_counter()
+        if check:
+            work.dataset = work.checked()
+            if copies := leaks(work.dataset):
+                files = ", ".join(photo.file for photo in copies[0])
+                reporter.warn(
+                    f"{len(copies)} photos stand in more than one split or class ({files}): figures may flatter."
+                )
+        if recipe.head.solver == "lbfgs":
+            features = work.network.whole.get_layer(recipe.head.pool).output.shape[-1]
+            check_size(len(dataset.split("train")) * (1 + work.stored_views), features)
+        work.seconds_before = seconds + time.perf_counter() - start
+        return work
+
+    @property
+    def stored_views(self) -> int:
+        """Number of augmented views per training photo that are stored."""
+        return 0 if self.recipe.views == "fresh" else self.recipe.views
+
+    def pixels(self, augmented: bool = False) -> Pixels:
+        settings = self.recipe.augment.model_dump() if augmented else None
+        return Pixels(self.recipe.image_size, self.recipe.resize, settings)
+
+    def shelf(self, cut: str, augmented: bool = False) -> Store:
+        """Where the activations of a cut are stored, without computing any."""
+        fields = {**self.network.fields(self.recipe, cut), "pixels": self.pixels(augmented).fields()}
+        return Store(catalog.cache_dir(), fields, self.dtype(cut))
+
+    def dtype(self, cut: str) -> str:
+        return "uint8" if cut == INPUT else self.recipe.store
+
+    def wanted(self) -> list[tuple[str, int]]:
+        """The (split, view) pairs that are stored at the cut: everything that every epoch sees the same."""
+        train = [] if self.recipe.views == "fresh" else [("train", view) for view in range(self.stored_views + 1)]
+        return [*train, ("validation", 0), ("test", 0)]
+
+    def checked(self, cut: str | None = None) -> Dataset:
+        """The data set without photos that cannot be decoded; those with stored activations have been before."""
+        known = self.shelf(cut or self.recipe.cut)
+        unknown = set(known.missing([photo.sha256 for photo in self.dataset.photos]))
+        photos = [photo for photo in self.dataset.photos if photo.sha256 in unknown]
+        with self.reporter.stage("photos checked", len(photos)) as advance:
+            bad = find_bad(photos, self.recipe.image_size, self.recipe.resize, progress=lambda *_: advance(1))
+        if bad and not self.recipe.skip_bad:
+            listing = "\n".join(f"  {photo.path}: {reason}" for photo, reason in bad)
+            raise DataError(
+                f"{len(bad)} of {len(self.dataset.photos):,} photos cannot be decoded:\n{listing}\n"
+                "Mend or remove them, or leave them out with --skip-bad (they are then listed in excluded.csv)."
+            )
+        return without(self.dataset, bad) if bad else self.dataset
+
+    def gather(self) -> float:
+        """Compute and store what is missing at the cut; returns the seconds, listing and checking photos included."""
+        start = time.perf_counter()
+        for name, view in self.wanted():
+            self.rows[name, view] = self.stored(self.recipe.cut, name, view)
+        return self.seconds_before + time.perf_counter() - start
+
+    def stored(self, cut: str, name: str, view: int = 0) -> Rows:
+        """Rows of one view of one split, in the order of its photos."""
+        photos = self.dataset.split(name)
+        names = [row_name(photo.sha256, view) for photo in photos]
+        missing = len(self.shelf(cut, view > 0).missing(names))
+        label = f"activations of {name}" + (f", view {view} of {self.stored_views}" if view else "")
+        with self.reporter.stage(label, missing) if missing else nullcontext(lambda rows: None) as advance:
+            store, computed = extract(
+                catalog.cache_dir(),
+                self.network.fields(self.recipe, cut),
+                self.dtype(cut),
+                self.pixels(view > 0),
+                [(photo, view) for photo in photos],
+                lambda: self.engine(INPUT, cut),
+                advance,
+                self.reporter.warn,
+            )
+        self.extracted += computed
+        return store.rows(names)
+
+    def engine(self, source: str, target: str) -> Engine:
+        """What lies between two cuts, ready to run; compiled once."""
+        if (source, target) not in self.engines:
+            part = between(self.network.whole, source, target)
+            self.engines[source, target] = compile_trunk(part, self.recipe.engine)
+        return self.engines[source, target]
+
+    def train_reader(self) -> Read:
+        """Training activations: stored views in turn, or fresh views through the trunk."""
+        if self.recipe.views != "fresh":
+            return read_views([self.rows["train", view] for view in range(self.stored_views + 1)])
+        photos, pixels = self.dataset.split("train"), self.pixels(augmented=True)
+        engine = self.engine(INPUT, self.recipe.cut)
+
+        def read(indices: np.ndarray, epoch: int) -> np.ndarray:
+            chosen = [photos[index] for index in indices]
+            keys = [f"fresh/{self.recipe.seed}/{epoch}/{photo.sha256}" for photo in chosen]
+            return np.concatenate(list(stream(pixels, chosen, keys, engine)))
+
+        return read
+
+    def batches(self, name: str) -> Batches:
+        """Stored photos of a split, in order."""
+        return Batches(read_views([self.rows[name, 0]]), self.dataset.labels(name), self.recipe.batch_size)
+
+    def features(self, name: str, view: int = 0) -> np.ndarray:
+        """Pooled features of the frozen backbone: float32 (n, d)."""
+        top, cut, size = self.network.top, self.recipe.cut, self.recipe.batch_size
+        if (name, view) in self.rows:  # stored at the cut: run what lies between it and the head
+            maps = self.engine(cut, top)(self.rows[name, view].batches(size))
+        else:
+            maps = self.stored(top, name).batches(size)
+        return np.concatenate([pool_maps(batch, self.recipe.head.pool) for batch in maps])
+
+    def predict(self, name: str) -> np.ndarray:
+        """Probabilities of a split's photos: float32 (n, classes)."""
+        return self.network.tail.predict(self.batches(name), verbose=0)
+
+    def plan(self) -> dict[str, Any]:
+        items: list[tuple[Photo, int]] = [
+            (photo, view) for name, view in self.wanted() for photo in self.dataset.split(name)
+        ]
+        missing = 0
+        for augmented in (False, True):
+            names = [row_name(photo.sha256, view) for photo, view in items if (view > 0) == augmented]
+            missing += len(self.shelf(self.recipe.cut, augmented).missing(names))
+        shape = find_cut(self.network.whole, self.recipe.cut).shape[1:]
+        row = int(np.prod(shape)) * np.dtype(self.dtype(self.recipe.cut)).itemsize
+        return {
+            "backbone": self.recipe.backbone,
+            "strategy": self.recipe.strategy,
+            "cut": self.recipe.cut,
+            "shape": list(shape),
+            "parameters": self.network.parameters(),
+            "weights": vars(self.network.loaded),
+            "photos": {name: len(self.dataset.split(name)) for name in ("train", "validation", "test")},
+            "split": self.dataset.digest,
+            "stored_rows": len(items),
+            "to_extract": missing,
+            "bytes_to_store": missing * row,
+            "streamed_per_epoch": len(self.dataset.split("train")) if self.recipe.views == "fresh" else 0,
+            "epochs": self.recipe.epochs,
+        }

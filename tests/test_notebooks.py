@@ -1,0 +1,70 @@
+"""The notebooks: paired with their scripts, shown with clean outputs, and run on the comparison of the quickstart."""
+
+import importlib.metadata
+import os
+from pathlib import Path
+
+import jupytext
+import pandas as pd
+import pytest
+from conftest import finetune
+from nbclient import NotebookClient
+
+from finetune.model.backbones import BACKBONES
+from finetune.model.weights import OFFLINE_PACKAGE
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
+NO_TENSORFLOW = "import sys\nassert not {'tensorflow', 'keras'} & set(sys.modules)"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_script_and_notebook_are_a_pair(script):
+    """After an edit: jupytext --sync, and execute the notebook again."""
+    text, notebook = jupytext.read(script), jupytext.read(script.with_suffix(".ipynb"))
+    assert text.metadata["jupytext"]["formats"] == notebook.metadata["jupytext"]["formats"] == "ipynb,py:percent"
+    sources = [[(cell.cell_type, cell.source) for cell in pair.cells] for pair in (text, notebook)]
+    assert sources[0] == sources[1]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_notebook_shows_the_outputs_of_one_clean_run(script):
+    path = script.with_suffix(".ipynb")
+    code = [cell for cell in jupytext.read(path).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    kinds = {output.output_type for cell in code for output in cell.outputs}
+    assert {"display_data", "stream"} <= kinds
+    assert "error" not in kinds
+    assert path.stat().st_size < 300_000
+    assert [place for place in ("/home/", "/tmp/", "/work/", "/Users/", "C:\\\\") if place in path.read_text()] == []
+
+
+def imagenet_weights() -> bool:
+    folder = os.environ.get("FINETUNE_WEIGHTS_DIR")
+    if folder and Path(folder, BACKBONES["vgg16"].weights_file).exists():
+        return True
+    return any(importlib.metadata.distributions(name=OFFLINE_PACKAGE))
+
+
+def test_quickstart_compares_and_the_notebook_walks_through_it(tmp_path, monkeypatch):
+    if not imagenet_weights():
+        pytest.skip(
+            f"no VGG16 weights: FINETUNE_WEIGHTS_DIR has none, {OFFLINE_PACKAGE} (extra offline) is not installed"
+        )
+    out = tmp_path / "compared"
+    done = finetune("compare", ROOT / "recipes/quickstart", "--out", out, timeout=900, COLUMNS="200")
+    assert done.returncode == 0, done.stderr
+    results = pd.read_csv(out / "results.csv")
+    assert set(results["status"]) == {"done"}
+    assert [recipe for recipe in set(results["recipe"]) if recipe not in done.stdout] == []
+    assert (out / "report.html").stat().st_size > 0
+
+    monkeypatch.setenv("FINETUNE_COMPARED", str(out))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook = jupytext.read(ROOT / "notebooks/comparison.py")
+    notebook.cells.append(jupytext.reads(f"# %%\n{NO_TENSORFLOW}", "py:percent").cells[0])
+    client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(ROOT / "notebooks")}})
+    client.execute()  # raises CellExecutionError
+    shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert sum("image/png" in output.get("data", {}) for output in shown) == 3
+    assert f"Use {results.loc[results['recommended'], 'recipe'].iloc[0]};" in shown[-1].text
