@@ -32,10 +32,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import display
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from finetune.results.comparison import read_predictions, sections
 from finetune.results.metrics import reliability_curve
-from finetune.results.report_plots import front
+from finetune.results.report_plots import duration, front
 from finetune.results.significance import ALPHA, compare_pairs, minimum_detectable_difference, tie_groups
 
 compared = Path(os.environ.get("FINETUNE_COMPARED", "../compared"))
@@ -244,7 +245,10 @@ axes.plot(*steps, drawstyle="steps-post", color=BLUE, linewidth=0.8)
 axes.scatter(seconds, accuracy, color=np.where(on_front, BLUE, GREY), zorder=3)
 for number, (x, y) in enumerate(zip(seconds, accuracy, strict=True), start=1):
     axes.annotate(str(number), (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
-axes.set(xscale="log", xlabel="seconds", ylabel="test accuracy, %")
+axes.set(xscale="log", xlabel="cost", ylabel="test accuracy, %")
+axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+axes.xaxis.set_major_formatter(lambda value, _: duration(value))
+axes.xaxis.set_minor_formatter(NullFormatter())
 plt.show()
 costs = {
     "recipe": [entry.name for entry in known],

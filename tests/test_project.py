@@ -26,7 +26,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 # What each part of the package may import. A part that is not named may import everything but the command line.
 FLOW = {
     "errors": set(),
-    "atomic": set(),
+    "atomic": {"errors"},
     "progress": set(),
     "backend": set(),
     "data": {"data", "atomic", "errors"},
