@@ -96,20 +96,18 @@ def run(
         load_keras(_options["verbose"])
         from finetune import run as runs
 
-        result = (
-            runs.plan(resolved, _reporter())
-            if dry_run
-            else _resumable(folder, lambda: runs.run(resolved, folder, _reporter()))
-        )
+        if dry_run:
+            result = runs.plan(resolved, _reporter())
+        else:
+            result = _interruptible(lambda: runs.run(resolved, folder, _reporter()), lambda: _saved(folder))
     _print_json(result) if as_json else print(_plan_text(result) if dry_run else _run_text(result))
 
 
 @app.command()
 def compare(
     recipes: Annotated[list[Path], typer.Argument(help="Recipes in YAML, or folders that hold some.")],
-    out: Annotated[Path, typer.Option(help="The comparison's folder; running again goes on with it.")] = Path(
-        "compared"
-    ),
+    out: Annotated[Path, typer.Option(help="Its folder; the same command goes on with it.")] = Path("compared"),
+    photos: Annotated[bool, typer.Option(help="Show photos in the report, or only their names.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -125,7 +123,10 @@ def compare(
         return _print_json(plan) if as_json else print(planner.text(plan))
     from finetune import compare as comparison
 
-    result = comparison.compare(cells, out, _reporter())
+    result = _interruptible(
+        lambda: comparison.compare(cells, out, _reporter(), photos),
+        lambda: f"finished cells are kept in {out}. Give the same command again to go on.",
+    )
     _print_json(result) if as_json else print(f"{(out / 'results.md').read_text()}\n{result['report']}")
     failed = [cell["name"] for cell in result["cells"] if cell["status"] != "done"]
     if failed:
@@ -234,15 +235,19 @@ def _plain(chosen: dict[str, Any]) -> dict[str, Any]:
     return {key: value.value if isinstance(value, Enum) else value for key, value in chosen.items()}
 
 
-def _resumable(folder: Path, action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Run, and if interrupted say what is saved where."""
+def _interruptible(action: Callable[[], dict[str, Any]], saved: Callable[[], str]) -> dict[str, Any]:
+    """Run, and if interrupted say what is saved and how to go on."""
     try:
         return action()
     except KeyboardInterrupt:
-        checkpoint = folder / "checkpoint.npz"
-        saved = f"the last whole epoch is in {checkpoint}" if checkpoint.exists() else "no epoch was finished"
-        _say(f"Interrupted: {saved}; stored activations are kept. Go on with `finetune run --resume {folder}`.")
+        _say(f"Interrupted: {saved()}")
         raise
+
+
+def _saved(folder: Path) -> str:
+    checkpoint = folder / "checkpoint.npz"
+    epoch = f"the last whole epoch is in {checkpoint}" if checkpoint.exists() else "no epoch was finished"
+    return f"{epoch}; stored activations are kept. Go on with `finetune run --resume {folder}`."
 
 
 def _run_text(result: dict[str, Any]) -> str:
@@ -287,8 +292,12 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, allow_nan=False))
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, handled like Ctrl-C but for its exit code."""
+
+
 def _terminated(*_: Any) -> None:
-    raise SystemExit(143)
+    raise _Terminated
 
 
 def main() -> None:
@@ -296,8 +305,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        sys.exit(143 if isinstance(error, _Terminated) else 130)
     except Exception as error:
         if _options["verbose"]:
             traceback.print_exc()

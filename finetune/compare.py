@@ -51,13 +51,14 @@ def in_order(cells: Sequence[Cell]) -> list[Cell]:
     return sorted(cells, key=lambda cell: first[shelves(cell)[0]])
 
 
-def compare(cells: Sequence[Cell], out: Path, reporter: Reporter) -> dict[str, Any]:
+def compare(cells: Sequence[Cell], out: Path, reporter: Reporter, photos: bool = True) -> dict[str, Any]:
     """Run all cells that have no result yet, and report on all.
 
     Args:
         cells: see ``matrix.collect``.
         out: the comparison's folder; ``out/cells/NAME`` is the run folder of each cell and the journal at once.
         reporter: told of progress.
+        photos: whether the report's galleries show the photos or only their names.
 
     Returns:
         What ``compare --json`` prints.
@@ -77,7 +78,7 @@ def compare(cells: Sequence[Cell], out: Path, reporter: Reporter) -> dict[str, A
                 board.set(cell, outcome["status"])
         rows = _rows(cells, out)
         plan = {"cells": len(cells), "extractions": extractions(cells), "data": sorted(datasets)}
-        roots = {data.digest: str(data.root) for data in datasets.values() if isinstance(data, Dataset)}
+        roots = {data.digest: str(data.root) for data in datasets.values() if photos and isinstance(data, Dataset)}
         report = write_report(out, rows, {**plan, "roots": roots})
         result = {"cells": rows, "extractions": plan["extractions"], **report}
         commit_json(out / "compare.json", result)

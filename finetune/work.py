@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from finetune.activations.engine import Engine, compile_trunk
-from finetune.activations.extract import Pixels, extract, stream
+from finetune.activations.extract import Pixels, extract, open_store, stream
 from finetune.activations.store import Rows, Store, row_name
 from finetune.data import catalog
 from finetune.data.folder import Dataset, Photo, find_bad, leaks, without
@@ -69,8 +69,8 @@ class Work:
 
     def shelf(self, cut: str, augmented: bool = False) -> Store:
         """Where the activations of a cut are stored, without computing any."""
-        fields = {**self.network.fields(self.recipe, cut), "pixels": self.pixels(augmented).fields()}
-        return Store(catalog.cache_dir(), fields, self.dtype(cut))
+        fields = self.network.fields(self.recipe, cut)
+        return open_store(catalog.cache_dir(), fields, self.dtype(cut), self.pixels(augmented))
 
     def dtype(self, cut: str) -> str:
         return "uint8" if cut == INPUT else self.recipe.store

@@ -593,6 +593,7 @@ def test_downloaded_cats_and_dogs(server: Server, cache: Path, monkeypatch: pyte
     server.content = zipped(microsoft())
     monkeypatch.setattr(catalog, "ARCHIVE_URL", server.url)
     monkeypatch.setattr(catalog, "ARCHIVE_SIZE", len(server.content))
+    monkeypatch.setattr(catalog, "ARCHIVE_SHA256", sha256(server.content).hexdigest())
     put(cache, {"downloads/photos.zip.part": server.content[:500]})
     dataset = resolve(NAME)
     assert len(dataset.photos) == 16

@@ -96,6 +96,16 @@ def stream(pixels: Pixels, photos: Sequence[Photo], keys: Sequence[str | None], 
     yield from engine(np.stack(chunk) for chunk in chunks(loaded, _CHUNK))
 
 
+def open_store(cache: Path, fields: dict[str, Any], dtype: str, pixels: Pixels) -> Store:
+    """The store of these activations; float32 instead of float16 where float16 is known not to hold them."""
+    store = Store(cache, {**fields, "pixels": pixels.fields()}, dtype)
+    return Store(cache, {**fields, "pixels": pixels.fields()}, "float32") if _overflowed(store).exists() else store
+
+
+def _overflowed(store: Store) -> Path:
+    return store.folder / "overflow.txt"
+
+
 def extract(
     cache: Path,
     fields: dict[str, Any],
@@ -121,18 +131,13 @@ def extract(
     Returns:
         The store that holds them all, and how many rows were computed.
     """
-    fields = {**fields, "pixels": pixels.fields()}
-    store = Store(cache, fields, dtype)
-    overflowed = store.folder / "overflow.txt"
-    if dtype == "float16" and not overflowed.exists():
-        try:
-            return store, _fill(store, pixels, items, open_engine, advance, warn)
-        except OverflowError as error:
-            commit_text(overflowed, f"{error}\n")
-            warn(f"{error}: these activations are stored as float32.")
-    if dtype == "float16":
-        store = Store(cache, fields, "float32")
-    return store, _fill(store, pixels, items, open_engine, advance, warn)
+    store = open_store(cache, fields, dtype, pixels)
+    try:
+        return store, _fill(store, pixels, items, open_engine, advance, warn)
+    except OverflowError as error:
+        commit_text(_overflowed(store), f"{error}\n")
+        warn(f"{error}: these activations are stored as float32.")
+        return extract(cache, fields, dtype, pixels, items, open_engine, advance, warn)
 
 
 def _fill(
