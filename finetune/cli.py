@@ -26,6 +26,7 @@ recipe_commands = typer.Typer(no_args_is_help=True, help="Recipes as such.", ric
 app.add_typer(recipe_commands, name="recipe")
 
 _options = {"quiet": False, "verbose": False}
+_ANYWHERE = ("-q", "--quiet", "-v", "--verbose")  # allowed behind the command, too
 
 
 # The tables' names as options; the tables themselves need no TensorFlow.
@@ -303,6 +304,7 @@ def _terminated(*_: Any) -> None:
 def main() -> None:
     """Entry point: every error to one paragraph on stderr and its exit code."""
     signal.signal(signal.SIGTERM, _terminated)
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in _ANYWHERE)  # a stable sort: they come first
     try:
         app()
     except KeyboardInterrupt as error:

@@ -41,7 +41,7 @@ def shelves(cell: Cell) -> list[tuple]:
 
 
 def extractions(cells: Iterable[Cell]) -> int:
-    """Number of trunk passes that a comparison costs."""
+    """Number of trunk passes that these cells share."""
     return len({shelf for cell in cells for shelf in shelves(cell)})
 
 
@@ -77,7 +77,8 @@ def compare(cells: Sequence[Cell], out: Path, reporter: Reporter, photos: bool =
                 outcome = _run_cell(cell, out, datasets[cell.recipe.data], worker)
                 board.set(cell, outcome["status"])
         rows = _rows(cells, out)
-        plan = {"cells": len(cells), "extractions": extractions(cells), "data": sorted(datasets)}
+        finished = [cell for cell, row in zip(cells, rows, strict=True) if row["status"] == "done"]
+        plan = {"cells": len(cells), "extractions": extractions(finished), "data": sorted(datasets)}
         roots = {data.digest: str(data.root) for data in datasets.values() if photos and isinstance(data, Dataset)}
         report = write_report(out, rows, {**plan, "roots": roots})
         result = {"cells": rows, "extractions": plan["extractions"], **report}
@@ -99,6 +100,7 @@ def _datasets(cells: Sequence[Cell]) -> dict[str, Dataset | FinetuneError]:
 def _run_cell(cell: Cell, out: Path, data: Dataset | FinetuneError, worker: "Worker") -> dict[str, Any]:
     """The result of a cell: as its folder has it, if recipe and photos are still the same, or computed now."""
     folder = out / "cells" / cell.name
+    (folder / FAILURE).unlink(missing_ok=True)
     if isinstance(data, FinetuneError):
         return _fail(folder, "failed", str(data))
     if _is_current(folder, cell, data):
@@ -106,7 +108,6 @@ def _run_cell(cell: Cell, out: Path, data: Dataset | FinetuneError, worker: "Wor
     if read_result(folder) or not _same_recipe(folder, cell):  # of other photos, or of another recipe
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FAILURE).unlink(missing_ok=True)
     outcome = worker.run(cell, folder)
     return {"status": "done"} if outcome is None else _fail(folder, *outcome)
 
@@ -184,7 +185,8 @@ def _work(cell: Cell, folder: Path) -> tuple[str, str] | None:
 
 def _rows(cells: Sequence[Cell], out: Path) -> list[dict[str, Any]]:
     """One row per cell for the report, costs shared out among the cells that used the same extraction."""
-    results = {cell.name: read_result(out / "cells" / cell.name) for cell in cells}
+    folders = {cell.name: out / "cells" / cell.name for cell in cells}
+    results = {name: None if (path / FAILURE).exists() else read_result(path) for name, path in folders.items()}
     sharing = Counter(shelf for cell in cells if results[cell.name] for shelf in shelves(cell))
     return [_row(cell, out, results[cell.name], sharing) for cell in cells]
 

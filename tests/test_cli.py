@@ -118,6 +118,7 @@ def test_bad_data_is_one_paragraph_with_the_fix_and_exit_code_3(tmp_path):
 def test_bad_recipes_and_weights_have_their_exit_codes(photos, tmp_path):
     one_paragraph(finetune("run", "--set", "lerning_rate=1"), 2, "did you mean 'learning_rate'?")
     one_paragraph(finetune("run", tmp_path / "none.yaml"), 2, "cannot be read as a recipe")
+    assert "Traceback" in finetune("run", tmp_path / "none.yaml", "-v").stderr
     one_paragraph(finetune("run", "--data", photos, "--weights", "imagnet"), 2, "imagenet, random or the path")
     (tmp_path / "w.h5").write_text("text")
     one_paragraph(
