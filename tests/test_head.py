@@ -20,6 +20,8 @@ X, Y = DIGITS.data.astype(np.float32), DIGITS.target.astype(np.int32)
 def test_the_folded_head_is_the_fitted_model_and_the_penalty_is_the_best_on_validation(classes):
     keep = classes > Y
     x, y = X[keep], Y[keep]
+    if classes == 2:  # few pixels, so that the classes overlap and the best penalty lies inside the grid
+        x = x * np.isin(np.arange(64), range(20, 24))
     half = len(x) // 2
     head = fit_linear(x[:half], y[:half], x[half:], y[half:])
     assert (head.kernel.shape, head.bias.shape, head.kernel.dtype) == ((64, classes), (classes,), np.float32)

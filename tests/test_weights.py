@@ -140,7 +140,8 @@ def test_links_to_other_files_are_refused(tmp_path):
 
 
 def test_random_weights_are_the_same_in_every_run_and_other_words_are_refused(vgg16):
-    assert load_weights(vgg16, "vgg16", "random") == load_weights(build_base("vgg16", 64), "vgg16", "random")
+    bases = build_base("vgg16", 32), build_base("vgg16", 64)
+    assert load_weights(bases[0], "vgg16", "random") == load_weights(bases[1], "vgg16", "random")
     with pytest.raises(UsageError, match="weights is 'imagnet'; allowed are imagenet, random or the path"):
         load_weights(vgg16, "vgg16", "imagnet")
 
