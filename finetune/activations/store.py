@@ -52,7 +52,6 @@ class Store:
         self.folder = root / "activations" / self.key[:32]
         self.damaged: list[Path] = []
         self._rows: dict[str, _Row] = {}
-        self._checked: set[Path] = set()
         self._read_index()
 
     def _read_index(self) -> None:
@@ -66,14 +65,13 @@ class Store:
 
     def missing(self, names: Sequence[str]) -> list[str]:
         """The names, in order and once each, that have no row yet; shards that fail their checksum do not count."""
-        for shard in {self._rows[name].shard for name in names if name in self._rows} - self._checked:
+        for shard in {self._rows[name].shard for name in names if name in self._rows}:
             self._check(shard)
         return [name for name in dict.fromkeys(names) if name not in self._rows]
 
     def _check(self, shard: Path) -> None:
         """Compare a shard with its sha256 once per process; a damaged one is set aside, its rows are computed again."""
-        self._checked.add(shard)
-        if not intact(shard):
+        if not _verified(shard):
             self.damaged.append(shard)
             shard.with_suffix(".json").rename(shard.with_suffix(".damaged"))
             self._rows = {name: row for name, row in self._rows.items() if row.shard != shard}
@@ -96,7 +94,6 @@ class Store:
         commit(shard, lambda file: np.save(file, rows, allow_pickle=False))
         content = {"sha256": _sha256(shard), "seconds": round(seconds, 3), "rows": list(names)}
         commit_json(shard.with_suffix(".json"), content)
-        self._checked.add(shard)
         self._take(shard.with_suffix(".json"), content)
 
     def rows(self, names: Sequence[str]) -> "Rows":
@@ -140,6 +137,19 @@ class Rows:
         """All rows in order, ``size`` at a time; the last batch may be smaller."""
         for start in range(0, len(self), size):
             yield self[range(start, min(start + size, len(self)))]
+
+
+_VERIFIED: set[tuple[Path, int, int]] = set()  # shards of this process that had their sha256, as they were then
+
+
+def _verified(shard: Path) -> bool:
+    """Whether a shard is intact, hashed once per process unless the file has changed since."""
+    if not shard.exists():
+        return False
+    stamp = (shard, shard.stat().st_mtime_ns, shard.stat().st_size)
+    if stamp not in _VERIFIED and intact(shard):
+        _VERIFIED.add(stamp)
+    return stamp in _VERIFIED
 
 
 def intact(shard: Path) -> bool:
