@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from conftest import finetune, paint
 
-from finetune.compare import Worker, compare, extractions, in_order, shelves
+from finetune.commands.compare import Worker, compare, extractions, in_order, shelves
 from finetune.errors import UsageError
 from finetune.matrix import collect, expand
 from finetune.progress import Reporter

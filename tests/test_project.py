@@ -163,7 +163,7 @@ def test_every_public_name_has_a_docstring():
 
 
 def test_the_tables_are_offered_in_recipes_and_on_the_command_line():
-    from finetune import cli
+    from finetune.cli import options as cli
     from finetune.model.backbones import BACKBONES
     from finetune.recipe import Head, Recipe
     from finetune.strategies import STRATEGIES

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import paint
 
-from finetune import run as runs
+from finetune.commands import run as runs
 from finetune import work
 from finetune.atomic import locked
 from finetune.data.decode import decode

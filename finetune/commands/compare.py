@@ -167,7 +167,7 @@ def _work(cell: Cell, folder: Path) -> tuple[str, str] | None:
     """In the worker: one cell; everything that goes wrong becomes its outcome."""
     import traceback
 
-    from finetune import run as runs
+    from finetune.commands import run as runs
     from finetune.training.fit import Diverged
 
     with (folder / "log.txt").open("a") as log:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.compare import extractions, in_order, shelves
+from finetune.commands.compare import extractions, in_order, shelves
 from finetune.errors import FinetuneError
 from finetune.matrix import Cell
 from finetune.network import multiply_adds

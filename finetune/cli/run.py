@@ -1,0 +1,101 @@
+"""`finetune run`."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from finetune.cli.options import (
+    BackboneOption,
+    DataOption,
+    JsonOption,
+    Pool,
+    SetOption,
+    SizeOption,
+    SkipOption,
+    Strategy,
+    WeightsOption,
+    interruptible,
+    need_keras,
+    plain,
+    print_json,
+    reporter,
+    say,
+)
+from finetune.errors import UsageError
+
+
+def run(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML.")] = None,
+    data: DataOption = None,
+    backbone: BackboneOption = None,
+    strategy: Annotated[Strategy | None, typer.Option()] = None,
+    head: Annotated[Pool | None, typer.Option()] = None,
+    weights: WeightsOption = None,
+    image_size: SizeOption = None,
+    epochs: Annotated[int | None, typer.Option()] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    settings: SetOption = None,
+    skip_bad: SkipOption = False,
+    out: Annotated[Path | None, typer.Option(help="The run folder (default: a new one in runs/).")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one recipe, from photos to a saved classifier."""
+    from finetune.recipe import load
+    from finetune.results.folder import read_recipe, read_result
+
+    chosen = {"data": data, "backbone": backbone, "strategy": strategy, "weights": weights, "image_size": image_size}
+    chosen |= {"epochs": epochs, "seed": seed, "skip_bad": skip_bad or None}
+    if resume and (recipe or out or settings or head or any(value is not None for value in chosen.values())):
+        raise UsageError("--resume takes the recipe of the run folder; give it no recipe, --out or other settings.")
+    heads = [f"head.pool={head.value}"] if head else []
+    resolved = load(read_recipe(resume) if resume else recipe, plain(chosen), [*heads, *(settings or [])])
+    folder = resume or out or Path("runs", f"{resolved.strategy}-{resolved.backbone}-{datetime.now():%Y%m%d-%H%M%S-%f}")
+    if resume and (result := read_result(resume)):
+        say(f"{resume} is finished already; nothing was done.")
+    else:
+        need_keras()
+        from finetune.commands import run as runs
+
+        if dry_run:
+            result = runs.plan(resolved, reporter())
+        else:
+            result = interruptible(lambda: runs.run(resolved, folder, reporter()), lambda: _saved(folder))
+    print_json(result) if as_json else print(_plan_text(result) if dry_run else _run_text(result))
+
+
+def _saved(folder: Path) -> str:
+    checkpoint = folder / "checkpoint.npz"
+    epoch = f"the last whole epoch is in {checkpoint}" if checkpoint.exists() else "no epoch was finished"
+    return f"{epoch}; stored activations are kept. Go on with `finetune run --resume {folder}`."
+
+
+def _run_text(result: dict[str, Any]) -> str:
+    test, low, high = result["test"], *result["test"]["accuracy_interval"]
+    percent = [f"{100 * value:.1f}" for value in (test["accuracy"], low, high, result["validation"]["accuracy"])]
+    return (
+        f"test accuracy {percent[0]} % ({percent[1]} to {percent[2]}) on {test['n']:,} photos, "
+        f"log loss {test['loss']:.4f}; validation accuracy {percent[3]} %\n"
+        f"{result['strategy']} on {result['backbone']}, cut at {result['cut']}; "
+        f"{result['seconds']['extract']:.0f} s for activations, {result['seconds']['train']:.0f} s for training\n"
+        f"{result['run']}"
+    )
+
+
+def _plan_text(plan: dict[str, Any]) -> str:
+    parameters, photos = plan["parameters"], plan["photos"]
+    streamed = (
+        f", {plan['streamed_per_epoch']:,} streamed through the trunk in each epoch"
+        if plan["streamed_per_epoch"]
+        else ""
+    )
+    return (
+        f"{plan['strategy']} on {plan['backbone']}: cut at {plan['cut']} ({' x '.join(map(str, plan['shape']))})\n"
+        f"trunk {parameters['trunk']:,} parameters, tail {parameters['tail']:,}, of which {parameters['trainable']:,} learn\n"
+        f"photos: {', '.join(f'{count:,} {name}' for name, count in photos.items())}\n"
+        f"activations: {plan['stored_rows']:,} rows stored, {plan['to_extract']:,} of them still to be computed "
+        f"({plan['bytes_to_store'] / 2**20:,.1f} MiB){streamed}\nat most {plan['epochs']} epochs"
+    )

@@ -1,0 +1,1 @@
+"""What each command does, one module for each: the leaves that put the parts together."""
