@@ -1,6 +1,7 @@
 """What a recipe works on: its photos, its network, and the stored activations that lie between them."""
 
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,24 +39,19 @@ class Work:
     engines: dict[tuple[str, str], Engine] = field(default_factory=dict)
 
     @classmethod
-    def prepare(cls, recipe: Recipe, reporter: Reporter, check: bool = True) -> "Work":
-        """List the photos, build the network, and stop here if any photo cannot be decoded."""
+    def prepare(cls, recipe: Recipe, reporter: Reporter) -> "Work":
+        """List the photos and build the network."""
         start = time.perf_counter()
         dataset = catalog.resolve(recipe.data)
+        if copies := leaks(dataset):
+            files = ", ".join(photo.file for photo in copies[0])
+            reporter.warn(f"{len(copies)} photos stand in more than one split or class ({files}): figures may flatter.")
         seconds = time.perf_counter() - start
-        work = cls(recipe, dataset, build_network(recipe, len(dataset.classes)), reporter, dataset.digest)
-        start = time.perf_counter()
-        if check:
-            work.dataset = work.checked()
-            if copies := leaks(work.dataset):
-                files = ", ".join(photo.file for photo in copies[0])
-                reporter.warn(
-                    f"{len(copies)} photos stand in more than one split or class ({files}): figures may flatter."
-                )
+        network = build_network(recipe, len(dataset.classes))
+        work = cls(recipe, dataset, network, reporter, dataset.digest, seconds)
         if recipe.head.solver == "lbfgs":
-            features = work.network.whole.get_layer(recipe.head.pool).output.shape[-1]
+            features = network.whole.get_layer(recipe.head.pool).output.shape[-1]
             check_size(len(dataset.split("train")) * (1 + work.stored_views), features)
-        work.seconds_before = seconds + time.perf_counter() - start
         return work
 
     @property
@@ -80,36 +76,46 @@ class Work:
         train = [] if self.recipe.views == "fresh" else [("train", view) for view in range(self.stored_views + 1)]
         return [*train, ("validation", 0), ("test", 0)]
 
-    def checked(self, cut: str | None = None) -> Dataset:
-        """The data set without photos that cannot be decoded; those with stored activations have been before."""
-        known = self.shelf(cut or self.recipe.cut)
-        unknown = set(known.missing([photo.sha256 for photo in self.dataset.photos]))
-        photos = [photo for photo in self.dataset.photos if photo.sha256 in unknown]
-        with self.reporter.stage("photos checked", len(photos)) as advance:
-            bad = find_bad(photos, self.recipe.image_size, self.recipe.resize, progress=lambda *_: advance(1))
-        if bad and not self.recipe.skip_bad:
-            listing = "\n".join(f"  {photo.path}: {reason}" for photo, reason in bad)
-            raise DataError(
-                f"{len(bad)} of {len(self.dataset.photos):,} photos cannot be decoded:\n{listing}\n"
-                "Mend or remove them, or leave them out with --skip-bad (they are then listed in excluded.csv)."
-            )
-        return without(self.dataset, bad) if bad else self.dataset
-
     def gather(self) -> float:
-        """Compute and store what is missing at the cut; returns the seconds, listing and checking photos included."""
+        """Compute and store what is missing at the cut; returns the seconds, listing the photos included.
+
+        Raises:
+            DataError: photos that cannot be decoded, all of them listed, unless the recipe leaves them out.
+        """
         start = time.perf_counter()
+        self.complete(self.recipe.cut, self.wanted())
         for name, view in self.wanted():
-            self.rows[name, view] = self.stored(self.recipe.cut, name, view)
+            self.rows[name, view] = self._shelved(self.recipe.cut, name, view)
         return self.seconds_before + time.perf_counter() - start
 
-    def stored(self, cut: str, name: str, view: int = 0) -> Rows:
-        """Rows of one view of one split, in the order of its photos."""
+    def complete(self, cut: str, wanted: Sequence[tuple[str, int]]) -> None:
+        """Store what is missing of the (split, view) pairs, and settle what becomes of bad photos."""
+        bad = self._bad_among_fresh()
+        while bad := bad + [found for pair in wanted for found in self._fill(cut, *pair)]:
+            bad = list(dict(bad).items())  # each photo once, whatever its number of views
+            if not self.recipe.skip_bad:
+                listing = "\n".join(f"  {photo.path}: {reason}" for photo, reason in bad)
+                raise DataError(
+                    f"{len(bad)} of {len(self.dataset.photos):,} photos cannot be decoded:\n{listing}\n"
+                    "Mend or remove them, or leave them out with --skip-bad (they are then listed in excluded.csv)."
+                )
+            self.dataset, bad = without(self.dataset, bad), []  # which may move a photo from split to split
+
+    def _bad_among_fresh(self) -> list[tuple[Photo, str]]:
+        """Fresh views are decoded while training, when it is too late to find a bad photo."""
+        photos = self.dataset.split("train") if self.recipe.views == "fresh" else ()
+        with (
+            self.reporter.stage("photos checked", len(photos)) if photos else nullcontext(lambda rows: None) as advance
+        ):
+            return find_bad(photos, self.recipe.image_size, self.recipe.resize, progress=lambda *_: advance(1))
+
+    def _fill(self, cut: str, name: str, view: int) -> list[tuple[Photo, str]]:
+        """Store what is missing of one view of one split; returns the photos that cannot be decoded."""
         photos = self.dataset.split(name)
-        names = [row_name(photo.sha256, view) for photo in photos]
-        missing = len(self.shelf(cut, view > 0).missing(names))
+        missing = len(self.shelf(cut, view > 0).missing([row_name(photo.sha256, view) for photo in photos]))
         label = f"activations of {name}" + (f", view {view} of {self.stored_views}" if view else "")
         with self.reporter.stage(label, missing) if missing else nullcontext(lambda rows: None) as advance:
-            store, computed = extract(
+            extracted = extract(
                 catalog.cache_dir(),
                 self.network.fields(self.recipe, cut),
                 self.dtype(cut),
@@ -119,8 +125,17 @@ class Work:
                 advance,
                 self.reporter.warn,
             )
-        self.extracted += computed
-        return store.rows(names)
+        self.extracted += extracted.computed
+        return extracted.bad
+
+    def _shelved(self, cut: str, name: str, view: int = 0) -> Rows:
+        """Stored rows of one view of one split, in the order of its photos."""
+        return self.shelf(cut, view > 0).rows([row_name(photo.sha256, view) for photo in self.dataset.split(name)])
+
+    def stored(self, cut: str, name: str) -> Rows:
+        """Rows of a split's photos at a cut, computed now if they are missing."""
+        self.complete(cut, [(name, 0)])
+        return self._shelved(cut, name)
 
     def engine(self, source: str, target: str) -> Engine:
         """What lies between two cuts, ready to run; compiled once."""
@@ -136,10 +151,10 @@ class Work:
         photos, pixels = self.dataset.split("train"), self.pixels(augmented=True)
         engine = self.engine(INPUT, self.recipe.cut)
 
-        def read(indices: np.ndarray, epoch: int) -> np.ndarray:
-            chosen = [photos[index] for index in indices]
+        def read(batches: Sequence[np.ndarray], epoch: int) -> Iterator[np.ndarray]:
+            chosen = [photos[index] for index in np.concatenate(batches)]
             keys = [f"fresh/{self.recipe.seed}/{epoch}/{photo.sha256}" for photo in chosen]
-            return np.concatenate(list(stream(pixels, chosen, keys, engine)))
+            return stream(pixels, chosen, keys, engine, self.recipe.batch_size)
 
         return read
 

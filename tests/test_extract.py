@@ -32,14 +32,14 @@ def expected(items, pixels, scale=1.0):
 def test_every_photo_has_its_row_and_only_new_ones_are_computed(photos, tmp_path):
     dataset, pixels, calls = read_folder(photos), Pixels(16), []
     items = [(photo, 0) for photo in dataset.photos]
-    store, computed = extract(tmp_path, FIELDS, "float16", pixels, items[:9], lambda: mean_engine(calls=calls))
+    store, computed, _ = extract(tmp_path, FIELDS, "float16", pixels, items[:9], lambda: mean_engine(calls=calls))
     assert (computed, sum(calls)) == (9, 9)
-    store, computed = extract(tmp_path, FIELDS, "float16", pixels, items, lambda: mean_engine(calls=calls))
+    store, computed, _ = extract(tmp_path, FIELDS, "float16", pixels, items, lambda: mean_engine(calls=calls))
     assert (computed, sum(calls)) == (len(items) - 9, len(items))
     names = [row_name(photo.sha256) for photo, _ in items]
     found = store.rows(names)[range(len(names))]
     np.testing.assert_allclose(found, expected(items, pixels), rtol=1e-3)
-    _, computed = extract(tmp_path, FIELDS, "float16", pixels, items, lambda: pytest.fail("nothing is missing"))
+    _, computed, _ = extract(tmp_path, FIELDS, "float16", pixels, items, lambda: pytest.fail("nothing is missing"))
     assert computed == 0
 
 
@@ -49,11 +49,11 @@ def test_a_renamed_photo_is_found_again_and_an_edited_one_is_not(photos, tmp_pat
     first = items[0][0].path
     first.rename(first.with_name("renamed.png"))
     again = [(photo, 0) for photo in read_folder(photos).photos]
-    _, computed = extract(tmp_path, FIELDS, "float16", Pixels(16), again, lambda: pytest.fail("a name is no content"))
+    _, computed, _ = extract(tmp_path, FIELDS, "float16", Pixels(16), again, lambda: pytest.fail("a name is no content"))
     edited = again[1][0].path
     edited.write_bytes(edited.read_bytes() + b"\0")
     again = [(photo, 0) for photo in read_folder(photos).photos]
-    _, computed = extract(tmp_path, FIELDS, "float16", Pixels(16), again, mean_engine)
+    _, computed, _ = extract(tmp_path, FIELDS, "float16", Pixels(16), again, mean_engine)
     assert computed == 1
 
 
@@ -72,12 +72,12 @@ def test_views_are_deterministic_and_differ_from_each_other(photos, tmp_path):
 def test_float16_overflow_turns_the_store_to_float32_and_is_said_once(photos, tmp_path):
     items, said = [(photo, 0) for photo in read_folder(photos).photos], []
     arguments = (tmp_path, FIELDS, "float16", Pixels(16), items)
-    store, computed = extract(*arguments, lambda: mean_engine(1000.0), warn=said.append)
+    store, computed, _ = extract(*arguments, lambda: mean_engine(1000.0), warn=said.append)
     assert (store.dtype, computed, len(said)) == (np.float32, len(items), 1)
     assert "65504" in said[0]
     found = store.rows([row_name(p.sha256) for p, _ in items])[range(len(items))]
     np.testing.assert_allclose(found, expected(items, Pixels(16), 1000.0), rtol=1e-6)
-    again, computed = extract(*arguments, lambda: pytest.fail("float32 rows are there"), warn=said.append)
+    again, computed, _ = extract(*arguments, lambda: pytest.fail("float32 rows are there"), warn=said.append)
     assert (again.dtype, computed, len(said)) == (np.float32, 0, 1)
 
 
@@ -100,8 +100,24 @@ def test_what_was_computed_before_an_interruption_is_kept(photos, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         extract(tmp_path, FIELDS, "float16", Pixels(16), items, lambda: interrupted)
-    _, computed = extract(tmp_path, FIELDS, "float16", Pixels(16), items, mean_engine)
+    _, computed, _ = extract(tmp_path, FIELDS, "float16", Pixels(16), items, mean_engine)
     assert computed == len(items) - 5
+
+
+def test_bad_photos_are_told_at_once_and_cost_no_good_one_its_row(photos, tmp_path):
+    items = [(photo, 0) for photo in read_folder(photos).photos]
+    reference, _, _ = extract(tmp_path / "whole", FIELDS, "float32", Pixels(16), items, mean_engine)
+    broken = {3, 4, len(items) - 1}
+    for number in broken:
+        items[number][0].path.write_bytes(f"no picture {number}".encode())
+    items = [(photo, 0) for photo in read_folder(photos).photos]
+    said = []
+    store, computed, bad = extract(tmp_path / "bad", FIELDS, "float32", Pixels(16), items, mean_engine, warn=said.append)
+    assert [photo.file for photo, _ in bad] == [items[number][0].file for number in sorted(broken)]
+    assert all("cannot be decoded" in line for line in said)
+    assert (len(said), computed) == (3, len(items) - 3)
+    good = [row_name(photo.sha256) for number, (photo, _) in enumerate(items) if number not in broken]
+    np.testing.assert_array_equal(store.rows(good)[range(len(good))], reference.rows(good)[range(len(good))])
 
 
 def test_a_photo_that_changes_under_way_is_not_stored_under_its_old_name(photos, tmp_path):

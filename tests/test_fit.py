@@ -29,7 +29,7 @@ def train(model, settings=SETTINGS, checkpoint=None, **kwargs):
 
 
 def test_every_photo_is_seen_once_per_epoch_also_in_a_partial_last_batch():
-    batches = Batches(lambda indices, epoch: X[indices], np.arange(37), 8, seed=5)
+    batches = Batches(read_views([X]), np.arange(37), 8, seed=5)
     orders = []
     for _ in range(3):
         seen = [batches[i] for i in range(len(batches))]
@@ -42,12 +42,31 @@ def test_every_photo_is_seen_once_per_epoch_also_in_a_partial_last_batch():
     assert len({tuple(order) for order in orders}) == 3, "each epoch has an order of its own"
 
 
+def test_the_rows_of_an_epoch_are_read_in_one_go():
+    started = []
+
+    def read(batches, epoch):
+        started.append((epoch, len(batches)))
+        return (X[indices] for indices in batches)
+
+    batches = Batches(read, np.arange(37), 8, seed=5)
+    for epoch in range(2):
+        batches.epoch = epoch
+        for i in range(len(batches)):
+            rows, labels = batches[i]
+            np.testing.assert_array_equal(rows, X[labels])
+    rows, labels = batches[2]  # out of turn
+    np.testing.assert_array_equal(rows, X[labels])
+    assert started == [(0, 5), (1, 5), (1, 3)]
+
+
 def test_fit_shows_keras_each_photo_once_per_epoch_in_the_order_of_the_epoch():
     seen = []
 
-    def read(indices, epoch):
-        seen.append((epoch, tuple(indices)))
-        return X[indices]
+    def read(batches, epoch):
+        for indices in batches:
+            seen.append((epoch, tuple(indices)))
+            yield X[indices]
 
     fit(small(), Batches(read, Y, 8, seed=3), Batches(read_views([X]), Y, 16), SETTINGS, "tail")
     for epoch in range(SETTINGS.epochs):
@@ -61,7 +80,7 @@ def test_fit_shows_keras_each_photo_once_per_epoch_in_the_order_of_the_epoch():
 def test_stored_views_take_turns():
     views = [np.full((5, 2), number) for number in range(3)]
     read = read_views(views)
-    turns = np.stack([read(np.arange(5), epoch)[:, 0] for epoch in range(3)])
+    turns = np.stack([next(read([np.arange(5)], epoch))[:, 0] for epoch in range(3)])
     assert (np.sort(turns, axis=0) == np.array([[0], [1], [2]])).all(), "each photo shows every view in three epochs"
     np.testing.assert_array_equal(turns[0], [0, 1, 2, 0, 1])
 

@@ -122,7 +122,7 @@ def test_reading_far_more_than_fits_keeps_memory_flat(tmp_path):
     order = np.random.default_rng(0).permutation(2000)
     reset_peak()
     before = peak_bytes()
-    for start in range(0, 2000, 32):
-        batch = order[start : start + 32]
-        np.testing.assert_array_equal(read(batch, 0)[:, 0, 0, 0], batch // 250 * 250)
+    batches = [order[start : start + 32] for start in range(0, 2000, 32)]
+    for batch, rows in zip(batches, read(batches, 0), strict=True):
+        np.testing.assert_array_equal(rows[:, 0, 0, 0], batch // 250 * 250)
     assert peak_bytes() - before < 100 * 2**20

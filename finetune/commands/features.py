@@ -33,11 +33,11 @@ def extract_features(recipe: Recipe, cut: str | None, pooling: str, out: Path, r
     Raises:
         UsageError: no such cut; DataError, IntegrityError: see ``run``.
     """
-    work = Work.prepare(recipe, reporter, check=False)
+    work = Work.prepare(recipe, reporter)
     cut = cut or work.network.top
     maps = find_cut(work.network.whole, cut).shape[1:]
-    work.dataset = work.checked(cut)
     start = time.perf_counter()
+    work.complete(cut, [(name, 0) for name in SPLITS])
     rows = [work.stored(cut, name) for name in SPLITS]
     seconds = time.perf_counter() - start
     pooled = pooling != "none" and len(maps) == 3

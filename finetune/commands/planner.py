@@ -54,7 +54,7 @@ def plan(cells: Sequence[Cell], reporter: Reporter) -> dict[str, Any]:
 
 
 def _cost(cell: Cell, reporter: Reporter, rate: dict[tuple, float], new: bool) -> dict[str, Any]:
-    work = Work.prepare(cell.recipe, reporter, check=False)
+    work = Work.prepare(cell.recipe, reporter)
     planned, whole = work.plan(), multiply_adds(work.network.whole)
     learning = multiply_adds(work.network.tail)
     key = shelves(cell)[0]

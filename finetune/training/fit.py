@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import tensorflow as tf
 from finetune.errors import FinetuneError
 from finetune.training.checkpoint import Progress, read_progress, restore, save
 
-Read = Callable[[np.ndarray, int], np.ndarray]  # (indices of photos, epoch) -> their activations
+# (batches of indices of photos, epoch) -> their activations, batch by batch: whoever reads can work ahead
+Read = Callable[[Sequence[np.ndarray], int], Iterator[np.ndarray]]
 
 
 class Diverged(FinetuneError):
@@ -41,7 +42,7 @@ class Batches(keras.utils.PyDataset):
     The order is a function of (seed, epoch) and of nothing else, so that a resumed run sees the same batches.
 
     Args:
-        read: called with int indices (m,) and the epoch (from 0); returns (m, ...).
+        read: called with arrays of int indices and the epoch (from 0); yields an array of rows for each.
         labels: int (n,).
         batch_size: photos per batch.
         seed: of the order; None keeps the photos in order.
@@ -54,13 +55,19 @@ class Batches(keras.utils.PyDataset):
     def __init__(self, read: Read, labels: np.ndarray, batch_size: int, seed: int | None = None):
         super().__init__()
         self._read, self._labels, self._size, self._seed, self.epoch = read, labels, batch_size, seed, 0
+        self._rows: Iterator[np.ndarray] = iter(())
+        self._next: tuple[int, int] | None = None  # (epoch, batch) that ``_rows`` yields next
 
     def __len__(self) -> int:
         return math.ceil(len(self._labels) / self._size)
 
     def __getitem__(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        indices = self._order()[batch * self._size : (batch + 1) * self._size]
-        rows = self._read(indices, self.epoch)
+        order = self._order()
+        indices = order[batch * self._size : (batch + 1) * self._size]
+        if self._next != (self.epoch, batch):  # a new epoch; or Keras, which looks at the first batches beforehand
+            rest = range(batch * self._size, len(order), self._size)
+            self._rows = self._read([order[start : start + self._size] for start in rest], self.epoch)
+        rows, self._next = next(self._rows), (self.epoch, batch + 1)
         # stored float16 must not make the tail compute in float16
         return rows.astype(np.float32) if rows.dtype == np.float16 else rows, self._labels[indices]
 
@@ -78,13 +85,14 @@ def read_views(views: Sequence[Any]) -> Read:
             augmentation.
     """
 
-    def read(indices: np.ndarray, epoch: int) -> np.ndarray:
-        chosen = (indices + epoch) % len(views)
-        out = np.empty((len(indices), *views[0].shape[1:]), views[0].dtype)
-        for number, view in enumerate(views):
-            if (chosen == number).any():
-                out[chosen == number] = view[indices[chosen == number]]
-        return out
+    def read(batches: Sequence[np.ndarray], epoch: int) -> Iterator[np.ndarray]:
+        for indices in batches:
+            chosen = (indices + epoch) % len(views)
+            out = np.empty((len(indices), *views[0].shape[1:]), views[0].dtype)
+            for number, view in enumerate(views):
+                if (chosen == number).any():
+                    out[chosen == number] = view[indices[chosen == number]]
+            yield out
 
     return read
 
