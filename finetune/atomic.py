@@ -41,6 +41,23 @@ def commit(path: Path, write: Callable[[BinaryIO], object]) -> None:
     _sync_directory(path.parent)
 
 
+def commit_by_name(path: Path, write: Callable[[Path], object]) -> None:
+    """Commit a file whose writer wants a name and not an open file, as Keras does; see ``commit``.
+
+    Args:
+        path: the file to make or replace.
+        write: is called with a path of the same name in a directory of its own beside it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder, path.name)
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    _sync_directory(path.parent)
+
+
 def commit_text(path: Path, text: str) -> None:
     """Commit a text file as UTF-8."""
     commit(path, lambda file: file.write(text.encode()))

@@ -1,9 +1,10 @@
-"""Import Keras on TensorFlow, at the moment when a command needs it and not before: it takes seconds."""
+"""Import Keras and OpenVINO at the moment when a command needs them and not before: they take seconds."""
 
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 
 def load_keras(verbose: bool = False) -> None:
@@ -21,6 +22,19 @@ def load_keras(verbose: bool = False) -> None:
             import keras
             import tensorflow  # noqa: F401
     keras.utils.disable_interactive_logging()  # Keras's progress bars go to stdout, which belongs to data
+
+
+def load_openvino() -> ModuleType:
+    """Import OpenVINO without its telemetry.
+
+    Unless a user has opted out, ``import openvino`` and every ``convert_model`` report to Google Analytics, each from a
+    fork of this process, which holds TensorFlow and its threads. OpenVINO itself goes on without where the telemetry
+    package is missing (openvino/tools/ovc/telemetry_stub.py), and None in ``sys.modules`` is how Python spells missing.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
 
 
 @contextmanager

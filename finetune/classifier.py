@@ -12,7 +12,7 @@ from finetune.activations.engine import compile_trunk
 from finetune.data.decode import RESIZE_MODES
 from finetune.errors import DataError, IntegrityError
 from finetune.model.saved import load_model
-from finetune.recipe import Recipe, load
+from finetune.recipe import Recipe, reopen
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Classifier:
         classes = json.loads(names.read_text()) if names.exists() else [str(index) for index in range(outputs)]
         if len(classes) != outputs:
             raise IntegrityError(f"{names} names {len(classes)} classes, and {file} has {outputs} outputs.")
-        made_by = load(recipe) if path.is_dir() and recipe.exists() else None
-        return cls(path, model, tuple(classes), made_by.resize if made_by else RESIZE_MODES[0], made_by)
+        made_by = reopen(recipe) if path.is_dir() and recipe.exists() else None
+        return cls(path, model, tuple(classes), _resize(folder, made_by), made_by)
 
     @property
     def image_size(self) -> int:
@@ -84,6 +84,14 @@ class Classifier:
 def two_columns(outputs: np.ndarray) -> np.ndarray:
     """One probability p of the second class as the two columns 1 - p and p; more columns stay."""
     return np.concatenate([1 - outputs, outputs], axis=1) if outputs.shape[1] == 1 else outputs
+
+
+def _resize(folder: Path, recipe: Recipe | None) -> str:
+    """How a photo becomes a square: as the recipe has it, or ``input.json`` where no single recipe made the model."""
+    described = folder / "input.json"
+    if recipe:
+        return recipe.resize
+    return json.loads(described.read_text())["resize"] if described.exists() else RESIZE_MODES[0]
 
 
 def _check_photos(model: keras.Model, file: Path) -> int:

@@ -96,7 +96,7 @@ def freeze(whole: keras.Model, tail: keras.Model, batchnorm: str) -> None:
 def frozen_digests(whole: keras.Model) -> dict[str, str]:
     """sha256 of every weight and statistic of the layers that must not move, by path."""
     return {
-        variable.path: hashlib.sha256(np.ascontiguousarray(variable.numpy())).hexdigest()
+        variable.path: hashlib.sha256(np.ascontiguousarray(variable.numpy()).data).hexdigest()
         for layer in whole.layers
         if not layer.trainable
         for variable in layer.weights

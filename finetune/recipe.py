@@ -1,30 +1,30 @@
 """Recipes: YAML or command-line settings to one frozen, validated value; every mistake is reported at once."""
 
 import difflib
-import re
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from finetune.data.augment import NONE, PRESETS
 from finetune.data.decode import RESIZE_MODES
 from finetune.errors import UsageError
 from finetune.model.backbones import BACKBONES
+from finetune.recipe_yaml import parse, read
 from finetune.strategies import POOLINGS, STRATEGIES
 
 _FROZEN = ConfigDict(extra="forbid", frozen=True, strict=True)
 _STORED_VIEWS = 4  # per photo, where a recipe augments and its strategy cannot take fresh views
-_MAX_CHARACTERS = 2**16  # a recipe is a page; anything larger is a mistake or an attack
 
 
 class Head(BaseModel):
     """What stands on the backbone: pooling, an optional hidden layer, dropout, and how a linear head is fitted first."""
 
     model_config = _FROZEN
-    pool: Literal[POOLINGS] = "gap"
+    pool: Literal[POOLINGS] = "gap"  # type: ignore[valid-type]
     hidden: int = Field(0, ge=0)
     dropout: float = Field(0.0, ge=0, lt=1)
     solver: Literal["lbfgs", "keras"]
@@ -53,13 +53,13 @@ class Recipe(BaseModel):
 
     model_config = _FROZEN
     data: str = "cats-and-dogs-small"
-    backbone: Literal[tuple(BACKBONES)] = "vgg16"
+    backbone: Literal[tuple(BACKBONES)] = "vgg16"  # type: ignore[valid-type]
     weights: str = "imagenet"
-    strategy: Literal[tuple(STRATEGIES)] = "top-blocks"
+    strategy: Literal[tuple(STRATEGIES)] = "top-blocks"  # type: ignore[valid-type]
     blocks: int = Field(1, ge=1, le=4)
     head: Head
     image_size: int = Field(224, ge=32, le=1024)
-    resize: Literal[RESIZE_MODES] = "squash"
+    resize: Literal[RESIZE_MODES] = "squash"  # type: ignore[valid-type]
     augment: Augment
     views: Literal["fresh"] | int
     epochs: int = Field(ge=0)
@@ -84,7 +84,7 @@ class Recipe(BaseModel):
         if not isinstance(values, dict):
             return values
         # An unknown strategy is the field's own mistake to report; the other keys are checked with the default's.
-        strategy = STRATEGIES.get(values.get("strategy"), STRATEGIES[cls.model_fields["strategy"].default])
+        strategy = STRATEGIES.get(values.get("strategy", ""), STRATEGIES[cls.model_fields["strategy"].default])
         values = {**strategy.defaults, **values}
         head = values.get("head", "gap")
         head = {"pool": head} if isinstance(head, str) else head
@@ -103,6 +103,17 @@ class Recipe(BaseModel):
         if value not in PRESETS:
             raise ValueError(f"augment is '{value}'; allowed are {', '.join(PRESETS)} or a table of {', '.join(NONE)}")
         return PRESETS[value]
+
+    @field_validator("tensorboard")
+    @classmethod
+    def _installed(cls, wanted: bool, info: ValidationInfo) -> bool:
+        """A missing package is said now and not after the extraction; a recipe that is only read needs none."""
+        if wanted and not (info.context or {}).get("finished") and importlib.util.find_spec("tensorboard") is None:
+            raise ValueError(
+                "tensorboard: true needs a package that is not installed; "
+                '`pip install "finetune-cut[tensorboard]"`, or set tensorboard: false'
+            )
+        return wanted
 
     @model_validator(mode="after")
     def _views_fit(self) -> "Recipe":
@@ -137,68 +148,8 @@ class Recipe(BaseModel):
         return yaml.safe_dump(self.model_dump(), sort_keys=False)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without aliases (so no bomb can grow), without repeated keys, and with 1e-5 as the number that it is."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(
-                problem="aliases (*name) are not allowed", problem_mark=self.peek_event().start_mark
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"key '{key.value}' stands twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1, which PyYAML reads, wants a dot in 1.0e-5 and takes 1e-5 for text; YAML 1.2 does not.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d[\d_]*[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def parse(text: str, source: str) -> tuple[dict[str, Any], dict[tuple, int]]:
-    """Parse YAML text.
-
-    Returns:
-        The settings, and the line (from 1) of each key by its path.
-
-    Raises:
-        UsageError: no YAML, no mapping, an alias, a tag, or a key that stands twice.
-    """
-    if len(text) > _MAX_CHARACTERS:
-        raise UsageError(f"{source}: {len(text):,} characters; a recipe is at most {_MAX_CHARACTERS:,}.")
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        settings = loader.construct_document(node) if node else {}
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UsageError(f"{source}{line}: {error.problem}.") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{source}: {' '.join(str(error).split()) or 'nested too deeply'}") from error
-    if not isinstance(settings, dict):
-        raise UsageError(f"{source}: expected `key: value` lines, found {type(settings).__name__}.")
-    return settings, _lines(node) if node else {}
-
-
-def _lines(node: yaml.Node, path: tuple = ()) -> dict[tuple, int]:
-    if not isinstance(node, yaml.MappingNode):
-        return {}
-    found = {}
-    for key, value in node.value:
-        found[(*path, key.value)] = key.start_mark.line + 1
-        found |= _lines(value, (*path, key.value))
-    return found
-
-
-def load(path: Path | None, overrides: Mapping[str, Any], settings: list[str] | None = None) -> Recipe:
-    """A recipe from a file and the command line; later wins: file, options, ``--set``.
+def load(path: Path | None, overrides: Mapping[str, Any], settings: Sequence[str] | None = None) -> Recipe:
+    """A recipe to run, from a file and the command line; later wins: file, options, ``--set``.
 
     Args:
         path: a YAML file, or None.
@@ -217,12 +168,14 @@ def load(path: Path | None, overrides: Mapping[str, Any], settings: list[str] | 
     return build(values, str(path) if path else "recipe", lines)
 
 
-def read(path: Path) -> str:
-    """A recipe file's text; UsageError if it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read as a recipe: {error}. Give the path of a YAML file.") from error
+def reopen(path: Path) -> Recipe:
+    """The recipe of a finished run, to be read and not to be run: what it took may be missing on this machine.
+
+    Raises:
+        UsageError: as ``load``.
+    """
+    values, lines = parse(read(path), str(path))
+    return build(values, str(path), lines, finished=True)
 
 
 def _set(values: dict[str, Any], setting: str) -> None:
@@ -262,10 +215,13 @@ def schema() -> dict[str, Any]:
     }
 
 
-def build(values: Mapping[str, Any], source: str, lines: Mapping[tuple, int]) -> Recipe:
-    """Validate settings into a Recipe; ``lines`` are as ``parse`` returns them. Raises UsageError with all mistakes."""
+def build(values: Mapping[str, Any], source: str, lines: Mapping[tuple, int], finished: bool = False) -> Recipe:
+    """Validate settings into a Recipe; ``values`` and ``lines`` are as ``parse`` returns them.
+
+    A ``finished`` recipe was run already, see ``reopen``. Raises UsageError with all mistakes.
+    """
     try:
-        return Recipe.model_validate(dict(values))
+        return Recipe.model_validate(dict(values), context={"finished": finished})
     except ValidationError as error:
         messages = [_explain(mistake, source, lines) for mistake in error.errors()]
         raise UsageError("\n".join(dict.fromkeys(messages))) from error
@@ -279,7 +235,8 @@ def _explain(mistake: Mapping[str, Any], source: str, lines: Mapping[tuple, int]
     where = f"{source}:{line}" if line else source
     key = ".".join(map(str, path))
     if mistake["type"] == "extra_forbidden":
-        model = {"head": Head, "augment": Augment}.get(path[0], Recipe) if len(path) > 1 else Recipe
+        nested: dict[str, type[BaseModel]] = {"head": Head, "augment": Augment}
+        model = nested.get(str(path[0]), Recipe) if len(path) > 1 else Recipe
         near = difflib.get_close_matches(str(path[-1]), model.model_fields, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"allowed are {', '.join(model.model_fields)}."
         return f"{where}: unknown key '{key}'; {hint}"

@@ -8,12 +8,25 @@ from finetune.model.backbones import BACKBONES, INPUT
 POOLINGS = ("gap", "gmp", "flatten")  # keys of model.heads.HEADS, which needs Keras
 
 
+# What learns -> (where the cut lies, what learns) in words. "blocks" are as many as the recipe says.
+LEARNS = {
+    "head": ("above the last block", "the head"),
+    "blocks": ("below the top N blocks", "N blocks and the head"),
+    "all": ("at the photo", "everything"),
+}
+
+
 @dataclass(frozen=True)
 class Strategy:
-    """One row: how much of the backbone learns, whether fresh views may stream, and the recipe's defaults."""
+    """One row: how much of the backbone learns, what crosses the cut, and the recipe's defaults.
+
+    ``learns`` is a key of ``LEARNS``; ``streams`` says whether fresh views may cross the cut in training, ``crosses``
+    what does, the default first.
+    """
 
     summary: str
-    learns: str  # "head", "blocks" (the recipe's top blocks and the head) or "all"
+    learns: str
+    crosses: str
     streams: bool
     solver: str  # of a linear head
     defaults: dict[str, Any]
@@ -29,6 +42,7 @@ STRATEGIES = {
     "cached-features": Strategy(
         summary="stored features of the whole backbone; only the head learns",
         learns="head",
+        crosses="stored activations",
         streams=False,
         defaults={"augment": "none", "epochs": 100, "learning_rate": 1e-3},
         solver="lbfgs",
@@ -36,6 +50,7 @@ STRATEGIES = {
     "frozen-base": Strategy(
         summary="frozen backbone, fresh augmentation every epoch; only the head learns",
         learns="head",
+        crosses="fresh views or stored activations",
         streams=True,
         defaults={"augment": "light", "epochs": 10, "learning_rate": 1e-3},
         solver="keras",
@@ -43,6 +58,7 @@ STRATEGIES = {
     "top-blocks": Strategy(
         summary="a converged head, then the top blocks and the head learn together",
         learns="blocks",
+        crosses="stored activations or fresh views",
         streams=True,
         defaults={"augment": "none", "epochs": 20, "learning_rate": 1e-5},
         solver="lbfgs",
@@ -50,6 +66,7 @@ STRATEGIES = {
     "full": Strategy(
         summary="a converged head, then everything learns",
         learns="all",
+        crosses="fresh views or stored photos",
         streams=True,
         defaults={"augment": "light", "epochs": 10, "learning_rate": 1e-5},
         solver="lbfgs",

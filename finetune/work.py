@@ -10,7 +10,7 @@ import numpy as np
 
 from finetune.activations.engine import Engine, compile_trunk
 from finetune.activations.extract import Pixels, extract, open_store, stream
-from finetune.activations.store import Rows, Store, row_name
+from finetune.activations.store import Rows, Store, nearest_difference, row_name
 from finetune.data import catalog
 from finetune.data.folder import Dataset, Photo, find_bad, leaks, without
 from finetune.errors import DataError
@@ -33,7 +33,8 @@ class Work:
     network: Network
     reporter: Reporter
     listed: str = ""  # digest of the photos before any was left out
-    seconds_before: float = 0.0
+    seconds_before: float = 0.0  # listing the photos
+    seconds_building: float = 0.0
     extracted: int = 0
     rows: dict[tuple[str, int], Rows] = field(default_factory=dict)
     engines: dict[tuple[str, str], Engine] = field(default_factory=dict)
@@ -48,7 +49,8 @@ class Work:
             reporter.warn(f"{len(copies)} photos stand in more than one split or class ({files}): figures may flatter.")
         seconds = time.perf_counter() - start
         network = build_network(recipe, len(dataset.classes))
-        work = cls(recipe, dataset, network, reporter, dataset.digest, seconds)
+        building = time.perf_counter() - start - seconds
+        work = cls(recipe, dataset, network, reporter, dataset.digest, seconds, building)
         if recipe.head.solver == "lbfgs":
             features = network.whole.get_layer(recipe.head.pool).output.shape[-1]
             check_size(len(dataset.split("train")) * (1 + work.stored_views), features)
@@ -197,6 +199,7 @@ class Work:
             "stored_rows": len(items),
             "to_extract": missing,
             "bytes_to_store": missing * row,
+            "nearest": nearest_difference(catalog.cache_dir(), self.shelf(self.recipe.cut)) if missing else {},
             "streamed_per_epoch": len(self.dataset.split("train")) if self.recipe.views == "fresh" else 0,
             "epochs": self.recipe.epochs,
         }

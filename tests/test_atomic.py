@@ -7,19 +7,25 @@ import stat
 import pytest
 
 from finetune import atomic
-from finetune.atomic import commit, commit_json, commit_text, locked
+from finetune.atomic import commit, commit_by_name, commit_json, commit_text, locked
 from finetune.errors import BusyError
 
 
-def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def half(file):
+    file.write(b"half of the n")
+    raise OSError(28, "No space left on device")
+
+
+def half_by_name(path):
+    with path.open("wb") as file:
+        half(file)
+
+
+@pytest.mark.parametrize(("how", "write"), [(commit, half), (commit_by_name, half_by_name)])
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, how, write):
     commit_text(tmp_path / "a.txt", "old")
-
-    def fail(file):
-        file.write(b"half of the n")
-        raise OSError(28, "No space left on device")
-
     with pytest.raises(OSError, match="No space"):
-        commit(tmp_path / "a.txt", fail)
+        how(tmp_path / "a.txt", write)
     assert (tmp_path / "a.txt").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
@@ -36,6 +42,10 @@ def test_the_file_is_synced_before_it_is_renamed_and_the_folder_after(tmp_path, 
     monkeypatch.setattr(atomic.os, "replace", lambda a, b: (order.append("rename"), replace(a, b)))
     commit_text(tmp_path / "new" / "a.txt", "text")
     assert order == ["file", "rename", "folder"]
+    commit_by_name(tmp_path / "new" / "a.txt", lambda path: path.write_text("by name"))
+    assert order == 2 * ["file", "rename", "folder"]
+    assert (tmp_path / "new" / "a.txt").read_text() == "by name"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
 
 
 def test_modes_follow_the_umask_and_json_refuses_nan(tmp_path):

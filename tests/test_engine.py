@@ -1,5 +1,8 @@
 """The trunk engines compute what Keras computes, in order, whatever the batches look like."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -52,3 +55,22 @@ def test_identity_and_unknown_engine():
     assert batch is PHOTOS
     with pytest.raises(UsageError, match="engine is 'onnx'; allowed are auto, openvino, tensorflow"):
         compile_trunk(keras.Sequential([keras.Input((2,))]), "onnx")
+
+
+def test_openvino_reports_to_nobody():
+    """Its telemetry forks the process at import and at every conversion, and sends what it saw."""
+    code = (
+        "import socket, sys\n"
+        "from finetune.backend import load_keras, load_openvino\n"
+        "load_keras()\n"
+        "from finetune.activations.engine import compile_trunk\n"
+        "import keras, numpy as np, multiprocessing\n"
+        "def refuse(*_, **__): raise SystemExit('a process was forked')\n"
+        "multiprocessing.Process.start = refuse\n"
+        "x = keras.Input((8, 8, 3)); model = keras.Model(x, keras.layers.Conv2D(2, 3)(x))\n"
+        "list(compile_trunk(model, 'openvino')([np.zeros((2, 8, 8, 3), np.float32)]))\n"
+        "import openvino.tools.ovc.telemetry_utils as used\n"
+        "print(used.tm.__name__, sys.modules['openvino_telemetry'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["openvino.tools.ovc.telemetry_stub", "None"], done.stderr

@@ -1,12 +1,14 @@
 """Recipes: every mistake at once, with its place and the nearest right word."""
 
 import itertools
+import sys
 import time
 
 import pytest
 
 from finetune.errors import UsageError
-from finetune.recipe import build, load, parse
+from finetune.matrix import expand
+from finetune.recipe import build, load, parse, reopen
 from finetune.strategies import STRATEGIES
 
 
@@ -111,3 +113,26 @@ def test_a_recipe_cannot_be_changed():
     recipe = build({}, "r", {})
     with pytest.raises(ValueError, match="frozen"):
         recipe.seed = 3
+
+
+def test_a_missing_package_is_said_when_the_recipe_is_read_and_not_when_it_was_run(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # find_spec then finds none, whatever is installed
+    (tmp_path / "r.yaml").write_text("seed: 1\ntensorboard: true\nepochs: two\n")
+    message = refused(tmp_path / "r.yaml")
+    assert (
+        'r.yaml:2: tensorboard: true needs a package that is not installed; `pip install "finetune-cut[ten' in message
+    )
+    assert "r.yaml:3: epochs is 'two'" in message
+    assert load(None, {"tensorboard": False}).tensorboard is False
+    (tmp_path / "r.yaml").write_text("tensorboard: true\n")
+    assert reopen(tmp_path / "r.yaml").tensorboard, "a finished run can be used where it could not be trained"
+    with pytest.raises(UsageError, match="tensorboard"):
+        expand(tmp_path / "r.yaml")
+
+
+def test_a_package_that_is_there_will_do(tmp_path, monkeypatch):
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard/__init__.py").touch()
+    monkeypatch.delitem(sys.modules, "tensorboard", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load(None, {"tensorboard": True}).tensorboard

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from conftest import paint
 
-from finetune.commands import run as runs
-from finetune import work
+from finetune import work as work_module
 from finetune.atomic import locked
+from finetune.commands import run as runs
 from finetune.data.decode import decode
 from finetune.errors import BusyError, DataError, UsageError
 from finetune.progress import Reporter
@@ -53,7 +53,7 @@ def test_a_run_from_photos_to_folder(backbone, values, photos, tmp_path):
     result = runs.run(resolved, out, QUIET)
     assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == {
         *("model.keras", "recipe.yaml", "classes.json", "history.csv", "metrics.json", "predictions.csv"),
-        *("confusion.png", "curves.png", "environment.json", "README.md"),
+        *("confusion.png", "curves.png", "explanations.png", "environment.json", "README.md"),
     }
     assert (result["validation"]["n"], result["test"]["n"], result["cut"]) == (7, 7, resolved.cut)
     assert result["audit"]["moved"] == 0 < result["audit"]["frozen"]
@@ -74,7 +74,7 @@ def test_a_run_from_photos_to_folder(backbone, values, photos, tmp_path):
 def test_a_second_run_computes_nothing_and_another_head_neither(photos, tmp_path, monkeypatch):
     first = runs.run(recipe(photos, strategy="cached-features"), tmp_path / "a", QUIET)
     monkeypatch.setattr(
-        work, "compile_trunk", lambda part, engine: iter if part is None else pytest.fail("a trunk was run")
+        work_module, "compile_trunk", lambda part, engine: iter if part is None else pytest.fail("a trunk was run")
     )
     second = runs.run(recipe(photos, strategy="cached-features"), tmp_path / "b", QUIET)
     third = runs.run(recipe(photos, strategy="cached-features", head="flatten", seed=4), tmp_path / "c", QUIET)
@@ -115,17 +115,21 @@ def test_an_interrupted_run_goes_on_to_the_same_result(photos, tmp_path, monkeyp
     assert not (tmp_path / "cut" / "checkpoint.npz").exists()
 
 
-def test_bad_photos_stop_the_run_before_anything_is_computed(photos, tmp_path, monkeypatch):
+@pytest.mark.parametrize("strategy", ["top-blocks", "frozen-base"])
+def test_bad_photos_stop_the_run_before_training_and_what_is_extracted_is_kept(photos, tmp_path, monkeypatch, strategy):
     (photos / "train" / "apples" / "0.png").write_bytes(b"no picture")
     (photos / "test" / "plums" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
-    monkeypatch.setattr(work, "extract", lambda *_: pytest.fail("a trunk was run"))
+    monkeypatch.setattr(runs, "learn", lambda *_: pytest.fail("something was trained"))
+    chosen = recipe(photos, strategy=strategy)
     with pytest.raises(DataError) as caught:
-        runs.run(recipe(photos), tmp_path / "run", QUIET)
+        runs.run(chosen, tmp_path / "run", QUIET)
     message = str(caught.value)
     assert "2 of 27 photos" in message
     assert "0.png: " in message
     assert "broken.jpg: " in message
     assert "--skip-bad" in message
+    plan = runs.plan(chosen.model_copy(update={"skip_bad": True}), QUIET)
+    assert plan["to_extract"] == {"top-blocks": 2, "frozen-base": 1}[strategy], "only the bad photos have no row"
 
 
 def test_skip_bad_lists_what_was_left_out(photos, tmp_path):

@@ -9,13 +9,11 @@ import pytest
 from scipy.stats import binom, binomtest, bootstrap
 
 from finetune.results.metrics import per_photo
+from finetune.results.power import mcnemar_power
 from finetune.results.significance import (
     compare_pairs,
-    mcnemar_power,
-    minimum_detectable_difference,
     representative,
     seed_summary,
-    silent_axes,
     tie_groups,
     verdict,
 )
@@ -228,27 +226,6 @@ def test_tie_groups_need_a_cost_for_every_recipe():
             tie_groups(correct, pairs, cost)
 
 
-def test_power_agrees_with_simulation():
-    rng = np.random.default_rng(5)
-    table = rng.multinomial(300, [0.07, 0.03, 0.9], size=2000)
-    rejected = np.mean([binomtest(int(a), int(a + b)).pvalue <= 0.05 for a, b, _ in table])
-    assert mcnemar_power(300, 0.1, 0.04) == pytest.approx(rejected, abs=0.03)
-
-
-def test_minimum_detectable_difference():
-    smallest = minimum_detectable_difference(PHOTOS, 0.06)
-    assert mcnemar_power(PHOTOS, 0.06, smallest) == pytest.approx(0.8, abs=1e-3)
-    assert 0.02 < smallest < 0.03
-    by_photos = [minimum_detectable_difference(n, 0.06) for n in (50, 100, 200, 400, 1000, 10_000)]
-    assert by_photos == sorted(by_photos, reverse=True)
-    by_share = [minimum_detectable_difference(PHOTOS, share) for share in (0.0, 0.01, 0.03, 0.06, 0.2, 0.5)]
-    assert by_share == sorted(by_share)
-    by_alpha = [minimum_detectable_difference(PHOTOS, 0.06, alpha=0.05 / m) for m in (1, 15, 780)]
-    assert by_alpha == sorted(by_alpha)
-    assert np.isnan(minimum_detectable_difference(5, 0.5)), "5 : 0 has p = 0.0625"
-    assert minimum_detectable_difference(6, 0.5) < 1
-
-
 def test_representative_is_the_median_seed():
     assert representative({0: 0.3, 1: 0.1, 2: 0.2}) == 2
     assert representative({7: 0.5}) == 7
@@ -301,17 +278,6 @@ def test_verdict_when_nothing_can_be_told():
     few = two_recipes(2, 1, photos=5)
     pairs = compare_pairs(few, losses_of(few))
     assert verdict(pairs, tie_groups(few, pairs, {"a": 1, "b": 1}), 5).endswith("too few to detect any difference")
-
-
-def test_silent_axes():
-    settings = {
-        "r0": {"strategy": "top", "head": "gap"},
-        "r1": {"strategy": "top", "head": "gmp"},
-        "r2": {"strategy": "cached", "head": "gap"},
-    }
-    correct = np.ones((3, 300), dtype=bool)
-    correct[1, :2] = correct[2, 10:50] = False
-    assert silent_axes(settings, compare(correct)) == ["head"]
 
 
 def test_arrays_from_metrics_fit():

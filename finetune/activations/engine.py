@@ -8,10 +8,12 @@ import importlib.util
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
 
+from finetune.backend import load_openvino
 from finetune.errors import UsageError
 
 # 8 photos keep both streams of a small CPU busy at 224 px; larger batches gain nothing there and cost memory.
@@ -44,7 +46,12 @@ def compile_trunk(trunk: keras.Model | None, engine: str = "auto") -> Engine:
             "engine is 'openvino', which is not installed: `pip install openvino`, or set engine=tensorflow."
         )
     infer = _ENGINES[engine](trunk)
-    return lambda batches: _join(infer(_split(batches, sizes := deque())), sizes)
+
+    def run(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        sizes = deque[int]()
+        return _join(infer(_split(batches, sizes)), sizes)
+
+    return run
 
 
 def _has_openvino() -> bool:
@@ -86,8 +93,7 @@ def _tensorflow(trunk: keras.Model) -> Engine:
 
 
 def _openvino(trunk: keras.Model) -> Engine:
-    import openvino as ov
-
+    ov = load_openvino()
     with warnings.catch_warnings():  # OpenVINO passes Keras a tuple of one input, which Keras remarks on
         warnings.filterwarnings("ignore", "The structure of `inputs`")
         graph = ov.convert_model(trunk)
@@ -99,7 +105,7 @@ def _openvino(trunk: keras.Model) -> Engine:
 
     def infer(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         idle = [compiled.create_infer_request() for _ in range(streams + 1)]  # one more is filled while all compute
-        running: deque[ov.InferRequest] = deque()
+        running: deque[Any] = deque()
         for piece in pieces:
             if not idle:
                 yield from _finish(running, idle)

@@ -9,8 +9,10 @@ never by a path or a time, so that a renamed or moved photo is found again and a
 the moment its .json is there; everything before that is invisible.
 """
 
+import errno
 import hashlib
 import json
+import os
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -73,7 +75,7 @@ class Store:
         """Compare a shard with its sha256 once per process; a damaged one is set aside, its rows are computed again."""
         if not _verified(shard):
             self.damaged.append(shard)
-            shard.with_suffix(".json").rename(shard.with_suffix(".damaged"))
+            set_aside(shard)
             self._rows = {name: row for name, row in self._rows.items() if row.shard != shard}
 
     def add(self, names: Sequence[str], rows: np.ndarray, seconds: float = 0.0) -> None:
@@ -97,8 +99,10 @@ class Store:
         self._take(shard.with_suffix(".json"), content)
 
     def rows(self, names: Sequence[str]) -> "Rows":
-        """A view of rows in the given order; raises KeyError for a name that is missing."""
-        return Rows([self._rows[name] for name in names])
+        """A view of rows in the given order, which marks the shelf as used; raises KeyError for a name that is missing."""
+        rows = Rows([self._rows[name] for name in names])
+        _mark_used(self.folder / "manifest.json")
+        return rows
 
 
 class Rows:
@@ -153,9 +157,26 @@ def _verified(shard: Path) -> bool:
 
 
 def intact(shard: Path) -> bool:
-    """Whether a shard has the sha256 that its manifest recorded."""
-    expected = json.loads(shard.with_suffix(".json").read_text())["sha256"]
+    """Whether a shard has the sha256 that its .json recorded; not if either file cannot be made sense of."""
+    try:
+        expected = json.loads(shard.with_suffix(".json").read_text())["sha256"]
+    except (ValueError, KeyError, TypeError):
+        return False
     return shard.exists() and _sha256(shard) == expected
+
+
+def set_aside(shard: Path) -> None:
+    """Take a damaged shard out of use: without its .json it is invisible."""
+    shard.with_suffix(".json").rename(shard.with_suffix(".damaged"))
+
+
+def _mark_used(manifest: Path) -> None:
+    """Date a shelf's last use, by which `finetune cache gc` goes; a cache that may only be read stays as it is."""
+    try:
+        os.utime(manifest)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
 
 
 def _sha256(path: Path) -> str:
@@ -175,14 +196,27 @@ def shelves(root: Path) -> list[dict[str, Any]]:
 
 
 def nearest_difference(root: Path, store: Store) -> dict[str, tuple[Any, Any]]:
-    """Why a shelf is empty: the fields in which the most similar shelf differs, as (stored, wanted)."""
-    differences = [
-        {
-            name: (shelf["fields"].get(name), store.fields.get(name))
-            for name in shelf["fields"] | store.fields
-            if shelf["fields"].get(name) != store.fields.get(name)
-        }
-        for shelf in shelves(root)
-        if shelf["key"] != store.key
-    ]
-    return min(differences, key=len, default={})
+    """Why a shelf is empty: the fields in which the most similar shelf differs.
+
+    Args:
+        root: the cache directory.
+        store: the shelf that was looked for.
+
+    Returns:
+        Field -> (stored, wanted), JSON values; of a field that is a table only what differs in it. Empty if the shelf
+        holds rows, or if there is no other.
+    """
+    wanted = json.loads(json.dumps(store.fields))  # tuples as the lists that they are in a manifest
+    others = [shelf["fields"] for shelf in shelves(root) if shelf["key"] != store.key and shelf["rows"]]
+    return {} if store._rows else min((_difference(fields, wanted) for fields in others), key=len, default={})
+
+
+def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    found = {}
+    for name in (name for name in stored | wanted if stored.get(name) != wanted.get(name)):
+        old, new = stored.get(name), wanted.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            inner = _difference(old, new)
+            old, new = ({key: pair[side] for key, pair in inner.items()} for side in (0, 1))
+        found[name] = (old, new)
+    return found

@@ -4,26 +4,48 @@ import errno
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from finetune import __version__
-from finetune.cli.cache import ls
+from finetune.cli.cache import gc, ls, verify
+from finetune.cli.check import check
 from finetune.cli.compare import compare
+from finetune.cli.ensemble import ensemble
+from finetune.cli.evaluate import evaluate
+from finetune.cli.explain import explain
+from finetune.cli.export import export
 from finetune.cli.extract import extract_features
-from finetune.cli.lists import backbones, data, recipe_schema
+from finetune.cli.lists import backbones, data, recipe_schema, strategies
 from finetune.cli.options import say, settings
+from finetune.cli.predict import predict
 from finetune.cli.run import run
 from finetune.errors import BusyError, FinetuneError
 
 _ANYWHERE = ("-q", "--quiet", "-v", "--verbose")  # allowed behind the command, too
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-for command in (run, compare, extract_features, backbones, data):
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    run,
+    compare,
+    ensemble,
+    predict,
+    evaluate,
+    extract_features,
+    explain,
+    export,
+    check,
+    backbones,
+    strategies,
+    data,
+)
+for command in _COMMANDS:
     app.command()(command)
 cache = typer.Typer(no_args_is_help=True, help="The stored activations.", rich_markup_mode=None)
-cache.command()(ls)
+for upkeep in (ls, verify, gc):
+    cache.command()(upkeep)
 app.add_typer(cache, name="cache")
 recipe = typer.Typer(no_args_is_help=True, help="Recipes as such.", rich_markup_mode=None)
 recipe.command("schema")(recipe_schema)

@@ -1,8 +1,8 @@
-"""What there is to choose from: `finetune backbones`, `data` and `recipe schema`."""
+"""What there is to choose from: `finetune backbones`, `strategies`, `data` and `recipe schema`."""
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,7 +16,7 @@ def backbones(as_json: JsonOption = False) -> None:
     """List the backbones: size, cuts, licence, and where their weights would come from."""
     from finetune.model.backbones import BACKBONES
 
-    rows = {name: {"parameters": b.parameters, "cuts": b.blocks, "weights": b.weights_file, "licence": b.licence,
+    rows: dict[str, dict[str, Any]] = {name: {"parameters": b.parameters, "cuts": b.blocks, "weights": b.weights_file, "licence": b.licence,
                    "citation": b.citation} for name, b in BACKBONES.items()}  # fmt: skip
     if as_json:
         return print_json(rows)
@@ -25,6 +25,19 @@ def backbones(as_json: JsonOption = False) -> None:
             f"{name}: {row['parameters']:,} parameters\n  cuts, from the photo upwards: photo, {', '.join(row['cuts'])}"
         )
         print(f"  weights: {row['weights']}\n  licence: {row['licence']}\n  {row['citation']}")
+
+
+def strategies(as_json: JsonOption = False) -> None:
+    """List the strategies: where the cut lies, what crosses it, and what learns."""
+    from finetune.strategies import LEARNS, STRATEGIES
+
+    rows = {name: {"cut": LEARNS[s.learns][0], "crosses": s.crosses, "learns": LEARNS[s.learns][1],
+                   "summary": s.summary, "defaults": s.defaults} for name, s in STRATEGIES.items()}  # fmt: skip
+    if as_json:
+        return print_json(rows)
+    for name, row in rows.items():
+        print(f"{name}: {row['summary']}")
+        print(f"  cut: {row['cut']}; what crosses it: {row['crosses']}; what learns: {row['learns']}")
 
 
 def data(

@@ -1,5 +1,6 @@
 """What the commands share: options, and where they talk. Nothing heavy is imported before a command needs it."""
 
+import gc
 import json
 import sys
 from collections.abc import Callable
@@ -16,10 +17,10 @@ from finetune.strategies import POOLINGS, STRATEGIES
 settings = {"quiet": False, "verbose": False}  # of this process, set by `-q` and `-v`
 
 # The tables' names as options; the tables themselves need no TensorFlow.
-Backbone = Enum("Backbone", {name: name for name in BACKBONES}, type=str)
-Strategy = Enum("Strategy", {name: name for name in STRATEGIES}, type=str)
-Pool = Enum("Pool", {name: name for name in POOLINGS}, type=str)
-Pooling = Enum("Pooling", {name: name for name in ("none", "gap", "gmp")}, type=str)
+Backbone = Enum("Backbone", {name: name for name in BACKBONES}, type=str)  # type: ignore[misc]
+Strategy = Enum("Strategy", {name: name for name in STRATEGIES}, type=str)  # type: ignore[misc]
+Pool = Enum("Pool", {name: name for name in POOLINGS}, type=str)  # type: ignore[misc]
+Pooling = Enum("Pooling", {name: name for name in ("none", "gap", "gmp")}, type=str)  # type: ignore[misc]
 
 DataOption = Annotated[str | None, typer.Option(help="A folder, or cats-and-dogs-small, sketches, digits.")]
 BackboneOption = Annotated[Backbone | None, typer.Option()]
@@ -38,6 +39,7 @@ def reporter() -> Reporter:
 def need_keras() -> None:
     """Import Keras, which takes seconds; its own messages are for `-v`."""
     load_keras(settings["verbose"])
+    gc.freeze()  # half a million objects that stay; every full collection would look at all of them again
 
 
 def say(text: str) -> None:

@@ -1,5 +1,6 @@
 """`finetune run`."""
 
+import json
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,7 +75,8 @@ def _saved(folder: Path) -> str:
 
 
 def _run_text(result: dict[str, Any]) -> str:
-    test, low, high = result["test"], *result["test"]["accuracy_interval"]
+    test = result["test"]
+    low, high = test["accuracy_interval"]
     percent = [f"{100 * value:.1f}" for value in (test["accuracy"], low, high, result["validation"]["accuracy"])]
     return (
         f"test accuracy {percent[0]} % ({percent[1]} to {percent[2]}) on {test['n']:,} photos, "
@@ -97,5 +99,23 @@ def _plan_text(plan: dict[str, Any]) -> str:
         f"trunk {parameters['trunk']:,} parameters, tail {parameters['tail']:,}, of which {parameters['trainable']:,} learn\n"
         f"photos: {', '.join(f'{count:,} {name}' for name, count in photos.items())}\n"
         f"activations: {plan['stored_rows']:,} rows stored, {plan['to_extract']:,} of them still to be computed "
-        f"({plan['bytes_to_store'] / 2**20:,.1f} MiB){streamed}\nat most {plan['epochs']} epochs"
+        f"({plan['bytes_to_store'] / 2**20:,.1f} MiB){streamed}\n"
+        f"{_nearest_text(plan['nearest'])}"
+        f"at most {plan['epochs']} epochs; {_estimate_text(plan['estimate'])}"
     )
+
+
+def _nearest_text(nearest: dict[str, Any]) -> str:
+    """Why the store has none of these activations: what the most similar ones were computed with."""
+    differences = "; ".join(
+        f"{name}: stored {json.dumps(a)}, wanted {json.dumps(b)}" for name, (a, b) in nearest.items()
+    )
+    return f"the most similar stored activations differ in {differences}\n" if differences else ""
+
+
+def _estimate_text(estimate: dict[str, float]) -> str:
+    longest, shortest = (
+        f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+        for seconds in (estimate["seconds"], estimate["seconds_at_least"])
+    )
+    return f"about {longest}" if longest == shortest else f"{shortest} to {longest}, as early stopping will have it"

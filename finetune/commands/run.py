@@ -9,6 +9,8 @@ import keras
 import numpy as np
 
 from finetune.atomic import locked
+from finetune.commands.explain import explain_run
+from finetune.costs import Calibration, estimate
 from finetune.memory import peak_bytes, reset_peak
 from finetune.model.cut import split
 from finetune.model.heads import CLASSIFIER
@@ -71,17 +73,21 @@ def run(recipe: Recipe, out: Path, reporter: Reporter) -> dict[str, Any]:
             "head": head,
             "audit": checked,
         }
-        return record.finish(out, recipe, work.dataset, work.network.whole, history, predictions, result)
+        sheet = explain_run(work, predictions["test"])
+        return record.finish(out, recipe, work.dataset, work.network.whole, history, predictions, result, sheet)
 
 
 def plan(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
-    """What ``run --dry-run`` prints: the cut, both sides of it, and what would be computed and stored."""
-    return Work.prepare(recipe, reporter, check=False).plan()
+    """What ``run --dry-run`` prints: the cut, both sides of it, what would be computed and stored, and how long it takes."""
+    work = Work.prepare(recipe, reporter)
+    planned = work.plan()
+    return planned | {"estimate": estimate(work, planned, Calibration())}
 
 
 def learn(work: Work, out: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Converge the head, then train the tail; returns the history and how the head was fitted."""
-    recipe, history = work.recipe, []
+    recipe = work.recipe
+    history: list[dict[str, Any]] = []
     head: dict[str, Any] = {"solver": recipe.head.solver}
     head_only = STRATEGIES[recipe.strategy].learns == "head"
     if recipe.head.solver == "lbfgs" or not head_only:

@@ -169,9 +169,10 @@ def _write_from_copy(folder: Path, source: Path) -> dict:
             for number in numbers:
                 key = (animal, number)
                 while why := _why_bad(photos[key]):
-                    bad, key = key, next(spares, None)
-                    if key is None:
+                    bad, spare = key, next(spares, None)
+                    if spare is None:
                         raise DataError(f"{source} has too few good {animal}s: {photos[bad].name} is bad: {why}.")
+                    key = spare
                     substituted.append({"photo": photos[bad].name, "by": photos[key].name, "reason": why})
                 shutil.copyfile(photos[key], target / f"{animal}.{key[1]}.jpg")
     if copy != source:

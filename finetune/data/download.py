@@ -10,12 +10,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import requests
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from finetune.errors import DataError, IntegrityError
+
+if TYPE_CHECKING:
+    import requests
 
 TIMEOUT = (10, 30)  # seconds to connect, and between two packets
 MAX_MEMBER = 50 * 2**20  # bytes of one unpacked file; a photo of the archives that we know has under 1 MB
@@ -46,6 +49,8 @@ def fetch(
         DataError: no answer, an error status, or the connection broke; what has arrived is kept.
         IntegrityError: the size or digest is another; what has arrived is deleted.
     """
+    import requests  # a third of the time until `finetune check` begins; few commands download anything
+
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     if not target.exists():
@@ -76,6 +81,8 @@ def describe(file: Path) -> dict[str, str | int]:
 
 def _receive(url: str, part: Path, size: int | None, report: Report) -> None:
     """Stream the missing end of a file (or all of it, where the server knows no ranges) into ``part``."""
+    import requests
+
     have = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
@@ -162,6 +169,6 @@ def _bar(name: str) -> Iterator[Report]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _reason(error: requests.RequestException) -> str:
+def _reason(error: "requests.RequestException") -> str:
     """The cause in a line, out of the layers that requests and urllib3 wrap around the system's words."""
     return str(getattr(error.args[0], "reason", error) if error.args else type(error).__name__)

@@ -6,7 +6,7 @@ import json
 import os
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from finetune.data.decode import SUFFIXES, BadPhoto, decode
-from finetune.errors import DataError
+from finetune.data.listing import kind
+from finetune.errors import DataError, UsageError
 
 SPLITS = ("train", "validation", "test")
 
@@ -23,12 +24,16 @@ _BOUNDS = {"train": (0.0, 0.6), "validation": (0.6, 0.8), "test": (0.8, 1.0)}
 _SPLIT_FOLDERS = {split: split for split in SPLITS} | {"val": "validation", "valid": "validation"}
 # Fewest photos of a class in each split; "" is a class that is still to be split.
 _FEWEST = {"": 3, "train": 2, "validation": 1, "test": 1}
-_SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 _NEEDED = (
     "Needed: either folders train/, validation/ (or val/, valid/) and test/, each with the same two or more class "
     "folders of photos (per class at least 2 for training, 1 for validation, 1 for test), or one folder with two or "
     "more class folders of at least 3 different photos each, which is then split 60/20/20. Photos end in "
     f"{', '.join(sorted(SUFFIXES))}."
+)
+
+_LABELLED = (
+    "Needed: class folders of photos, named like the model's classes, either directly in it or in the folder of a split, "
+    "test/ for one (others: --split)."
 )
 
 
@@ -100,18 +105,49 @@ def read_folder(root: Path, name: str | None = None) -> Dataset:
         raise DataError(f"{root} {'is a file, not a folder' if root.exists() else 'does not exist'}. {_NEEDED}")
     walk = _Walk(root)
     folders = walk.class_folders()
-    label = {name: index for index, name in enumerate(sorted({name for _, name in folders}))}
-    found = [(path, key) for key, folder in folders.items() for path in walk.photos(folder)]
-    photos = [
-        Photo(path, path.relative_to(root).as_posix(), label[class_name], split, sha256)
-        for (path, (split, class_name)), sha256 in zip(found, walk.hashes([path for path, _ in found]), strict=True)
-    ]
-    problems = walk.problems + _too_few(photos, tuple(label), folders)
+    classes = tuple(sorted({class_name for _, class_name in folders}))
+    photos = walk.read(folders, classes)
+    problems = walk.problems + _too_few(photos, classes, folders)
     if problems:
         raise DataError(f"{root} cannot be used as a data set: {'; '.join(problems)}. {_NEEDED}")
     hashed = any(split == "" for split, _ in folders)
     name = name or root.resolve().name
-    return Dataset(name, root, tuple(label), _settled(photos), dict(+walk.ignored), hashed=hashed)
+    return Dataset(name, root, classes, _settled(photos), dict(+walk.ignored), hashed=hashed)
+
+
+def read_labelled(root: Path, classes: Sequence[str], split: str | None = None, name: str | None = None) -> Dataset:
+    """Read a folder of photos to test a classifier on: nothing is split, and any number of photos of its classes will do.
+
+    Args:
+        root: holds either split folders of class folders, of which one is read, or class folders, which are all read.
+        classes: the classifier's, in its order; labels are indexes into them.
+        split: one of ``SPLITS``, or ``all``; test if missing.
+        name: the data set's name; the folder's own name if missing.
+
+    Returns:
+        The photos by split, class and file; ``split`` is "" for those of a folder without splits.
+
+    Raises:
+        UsageError: a split of a folder that has none. DataError: no photos, or photos of classes that are unknown.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root} {'is a file, not a folder' if root.exists() else 'does not exist'}. {_LABELLED}")
+    walk = _Walk(root)
+    folders = walk.class_folders(SPLITS if split == "all" else (split or "test",))
+    others = sorted({class_name for _, class_name in folders} - set(classes))
+    photos = walk.read(folders, [*classes, *others])
+    if split not in (None, "all") and any(photo.split == "" for photo in photos):
+        raise UsageError(f"{root} has no splits; leave out --split {split}: all photos in its class folders are used.")
+    if unknown := [name for index, name in enumerate(others, len(classes)) if index in {p.label for p in photos}]:
+        named = ", ".join(f"{name!r}{_near(name, classes)}" for name in unknown)
+        known = _listed([repr(name) for name in classes])
+        raise DataError(
+            f"{root} holds classes that the model does not know: {named}. It knows {known}. Classes are matched by the "
+            "names of their folders: rename these folders as the model calls their classes, or take them out."
+        )
+    if problems := walk.problems + ([] if photos else [f"no photos were found for --split {split or 'test'}"]):
+        raise DataError(f"{root} cannot be evaluated: {'; '.join(problems)}. {_LABELLED}")
+    return Dataset(name or root.resolve().name, root, tuple(classes), tuple(photos), dict(+walk.ignored))
 
 
 def split_by_content(hashes: Iterable[str]) -> dict[str, str]:
@@ -205,8 +241,11 @@ class _Walk:
         self.problems: list[str] = []
         self._above = {_inode(folder) for folder in (root.resolve(), *root.resolve().parents)}
 
-    def class_folders(self) -> dict[tuple[str, str], Path]:
-        """(split, class name) -> class folder; the split is "" where it is still to be drawn."""
+    def class_folders(self, only: Collection[str] = ()) -> dict[tuple[str, str], Path]:
+        """(split, class name) -> class folder; the split is "" where it is still to be drawn.
+
+        ``only`` these splits are read, if any are named, and then no split needs to have what another one has.
+        """
         folders, loose = self._entries(self.root)
         if not folders:
             self.problems.append(f"it holds no class folders (photos directly in it: {len(loose)})")
@@ -215,16 +254,25 @@ class _Walk:
         if not splits:
             return {("", folder.name): folder for folder in folders}
         found: dict[tuple[str, str], Path] = {}
-        for split, folder in zip(splits, folders, strict=True):
-            if split is None:
-                continue
+        named = [(split, folder) for split, folder in zip(splits, folders, strict=True) if split]
+        chosen = [(split, folder) for split, folder in named if not only or split in only]
+        for split, folder in chosen:
             classes, loose = self._entries(folder)
             self.ignored["outside class folders"] += len(loose)
             if not classes:
                 self.problems.append(f"{folder.name}/ holds no class folders (photos directly in it: {len(loose)})")
             found |= {(split, path.name): path for path in classes}
-        self.problems += _split_problems([split for split in splits if split], found)
+        self.problems += _split_problems([split for split, _ in chosen], found, whole=not only)
         return found
+
+    def read(self, folders: Mapping[tuple[str, str], Path], classes: Sequence[str]) -> list[Photo]:
+        """Photos of the class folders, in order, each hashed and labelled."""
+        label = {name: index for index, name in enumerate(classes)}
+        found = [(path, key) for key, folder in folders.items() for path in self.photos(folder)]
+        return [
+            Photo(path, path.relative_to(self.root).as_posix(), label[class_name], split, sha256)
+            for (path, (split, class_name)), sha256 in zip(found, self.hashes([path for path, _ in found]), strict=True)
+        ]
 
     def photos(self, folder: Path, seen: set[tuple[int, int]] | None = None) -> Iterator[Path]:
         """Photos of a class folder and of the folders in it, each visited once however it is linked."""
@@ -251,25 +299,12 @@ class _Walk:
     def _entries(self, folder: Path) -> tuple[list[Path], list[Path]]:
         """Sorted folders and photos of one folder; the rest is counted as ignored."""
         try:
-            entries = [(_kind(path), path) for path in sorted(folder.iterdir())]
+            entries = [(kind(path), path) for path in sorted(folder.iterdir())]
         except OSError as error:
             self.problems.append(f"{folder} cannot be listed ({error.strerror})")
             return [], []
-        self.ignored.update(kind for kind, _ in entries if kind not in ("folder", "photo"))
-        return [path for kind, path in entries if kind == "folder"], [path for kind, path in entries if kind == "photo"]
-
-
-def _kind(path: Path) -> str:
-    """``folder``, ``photo``, or why the entry is ignored."""
-    if path.name.startswith("."):
-        return "hidden"
-    if path.name.lower() in _SYSTEM_NAMES:
-        return "system file"
-    if os.path.isdir(path):
-        return "folder"
-    if path.suffix.lower() not in SUFFIXES:
-        return "other suffix"
-    return "photo" if os.path.isfile(path) else "broken link or special file"
+        self.ignored.update(what for what, _ in entries if what not in ("folder", "photo"))
+        return [path for what, path in entries if what == "folder"], [path for what, path in entries if what == "photo"]
 
 
 def _has_splits(folders: list[Path]) -> bool:
@@ -279,9 +314,11 @@ def _has_splits(folders: list[Path]) -> bool:
     return bool(named) and (len(named) == len(folders) or bool(inside))
 
 
-def _split_problems(splits: list[str], found: Mapping[tuple[str, str], Path]) -> list[str]:
-    """What the split folders lack: whole splits, or classes that the training split has."""
+def _split_problems(splits: list[str], found: Mapping[tuple[str, str], Path], whole: bool) -> list[str]:
+    """Doubled splits, and what a ``whole`` data set lacks: splits, or classes that the training split has."""
     problems = [f"more than one folder stands for {split}/" for split, n in Counter(splits).items() if n > 1]
+    if not whole:
+        return problems
     if missing := [f"{split}/" for split in SPLITS if split not in splits]:
         problems.append(f"{', '.join(f'{split}/' for split in sorted(set(splits)))} without {' and '.join(missing)}")
     known = {name for split, name in found if split == "train"}

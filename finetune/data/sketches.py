@@ -125,7 +125,7 @@ def _place(draw: random.Random, shapes: list[Shape]) -> list[Shape]:
     for points, paint in shapes:
         if paint:
             ImageDraw.Draw(silhouette).polygon(((points - low) / (high - low) * 64).ravel().tolist(), fill=1)
-    area = np.mean(silhouette) * np.prod(high - low)
+    area = np.asarray(silhouette).mean() * np.prod(high - low)
     scale = draw.uniform(0.4, 0.7) / np.sqrt(area)
     matrix = np.diag((draw.choice((-scale, scale)), scale)) @ rotation(draw.uniform(-0.12, 0.12))
     foot, place = ((low[0] + high[0]) / 2, high[1]), (draw.uniform(0.35, 0.65), draw.uniform(0.8, 1.05))

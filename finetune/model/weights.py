@@ -43,7 +43,7 @@ def layer_digest(arrays: list[np.ndarray]) -> str:
     sha = hashlib.sha256()
     for array in arrays:
         sha.update(repr(tuple(array.shape)).encode())
-        sha.update(np.ascontiguousarray(array, dtype="<f4"))
+        sha.update(np.ascontiguousarray(array, dtype="<f4").data)
     return sha.hexdigest()
 
 
@@ -149,7 +149,7 @@ def _offline_package(backbone: Backbone) -> Route:
         return None, f"no package on the registry carries {backbone.builder}"
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         distribution = importlib.metadata.distribution(OFFLINE_PACKAGE)
-        path = Path(distribution.locate_file(_OFFLINE_FILE))
+        path = Path(str(distribution.locate_file(_OFFLINE_FILE)))
         return lambda: _read_onnx(path), f"{OFFLINE_PACKAGE} {distribution.version}"
     return None, f"the package {OFFLINE_PACKAGE} is not installed"
 

@@ -24,6 +24,16 @@ log loss {{ "%.4f" | format(test.loss) }}, expected calibration error {{ "%.3f" 
 | {{ row["class"] }} | {{ "%.3f" | format(row.precision) }} | {{ "%.3f" | format(row.recall) }} \
 | {{ "%.3f" | format(row.f1) }} | {{ row.n }} |
 {% endfor %}
+{% if explained -%}
+## What it looks at
+
+![test photos with heat](explanations.png)
+
+Test photos that it was right and surest of; below them its worst mistakes, if it made any (true → predicted class, and \
+the predicted one's probability). The heat is Grad-CAM (Selvaraju et al., ICCV 2017) of the predicted class on the last \
+maps, each photo scaled by itself: it shows where in a photo the evidence lies, not why it is evidence.
+
+{% endif -%}
 ## How it was made
 
 - Photos: `{{ recipe.data }}`, {{ photos }}; digest of the split `{{ split[:16] }}`.
@@ -51,13 +61,14 @@ Backbone: {{ citation }}. Licence: {{ licence }}.
 """
 
 
-def render(recipe: Recipe, dataset: Dataset, result: dict[str, Any]) -> str:
+def render(recipe: Recipe, dataset: Dataset, result: dict[str, Any], explained: bool = False) -> str:
     """Fill in the card.
 
     Args:
         recipe: fully resolved.
         dataset: the photos.
         result: see ``record.finish``.
+        explained: whether the folder holds ``explanations.png``.
 
     Returns:
         Markdown.
@@ -69,6 +80,7 @@ def render(recipe: Recipe, dataset: Dataset, result: dict[str, Any]) -> str:
         recipe=recipe,
         classes=dataset.classes,
         photos=photos,
+        explained=explained,
         citation=backbone.citation,
         licence=backbone.licence,
         **result,

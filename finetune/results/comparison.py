@@ -76,7 +76,7 @@ class Entry:
     def cost(self, key: str) -> float:
         """A cost's mean over the seeds; infinite where it is not known."""
         values = [(cell.get("cost") or {}).get(key) for cell in self.cells]
-        return float("inf") if None in values else float(np.mean(values))
+        return float("inf") if None in values else float(np.mean(np.array(values, dtype=float)))
 
 
 @dataclass(frozen=True)

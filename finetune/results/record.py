@@ -3,16 +3,15 @@
 import importlib.metadata
 import os
 import platform
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from finetune import __version__
-from finetune.atomic import commit, commit_json, commit_text
+from finetune.atomic import commit, commit_by_name, commit_json, commit_text
 from finetune.data.folder import Dataset
 from finetune.errors import UsageError
 from finetune.recipe import Recipe
@@ -40,8 +39,6 @@ def begin(out: Path, recipe: Recipe, dataset: Dataset) -> None:
         )
     commit_text(out / "recipe.yaml", text)
     commit_json(out / "classes.json", list(dataset.classes))
-    if dataset.excluded:
-        _commit_csv(out / "excluded.csv", pd.DataFrame(dataset.excluded, columns=["file", "reason"]))
 
 
 def finish(
@@ -52,6 +49,7 @@ def finish(
     history: list[dict[str, Any]],
     predictions: dict[str, np.ndarray],
     result: dict[str, Any],
+    explanations: Image.Image | None = None,
 ) -> dict[str, Any]:
     """Write a run folder.
 
@@ -63,6 +61,7 @@ def finish(
         history: rows of ``fit``; empty if nothing was trained by epochs.
         predictions: split -> probabilities (n, classes), in the order of its photos.
         result: what is known already.
+        explanations: a contact sheet, see ``commands.explain.explain_run``.
 
     Returns:
         ``result`` with the metrics of each split; also ``metrics.json``.
@@ -74,13 +73,17 @@ def finish(
     matrix = confusion(predictions["test"], dataset.labels("test"))
     result["ignored"] = dataset.ignored
     result["excluded"] = len(dataset.excluded)
-    _commit_model(out / "model.keras", model)
+    commit_by_name(out / "model.keras", model.save)  # Keras writes in place and by name only
+    if dataset.excluded:
+        _commit_csv(out / "excluded.csv", pd.DataFrame(dataset.excluded, columns=["file", "reason"]))
     _commit_csv(out / "history.csv", pd.DataFrame(history, columns=list(_HISTORY)))
     _commit_csv(out / "predictions.csv", predictions_table(dataset, predictions))
     commit(out / "confusion.png", lambda file: plots.confusion(matrix, dataset.classes, file))
     commit(out / "curves.png", lambda file: plots.curves(history, file))
+    if explanations:
+        commit(out / "explanations.png", lambda file: explanations.save(file, "PNG"))
     commit_json(out / "environment.json", environment(recipe.seed))
-    commit_text(out / "README.md", card.render(recipe, dataset, result))
+    commit_text(out / "README.md", card.render(recipe, dataset, result, explained=explanations is not None))
     commit_json(out / "metrics.json", result)
     (out / "checkpoint.npz").unlink(missing_ok=True)
     return result
@@ -115,12 +118,3 @@ def environment(seed: int) -> dict[str, Any]:
 
 def _commit_csv(path: Path, table: pd.DataFrame) -> None:
     commit(path, lambda file: table.to_csv(file, index=False))
-
-
-def _commit_model(path: Path, model: "keras.Model") -> None:
-    """Keras writes in place and by name only: it writes to a temporary place, and the whole file is committed."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".model.") as folder:
-        temporary = Path(folder, path.name)
-        model.save(temporary)
-        with temporary.open("rb") as source:
-            commit(path, lambda file: shutil.copyfileobj(source, file))

@@ -7,6 +7,7 @@ sha256, and pictures inside the page; every text goes through jinja2's autoescap
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from finetune.atomic import commit, commit_text
 from finetune.results import report_plots
 from finetune.results.comparison import Cell, Entry, Section, sections
 from finetune.results.metrics import confusion
-from finetune.results.report_photos import galleries
+from finetune.results.report_photos import explanations, galleries
 from finetune.results.report_table import results_table
 
 SHOWN_PANELS, SHOWN_PAIRS, SHOWN_PHOTOS, SHOWN_CLASSES = 24, 300, 48, 12
@@ -62,7 +63,7 @@ def write_report(out: Path, cells: Sequence[Cell], plan: Mapping[str, Any]) -> d
     ranked = sections(out, cells)
     rows = [row for section in ranked for row in _rows(section)]
     parts = [_context(section, out, plan, len(ranked)) for section in ranked]
-    context = {
+    context: dict[str, Any] = {
         "version": __version__,
         "cells": cells,
         "recipes": len({cell["recipe"] for cell in cells}),
@@ -119,7 +120,7 @@ def _context(section: Section, out: Path, plan: Mapping[str, Any], splits: int) 
     """Everything that the page says about one split."""
     rows = _rows(section)
     shown = section.entries[:SHOWN_PANELS]
-    root = plan.get("roots", {}).get(section.split)
+    root = Path(plan["roots"][section.split]) if section.split in plan.get("roots", {}) else None
     points = [row for row in rows if row["cost_seconds"] is not None]
     low, high = np.array([row["accuracy_interval"] for row in rows]).T
     pairs = section.pairs.sort_values(["p_holm", "p"], kind="stable")
@@ -135,7 +136,8 @@ def _context(section: Section, out: Path, plan: Mapping[str, Any], splits: int) 
         "reliability": [(e, report_plots.reliability(e.test.probabilities, e.scaled, e.test.labels)) for e in shown],
         "confusion": [(entry, confusion(entry.test.probabilities, entry.test.labels)) for entry in shown],
         "pairs": [_leader_first(pair) for pair in pairs[:SHOWN_PAIRS].to_dict("records")],
-        "galleries": galleries(section, Path(root) if root else None, max(2, min(12, SHOWN_PHOTOS // (3 * splits)))),
+        "explained": explanations(out / section.recommended[0].shown["run"], root),
+        "galleries": galleries(section, root, max(2, min(12, SHOWN_PHOTOS // (3 * splits)))),
     }
 
 
@@ -160,7 +162,9 @@ def _histories(entry: Entry, out: Path) -> tuple[pd.DataFrame, list[pd.DataFrame
 
 def _page(context: Mapping[str, Any]) -> str:
     environment = _environment()
-    style, script = (environment.loader.get_source(environment, name)[0] for name in ("report.css", "report.js"))
+    style, script = (
+        files("finetune.results").joinpath("templates", name).read_text() for name in ("report.css", "report.js")
+    )
     policy = (
         f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; "
         "base-uri 'none'; form-action 'none'"

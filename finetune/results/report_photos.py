@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from finetune.data.decode import BadPhoto, decode
 from finetune.results.comparison import Section
+from finetune.results.overlays import percent
 
 _SIDE = 160  # the longer one, pixels
 
@@ -42,6 +43,23 @@ def galleries(section: Section, root: Path | None, limit: int) -> list[dict[str,
     return chosen
 
 
+def explanations(run: Path, root: Path | None) -> Mapping[str, Any] | None:
+    """The sheet that a run explains itself with (``explanations.png``).
+
+    Args:
+        run: the run folder.
+        root: as for ``galleries``; None shows no photos, and so no sheet.
+
+    Returns:
+        src (data URI), width and height; None if there is no sheet, or none is to be shown.
+    """
+    sheet = run / "explanations.png"
+    if root is None or not sheet.exists():
+        return None
+    with Image.open(sheet) as picture:
+        return {"src": _data_uri(picture, 90), "width": picture.width, "height": picture.height}
+
+
 def _all_wrong(section: Section, correct: np.ndarray) -> dict[str, Any]:
     """texts: photo -> caption, the highest mean log loss first."""
     predicted = np.array([entry.photos["predicted"] for entry in section.entries])
@@ -65,7 +83,7 @@ def _one_right(section: Section, correct: np.ndarray) -> dict[str, Any]:
         turn[mine[np.argsort(-confidence[mine], kind="stable")]] = np.arange(len(mine))
     order = np.lexsort((owner, turn))
     names = [section.entries[k].name for k in owner]
-    texts = {single[k]: f"only {names[k]} is right, {_percent(confidence[k])} sure" for k in order}
+    texts = {single[k]: f"only {names[k]} is right, {percent(confidence[k])} sure" for k in order}
     return {"title": "Only one recipe gets these right", "note": "The recipes take turns.", "texts": texts}
 
 
@@ -78,14 +96,8 @@ def _confident_mistakes(section: Section, correct: np.ndarray) -> dict[str, Any]
     for i in wrong[np.argsort(-confidence.max(axis=0)[wrong], kind="stable")]:
         entry = section.entries[surest[i]]
         name = section.classes[entry.photos["predicted"][i]]
-        texts[i] = f"taken for {name} by {entry.name}, {_percent(entry.photos['confidence'][i])} sure"
+        texts[i] = f"taken for {name} by {entry.name}, {percent(entry.photos['confidence'][i])} sure"
     return {"title": "The most confident mistakes", "note": "Each photo once, with its surest recipe.", "texts": texts}
-
-
-def _percent(share: float) -> str:
-    """As many digits as it takes not to say 100 %: 97 %, 99.98 %."""
-    digits = next((digits for digits in (0, 1, 2) if round(100 * share, digits) < 100), None)
-    return "over 99.99\u00a0%" if digits is None else f"{100 * share:.{digits}f}\u00a0%"
 
 
 def _thumbnail(root: Path | None, file: str) -> Mapping[str, Any]:
@@ -101,11 +113,11 @@ def _thumbnail(root: Path | None, file: str) -> Mapping[str, Any]:
         return {"src": None}
     scale = _SIDE / max(width, height)
     width, height = max(1, round(width * scale)), max(1, round(height * scale))
-    file_like = io.BytesIO()
     thumbnail = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
-    thumbnail.save(file_like, "JPEG", quality=80, optimize=True)
-    return {
-        "src": "data:image/jpeg;base64," + base64.b64encode(file_like.getvalue()).decode(),
-        "width": width,
-        "height": height,
-    }
+    return {"src": _data_uri(thumbnail, 80), "width": width, "height": height}
+
+
+def _data_uri(picture: Image.Image, quality: int) -> str:
+    file_like = io.BytesIO()
+    picture.save(file_like, "JPEG", quality=quality, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(file_like.getvalue()).decode()

@@ -29,12 +29,12 @@ def duration(seconds: float) -> str:
     raise ValueError(f"a duration of {seconds} seconds; allowed: a number; leave out what is not known")
 
 
-def front(cost: Sequence[float], accuracy: Sequence[float]) -> np.ndarray:
+def front(cost: Sequence[float] | np.ndarray, accuracy: Sequence[float] | np.ndarray) -> np.ndarray:
     """bool (n,): whether nothing is both as cheap and as accurate, and better in one of the two."""
-    cost, accuracy = np.asarray(cost), np.asarray(accuracy)
-    no_worse = (cost[:, None] <= cost) & (accuracy[:, None] >= accuracy)
-    better = (cost[:, None] < cost) | (accuracy[:, None] > accuracy)
-    return ~(no_worse & better).any(axis=0)
+    c, a = np.asarray(cost), np.asarray(accuracy)
+    no_worse = (c[:, None] <= c) & (a[:, None] >= a)
+    better = (c[:, None] < c) | (a[:, None] > a)
+    return np.asarray(~(no_worse & better).any(axis=0))
 
 
 def pareto(points: Sequence[Mapping[str, Any]], width: int, height: int) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _time_axis(seconds: np.ndarray, plot: Mapping[str, float]) -> tuple[np.ndarr
     """Positions of the points and ticks on a logarithmic axis."""
     ends = np.log([seconds.min() / 1.3, seconds.max() * 1.3])
 
-    def x(values: np.ndarray) -> np.ndarray:
+    def x(values: Any) -> np.ndarray:
         return np.interp(np.log(values), ends, [plot["left"], plot["right"]])
 
     def inside(values: Sequence[float]) -> list[float]:

@@ -25,13 +25,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import brentq
-from scipy.stats import binom, ttest_ind_from_stats
+from scipy.stats import ttest_ind_from_stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-ALPHA = 0.05
-POWER = 0.8
+from finetune.results.power import ALPHA, minimum_detectable_difference
 
 
 def representative(validation_loss: Mapping[int, float]) -> int:
@@ -100,7 +98,7 @@ def compare_pairs(
     proven = (pairs["p_holm"] < ALPHA) & (seeds_agree | one_seed)
     winner = np.where(a_leads, names[first], names[second])
     # As object: pandas's string type would turn None into NaN.
-    return pairs.assign(better=pd.Series(np.where(proven, winner, None), dtype=object))
+    return pairs.assign(better=pd.Series(np.where(proven, winner, np.array(None, dtype=object)), dtype=object))
 
 
 def tie_groups(correct: Mapping[str, np.ndarray], pairs: pd.DataFrame, cost: Mapping[str, float]) -> pd.DataFrame:
@@ -134,57 +132,6 @@ def tie_groups(correct: Mapping[str, np.ndarray], pairs: pd.DataFrame, cost: Map
         rows += [(group, name, accuracy[name], cost[name]) for name in sorted(tied, key=cost.__getitem__)]
         remaining = [name for name in remaining if name not in tied]
     return pd.DataFrame(rows, columns=["group", "recipe", "accuracy", "cost"])
-
-
-def silent_axes(settings: Mapping[str, Mapping[str, object]], pairs: pd.DataFrame) -> list[str]:
-    """The axes whose choice makes no measurable difference: no pair that differs in that axis alone is told apart.
-
-    Args:
-        settings: recipe -> axis -> value, the same axes for every recipe.
-        pairs: from :func:`compare_pairs`.
-    """
-    told_apart: dict[str, bool] = {}
-    for row in pairs.itertuples():
-        a, b = settings[row.a], settings[row.b]
-        changed = [axis for axis in a if a[axis] != b[axis]]
-        if len(changed) == 1:
-            told_apart[changed[0]] = told_apart.get(changed[0], False) or row.better is not None
-    return [axis for axis, found in told_apart.items() if not found]
-
-
-def mcnemar_power(photos: int, discordant_share: float, difference: float, alpha: float = ALPHA) -> float:
-    """Chance that McNemar's exact test finds a true difference of accuracy (Duffy 1984, Biometrics 40:1005).
-
-    The number of discordant photos is binomial, and so is, given that number, how many of them favour the better
-    model. The power is the probability of rejection summed over both; nothing is approximated.
-
-    Args:
-        photos: size of the test split.
-        discordant_share: expected fraction of photos that only one of the two gets right; at least the difference.
-        difference: true accuracy of one minus that of the other, a fraction above 0.
-        alpha: two-sided level.
-    """
-    share = max(discordant_share, difference)
-    lowest, highest = binom.interval(1 - 1e-9, photos, share)
-    discordant = np.arange(lowest, highest + 1)
-    # Rejected when more than `limit` photos favour one side.
-    limit = binom.isf(alpha / 2, discordant, 0.5)
-    in_favour = (share + difference) / (2 * share)
-    rejected = binom.sf(limit, discordant, in_favour) + binom.sf(limit, discordant, 1 - in_favour)
-    return float(np.sum(binom.pmf(discordant, photos, share) * rejected))
-
-
-def minimum_detectable_difference(
-    photos: int, discordant_share: float, alpha: float = ALPHA, power: float = POWER
-) -> float:
-    """The smallest true difference of accuracy (fraction) that McNemar's exact test finds with the given power.
-
-    For one pair among m, Holm's first step tests at alpha / m: pass that. Where the difference exceeds the discordant
-    share, the share rises with it. NaN when the photos are too few for any difference (fewer than six at 5 %).
-    """
-    if mcnemar_power(photos, discordant_share, 1.0, alpha) < power:
-        return float("nan")
-    return float(brentq(lambda gap: mcnemar_power(photos, discordant_share, gap, alpha) - power, 1e-9, 1.0, xtol=1e-6))
 
 
 def verdict(pairs: pd.DataFrame, groups: pd.DataFrame, photos: int) -> str:

@@ -189,7 +189,7 @@ class _Keeper(keras.callbacks.Callback):
 
     def begin(self, model: keras.Model, validation: Batches) -> None:
         progress = read_progress(self._checkpoint) if self._checkpoint else None
-        if progress and (progress.phase, progress.recipe) == (self._phase, self._recipe):
+        if self._checkpoint and progress and (progress.phase, progress.recipe) == (self._phase, self._recipe):
             self.history, self.best = progress.history, restore(self._checkpoint, model)
             return
         start = model.evaluate(validation, verbose=0, return_dict=True)

@@ -1,0 +1,51 @@
+"""Training with the trunk frozen: seconds per epoch and whole runs of 1, 5 and 20 epochs, extraction included.
+
+python -m benchmarks.training top_block|frozen_augmented [--backbone NAME]... [--photos 144] [--epochs 3] [--out FILE]
+
+A whole run of E epochs is the measured run of ``--epochs`` epochs, lengthened or shortened by its later epochs: set-up
+and the first epoch (compilation) are counted once, as they happen once.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from benchmarks.paired import in_turn, ratio, report
+from benchmarks.photos import make_folder
+
+LENGTHS = (1, 5, 20)
+
+
+def main(
+    job: str,
+    backbone: Annotated[list[str], typer.Option()] = ["vgg16", "resnet50", "densenet121"],  # noqa: B006
+    photos: int = 144,
+    size: int = 224,
+    epochs: int = 3,
+    repeats: int = 2,
+    out: Path | None = None,
+) -> None:
+    """Plain Keras trains the whole model; ours trains the tail from what crosses the cut."""
+    table, measured = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        data = make_folder(Path(folder), photos, photos // 4, photos // 4)
+        for name in backbone:
+            settings = (job, data, "--backbone", name, "--size", size, "--epochs", epochs)
+            rows = in_turn({"plain": ("plain", *settings), "ours": ("ours", *settings)}, repeats)
+            rows["epoch"] = [min(seconds[1:]) for seconds in rows["epochs"]]
+            for length in LENGTHS:
+                rows[f"{length} epochs"] = rows["seconds"] + (length - epochs) * rows["epoch"]
+            measured.append(rows.assign(backbone=name))
+            columns = {"per epoch": "epoch", **{f"{length} epochs": f"{length} epochs" for length in LENGTHS}}
+            ratios = {label: ratio(rows, "plain", "ours", column) for label, column in columns.items()}
+            told = {label: f"{r['median']} ({r['low']}-{r['high']})" for label, r in ratios.items()}
+            ours = rows[rows.contender == "ours"]
+            table.append({"backbone": name, **told, "ours photos/s": round(photos / ours["epoch"].median(), 1)})
+    report(job, pd.DataFrame(table), pd.concat(measured), out, photos=photos, size=size, epochs=epochs)
+
+
+if __name__ == "__main__":
+    typer.run(main)
