@@ -114,7 +114,7 @@ def shown(name: str) -> str:
 
 def as_text(cell: str) -> str:
     """A cell of a CSV file that no spreadsheet takes for a formula."""
-    return cell
+    return f"'{cell}" if cell.startswith(_FORMULA) else cell
 
 
 def _prediction(path: Path, found: np.ndarray | str, classes: Sequence[str], top: int) -> Prediction:
