@@ -47,7 +47,9 @@ def _test_pictures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for photo in photos:
         animal, number = photo.path.stem.split(".")  # named as `write_sketches` documents
         drawn, mask = draw_with_mask(animal, f"0/test/{animal}/{int(number)}", SIZE)
-        assert np.array_equal(np.asarray(drawn), np.asarray(Image.open(photo.path))), f"{photo.path} is another sketch than its name says"
+        assert np.array_equal(np.asarray(drawn), np.asarray(Image.open(photo.path))), (
+            f"{photo.path} is another sketch than its name says"
+        )
         masks.append(mask)
     pictures = np.stack([np.asarray(Image.open(photo.path)) for photo in photos])
     return pictures, np.stack(masks), np.array([photo.label for photo in photos])

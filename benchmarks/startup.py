@@ -1,6 +1,8 @@
 """How soon commands answer: whole processes, beside Python's own start and ``import keras``.
 
-python -m benchmarks.startup [--photos 4000] [--repeats 5] [--out FILE]
+python -m benchmarks.startup [--data cats-and-dogs-small --weights imagenet] [--repeats 5] [--out FILE]
+
+BENCHMARK_CACHE may name a store that holds the activations of the cached run already.
 """
 
 import os
@@ -18,13 +20,12 @@ from benchmarks.photos import make_folder
 
 
 def main(
-    photos: int = 4000, size: int = 224, backbone: str = "vgg16", repeats: int = 5, out: Path | None = None
+    data: str = "sketches", weights: str = "random", size: int = 224, repeats: int = 5, out: Path | None = None
 ) -> None:
     """The cached run is a second one, in a new folder, after a first one that filled the store."""
     with tempfile.TemporaryDirectory() as folder:
-        data, few = make_folder(Path(folder, "photos"), photos // 2, photos // 4, photos // 4), Path(folder, "few")
-        make_folder(few, 20, 10, 10)
-        run = ["-m", "finetune", "-q", "run", "--data", data, "--backbone", backbone, "--weights", "random"]
+        few = make_folder(Path(folder, "few"), 20, 10, 10)
+        run = ["-m", "finetune", "-q", "run", "--data", data, "--backbone", "vgg16", "--weights", weights]
         run += ["--strategy", "cached-features", "--image-size", size, "--out"]
         commands = {
             "python -c pass": ["-c", "pass"],
@@ -44,17 +45,15 @@ def main(
     frame = pd.DataFrame(rows)
     table = frame.groupby("contender", sort=False)["seconds"].agg(["median", "min", "max"]).round(2).reset_index()
     by = frame.pivot_table(index="repeat", columns="contender", values="seconds")
-    beyond = (by["cached run"] - by["import keras"]).median()
-    report(
-        "startup", table, frame, out, photos=photos, size=size, cached_run_beyond_import_keras=round(float(beyond), 2)
-    )
-    print(f"cached run of {photos:,} photos beyond import keras: {beyond:.2f} s")
+    beyond = round(float((by["cached run"] - by["import keras"]).median()), 2)
+    report("startup", table, frame, out, data=data, size=size, cached_run_beyond_import_keras=beyond)
+    print(f"cached run beyond import keras: {beyond} s")
 
 
 def _timed(arguments: list, environment: dict[str, str]) -> float:
     start = time.perf_counter()
     command = [sys.executable, *map(str, arguments)]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 

@@ -251,6 +251,8 @@ def test_hotter_is_brighter_and_the_cold_photo_stays_visible():
     heat[5, 7] = 1e-9
     drawn = np.asarray(overlay(photo, heat)).astype(int)
     assert drawn[5, 7].sum() > cold[5, 7].sum() + 100
+    white = np.asarray(overlay(Image.new("RGB", photo.size, "white"), heat)).astype(int)
+    assert (white[5, 7] > drawn[5, 7]).any(), "the photo shows through the greatest heat"
     drawn[5, 7] = cold[5, 7]
     np.testing.assert_array_equal(drawn, cold)
     assert (peak(heat), peak(0 * heat)) == ((7, 5), None)

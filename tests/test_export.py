@@ -138,7 +138,7 @@ def test_a_format_runs_in_its_runtime_on_one_photo_and_on_three(classifier, expo
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_the_result_and_the_sidecar_say_what_was_written_and_checked(run, exported, form):
+def test_the_result_and_the_sidecar_say_what_was_written_and_checked(run, classifier, exported, form):
     result, folder = exported[form], run / "exported" / form
     assert (result["run"], result["format"], result["out"]) == (str(run), form, str(folder))
     on_disk = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
@@ -155,6 +155,8 @@ def test_the_result_and_the_sidecar_say_what_was_written_and_checked(run, export
     assert result["verified_on"] == sidecar["verified_on"] == "the 8 test photos that the run was least sure of"
     assert 0 <= result["max_difference"] == sidecar["max_difference"] < 1e-5
     assert result["runtime"] == sidecar["runtime"]
+    weights = 4 * classifier.model.count_params()
+    assert weights < sum(file["bytes"] for file in result["files"]) < 1.05 * weights, "every weight once, in float32"
     assert set(run.joinpath("exported").iterdir()) == {run / "exported" / form for form in FORMATS}
 
 
@@ -295,6 +297,7 @@ def test_the_command_says_in_two_lines_what_it_did(run, tmp_path):
     place, checked = done.stdout.splitlines()
     assert place.startswith(f"{tmp_path / 'out'}: model.bin (")
     assert checked.startswith("run by openvino 20")
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
     assert {path.name for path in tmp_path.joinpath("out").iterdir()} == {"model.bin", "model.json", "model.xml"}
 
 

@@ -49,7 +49,9 @@ def test_a_renamed_photo_is_found_again_and_an_edited_one_is_not(photos, tmp_pat
     first = items[0][0].path
     first.rename(first.with_name("renamed.png"))
     again = [(photo, 0) for photo in read_folder(photos).photos]
-    _, computed, _ = extract(tmp_path, FIELDS, "float16", Pixels(16), again, lambda: pytest.fail("a name is no content"))
+    _, computed, _ = extract(
+        tmp_path, FIELDS, "float16", Pixels(16), again, lambda: pytest.fail("a name is no content")
+    )
     edited = again[1][0].path
     edited.write_bytes(edited.read_bytes() + b"\0")
     again = [(photo, 0) for photo in read_folder(photos).photos]
@@ -112,7 +114,9 @@ def test_bad_photos_are_told_at_once_and_cost_no_good_one_its_row(photos, tmp_pa
         items[number][0].path.write_bytes(f"no picture {number}".encode())
     items = [(photo, 0) for photo in read_folder(photos).photos]
     said = []
-    store, computed, bad = extract(tmp_path / "bad", FIELDS, "float32", Pixels(16), items, mean_engine, warn=said.append)
+    store, computed, bad = extract(
+        tmp_path / "bad", FIELDS, "float32", Pixels(16), items, mean_engine, warn=said.append
+    )
     assert [photo.file for photo, _ in bad] == [items[number][0].file for number in sorted(broken)]
     assert all("cannot be decoded" in line for line in said)
     assert (len(said), computed) == (3, len(items) - 3)

@@ -42,7 +42,20 @@ FLOW = {
     "__main__": {"cli"},
 }
 # Parts that must import without TensorFlow, which takes seconds: --help and recipe errors wait for no more than these.
-LIGHT = {"errors", "atomic", "progress", "backend", "data", "strategies", "recipe", "recipe_yaml", "matrix", "results", "api", "cli"}
+LIGHT = {
+    "errors",
+    "atomic",
+    "progress",
+    "backend",
+    "data",
+    "strategies",
+    "recipe",
+    "recipe_yaml",
+    "matrix",
+    "results",
+    "api",
+    "cli",
+}
 
 
 # Commands

@@ -1,6 +1,6 @@
 """Formats to export to: how each is written, and how its own runtime runs it. The table reads without TensorFlow.
 
-Every writer is Keras's own exporter, run with the settings that our models need.
+Every writer is Keras's own exporter, with what our models need set or added.
 """
 
 import warnings
@@ -73,7 +73,13 @@ def _load_keras(path: Path) -> Opened:
 
 
 def _write_saved_model(model: "keras.Model", path: Path, labels: Mapping[str, str]) -> None:
-    model.export(str(path), format="tf_saved_model", verbose=False)
+    import keras
+
+    # Not `model.export`, which also tracks the model and so stores every weight twice (keras-team/keras issue 23553).
+    archive = keras.export.ExportArchive()
+    spec = keras.InputSpec(shape=model.input.shape, dtype=model.input.dtype, name=model.input.name)
+    archive.add_endpoint("serve", model.__call__, input_signature=[spec])
+    archive.write_out(str(path), verbose=False)
 
 
 def _load_saved_model(path: Path) -> Opened:
@@ -82,10 +88,13 @@ def _load_saved_model(path: Path) -> Opened:
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures["serving_default"]
     (name,), (output,) = signature.structured_input_signature[1], signature.structured_outputs
-    # Through `loaded`, for a signature alone does not keep its variables alive.
-    return Opened(
-        name, output, lambda photos: loaded.signatures["serving_default"](tf.constant(photos))[output].numpy()
-    )
+
+    def run(
+        photos: np.ndarray,
+    ) -> np.ndarray:  # through `loaded`, for a signature alone does not keep its variables alive
+        return loaded.signatures["serving_default"](**{name: tf.constant(photos)})[output].numpy()
+
+    return Opened(name, output, run)
 
 
 def _write_onnx(model: "keras.Model", path: Path, labels: Mapping[str, str]) -> None:

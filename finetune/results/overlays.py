@@ -16,7 +16,7 @@ from finetune.data.decode import decode
 _HEAT = (matplotlib.colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
 _LIGHT, _OPACITY = 0.6, 0.8  # of the photo beneath, and of the greatest heat
 _INK, _SOFT, _PAPER = "#1a1a1a", "#5f5f5f", "white"
-TILE, _CELL, _GAP, _TEXT = 224, 112, 14, 13  # pixels
+TILE, _CELL, _GAP, _TEXT, _TITLE = 224, 112, 14, 13, 600  # pixels
 
 
 class Tile(NamedTuple):
@@ -107,15 +107,17 @@ def contact_sheet(rows: Sequence[Sequence[Tile]], side: int = TILE, title: str =
     Args:
         rows: of tiles, whose pictures are at most ``side`` wide and high; text too long for that is shortened.
         side: of a tile in pixels.
-        title: stands above.
+        title: stands above; the sheet is as wide as it needs.
     """
     font, line = _font(_TEXT), _TEXT + 5
     heights = [max(tile.picture.height + line * len(tile.lines) for tile in row) + _GAP for row in rows]
-    width = _GAP + max(map(len, rows)) * (side + _GAP)
+    across = _GAP + max(map(len, rows)) * (side + _GAP)
+    title = _shortened(title, font, max(across - 2 * _GAP, _TITLE))
+    width = max(across, math.ceil(font.getlength(title)) + 2 * _GAP)
     top = _GAP + (line + _GAP if title else 0)
     sheet = Image.new("RGB", (width, top + sum(heights)), _PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((_GAP, _GAP), _shortened(title, font, width - 2 * _GAP), _INK, font)
+    pen.text((_GAP, _GAP), title, _INK, font)
     for row, height in zip(rows, heights, strict=True):
         bottom = top + max(tile.picture.height for tile in row)
         for place, (picture, lines) in enumerate(row):

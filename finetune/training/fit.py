@@ -36,6 +36,11 @@ class Settings:
     seed: int = 0
 
 
+# Keras draws so many batches to learn their shapes, and then draws them again (NUM_BATCHES_FOR_TENSOR_SPEC of its
+# data_adapter_utils): they are kept, for fresh views would be computed twice.
+_PEEKED = 2
+
+
 class Batches(keras.utils.PyDataset):
     """Activations and labels, every photo once per epoch, the last batch as small as it comes out.
 
@@ -57,17 +62,26 @@ class Batches(keras.utils.PyDataset):
         self._read, self._labels, self._size, self._seed, self.epoch = read, labels, batch_size, seed, 0
         self._rows: Iterator[np.ndarray] = iter(())
         self._next: tuple[int, int] | None = None  # (epoch, batch) that ``_rows`` yields next
+        self._peeked: dict[tuple[int, int], np.ndarray] = {}
 
     def __len__(self) -> int:
         return math.ceil(len(self._labels) / self._size)
 
     def __getitem__(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        order = self._order()
+        order, place = self._order(), (self.epoch, batch)
         indices = order[batch * self._size : (batch + 1) * self._size]
-        if self._next != (self.epoch, batch):  # a new epoch; or Keras, which looks at the first batches beforehand
-            rest = range(batch * self._size, len(order), self._size)
-            self._rows = self._read([order[start : start + self._size] for start in rest], self.epoch)
-        rows, self._next = next(self._rows), (self.epoch, batch + 1)
+        if place in self._peeked:
+            rows = self._peeked.pop(place)
+        else:
+            if self._next != place:
+                rest = range(batch * self._size, len(order), self._size)
+                self._rows, self._peeked = (
+                    self._read([order[start : start + self._size] for start in rest], self.epoch),
+                    {},
+                )
+            rows, self._next = next(self._rows), (self.epoch, batch + 1)
+            if batch < _PEEKED:
+                self._peeked[place] = rows
         # stored float16 must not make the tail compute in float16
         return rows.astype(np.float32) if rows.dtype == np.float16 else rows, self._labels[indices]
 
