@@ -68,6 +68,6 @@ def report(name: str, table: pd.DataFrame, rows: pd.DataFrame, out: Path | None,
     print(f"\n{name}\n{table.to_string(index=False)}")
     if out:
         content = {"benchmark": name, "machine": machine(), **more, "table": table.to_dict("records"),
-                   "measurements": rows.to_dict("records")}  # fmt: skip
+                   "measurements": rows.astype(object).where(rows.notna(), None).to_dict("records")}  # fmt: skip
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(content, indent=1) + "\n")
+        out.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -19,6 +19,7 @@
 # dogs that come with the package are used, which need no network. `FINETUNE_OUT` is where everything is written.
 
 # %%
+import io
 import json
 import os
 from pathlib import Path
@@ -75,7 +76,11 @@ root = catalog.resolve(photos).root
 chosen = [root / file for file in pd.concat([easy, worst])["file"]]
 explained = run.explain(*chosen, layers=["block4_conv3", "block5_conv3"], out=out / "explained")
 for page in explained["contact"]:
-    display(Picture(filename=str(page), width=640))
+    sheet = Image.open(page).convert("RGB")
+    sheet.thumbnail((480, 2000))  # the file itself is larger
+    small = io.BytesIO()
+    sheet.save(small, "JPEG", quality=85)
+    display(Picture(small.getvalue()))
 
 # %% [markdown]
 # ## Predict photos

@@ -46,6 +46,27 @@ def imagenet_weights() -> bool:
     return any(importlib.metadata.distributions(name=OFFLINE_PACKAGE))
 
 
+def run_notebook(script: Path, *more: str) -> list:
+    """Outputs of a notebook and of cells that are added to it; raises CellExecutionError."""
+    notebook = jupytext.read(script)
+    notebook.cells += [jupytext.reads(f"# %%\n{code}", "py:percent").cells[0] for code in more]
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(script.parent)}})
+    client.execute()
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def test_a_notebook_goes_from_photos_to_an_onnx_file(tmp_path, monkeypatch):
+    if not imagenet_weights():
+        pytest.skip(
+            f"no VGG16 weights: FINETUNE_WEIGHTS_DIR has none, {OFFLINE_PACKAGE} (extra offline) is not installed"
+        )
+    monkeypatch.setenv("FINETUNE_OUT", str(tmp_path / "out"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    shown = run_notebook(ROOT / "notebooks/photos_to_onnx.py")
+    assert sum("image/jpeg" in output.get("data", {}) for output in shown) == 1
+    assert (tmp_path / "out/onnx/model.onnx").stat().st_size > 50 * 2**20
+
+
 def test_quickstart_compares_and_the_notebook_walks_through_it(tmp_path, monkeypatch):
     if not imagenet_weights():
         pytest.skip(
@@ -61,10 +82,6 @@ def test_quickstart_compares_and_the_notebook_walks_through_it(tmp_path, monkeyp
 
     monkeypatch.setenv("FINETUNE_COMPARED", str(out))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    notebook = jupytext.read(ROOT / "notebooks/comparison.py")
-    notebook.cells.append(jupytext.reads(f"# %%\n{NO_TENSORFLOW}", "py:percent").cells[0])
-    client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(ROOT / "notebooks")}})
-    client.execute()  # raises CellExecutionError
-    shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    shown = run_notebook(ROOT / "notebooks/comparison.py", NO_TENSORFLOW)
     assert sum("image/png" in output.get("data", {}) for output in shown) == 3
     assert f"Use {results.loc[results['recommended'], 'recipe'].iloc[0]};" in shown[-1].text
