@@ -77,7 +77,10 @@ class Classifier:
         A model with one sigmoid output gives two columns.
         """
         typed = (batch.astype(self.model.input.dtype) for batch in batches)
-        for outputs in compile_trunk(self.model, engine)(typed):
+        whole = keras.Model(
+            self.model.inputs[0], self.model.outputs[0]
+        )  # OpenVINO cannot read the shapes of a Sequential
+        for outputs in compile_trunk(whole, engine)(typed):
             yield two_columns(outputs)
 
 

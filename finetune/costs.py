@@ -20,11 +20,11 @@ from finetune.work import Work
 _CALIBRATION = 1.0  # seconds for each side of the cut, compilation not counted
 
 # Measured on two AVX-512 cores, see docs/performance.md; what a machine does faster or slower is in the calibration.
-_STEP = {"vgg16": 4.4, "resnet50": 6.0, "densenet121": 8.0}  # a training step of the top block, in engine passes
-_COMPILE = {"vgg16": 6.0, "resnet50": 12.0, "densenet121": 40.0}  # seconds until XLA has compiled the tail's steps
+_STEP = {"vgg16": 3.6, "resnet50": 5.0, "densenet121": 8.0}  # a training step of the top block, in engine passes
+_COMPILE = {"vgg16": 4.0, "resnet50": 7.5, "densenet121": 11.0}  # seconds until XLA has compiled the tail's steps
 _HEAD_STEP = 2e-9  # seconds per photo, epoch and weight of a head trained by epochs
 _LBFGS = (0.8, 1.5e-7)  # seconds, and seconds per photo and feature
-_DECODE = 0.002  # seconds per photo that decoding takes from the trunk
+_DECODE = 0.001  # seconds per photo that decoding takes from the trunk
 _FINISH = (1.5, 2e-8)  # seconds, and seconds per parameter that is saved
 
 

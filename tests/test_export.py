@@ -156,7 +156,8 @@ def test_the_result_and_the_sidecar_say_what_was_written_and_checked(run, classi
     assert 0 <= result["max_difference"] == sidecar["max_difference"] < 1e-5
     assert result["runtime"] == sidecar["runtime"]
     weights = 4 * classifier.model.count_params()
-    assert weights < sum(file["bytes"] for file in result["files"]) < 1.05 * weights, "every weight once, in float32"
+    size = sum(file["bytes"] for file in result["files"])
+    assert 0.99 * weights < size < 1.05 * weights, "every weight once, in float32; constants may be folded"
     assert set(run.joinpath("exported").iterdir()) == {run / "exported" / form for form in FORMATS}
 
 

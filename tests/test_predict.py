@@ -197,6 +197,15 @@ def test_each_row_is_written_before_the_next_photo_is_asked_for(classifier):
     assert file.getvalue().count(b"\n") == 3
 
 
+def test_a_sequential_model_predicts(tmp_path):
+    layers = [keras.Input((16, 16, 3), dtype="uint8"), keras.layers.Rescaling(1 / 255), keras.layers.Flatten()]
+    model = keras.Sequential([*layers, keras.layers.Dense(2, activation="softmax")])
+    model.save(tmp_path / "sequential.keras")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    (found,) = Classifier.open(tmp_path / "sequential.keras").predict([pixels])
+    np.testing.assert_allclose(found, model.predict(pixels, verbose=0), atol=1e-5)
+
+
 def test_a_bare_model_file_has_the_classes_beside_it_or_numbers(folder, classifier, tmp_path):
     (tmp_path / "bare.keras").write_bytes((folder / "run" / "model.keras").read_bytes())
     photo = paint(tmp_path / "square.png", COLORS["plums"], 1, (40, 40))  # a bare file does not say that it wants bars

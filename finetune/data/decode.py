@@ -4,7 +4,7 @@ import io
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Part of every store key: raise it when any pixel that this module returns changes.
 DECODE_VERSION = 1
@@ -44,6 +44,8 @@ def decode(data: bytes, size: int, resize: str = "squash") -> np.ndarray:
             photo.draft(None, (2 * size, 2 * size))
             upright = ImageOps.exif_transpose(photo)
             return np.asarray(_RESIZE[resize](_to_rgb(upright), (size, size)))
+    except UnidentifiedImageError as error:  # whose own text names a buffer in memory
+        raise BadPhoto("UnidentifiedImageError: no picture in a known format") from error
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, DecompressionBombError, ...
         raise BadPhoto(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
 

@@ -10,13 +10,14 @@ from matplotlib.ticker import MaxNLocator
 _TRAIN, _VALIDATION = "#8a8a8a", "#0b5394"  # apart in grey, too
 
 
-def confusion(matrix: np.ndarray, classes: Sequence[str], file: BinaryIO) -> None:
+def confusion(matrix: np.ndarray, classes: Sequence[str], file: BinaryIO, photos: str = "test photos") -> None:
     """Draw a confusion matrix as PNG.
 
     Args:
         matrix: int (classes, classes), rows are true classes.
         classes: their names.
         file: where the PNG goes.
+        photos: what was counted.
     """
     side = max(3.2, 0.5 * len(classes) + 2.2)
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -31,7 +32,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], file: BinaryIO) -> Non
     axes.set_yticks(range(len(classes)), classes)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(f"{int(matrix.sum()):,} test photos", fontsize=10)
+    axes.set_title(f"{int(matrix.sum()):,} {photos}", fontsize=10)
     figure.savefig(file, format="png", dpi=150)
 
 
