@@ -21,7 +21,11 @@ _CALIBRATION = 1.0  # seconds for each side of the cut, compilation not counted
 
 # Measured on two AVX-512 cores, see docs/performance.md; what a machine does faster or slower is in the calibration.
 _STEP = {"vgg16": 3.6, "resnet50": 5.0, "densenet121": 8.0}  # a training step of the top block, in engine passes
-_COMPILE = {"vgg16": 4.0, "resnet50": 7.5, "densenet121": 11.0}  # seconds until XLA has compiled the tail's steps
+_COMPILE = {
+    "vgg16": 2.5,
+    "resnet50": 5.0,
+    "densenet121": 13.5,
+}  # seconds until XLA has compiled the steps of one batch size
 _HEAD_STEP = 2e-9  # seconds per photo, epoch and weight of a head trained by epochs
 _LBFGS = (0.8, 1.5e-7)  # seconds, and seconds per photo and feature
 _DECODE = 0.001  # seconds per photo that decoding takes from the trunk
@@ -89,7 +93,8 @@ def estimate(work: Work, plan: dict[str, Any], calibration: Calibration) -> dict
     epochs = 0 if recipe.head.solver == "lbfgs" and not blocks_learn else recipe.epochs
     epoch = plan["streamed_per_epoch"] * per_row + photos["train"] * plan["parameters"]["trainable"] * _HEAD_STEP
     epoch += tail[1] * (_STEP[recipe.backbone] * photos["train"] + photos["validation"])
-    started = (_COMPILE[recipe.backbone] if blocks_learn else 1.0) if epochs else 0.0
+    batch_sizes = 1 + (photos["train"] % recipe.batch_size > 0)  # a smaller last batch is compiled by itself
+    started = (batch_sizes * _COMPILE[recipe.backbone] if blocks_learn else 1.0) if epochs else 0.0
     parts |= {"compilation": started, "training": epochs * epoch}
     total, at_least = sum(parts.values()), sum(parts.values()) - max(0, epochs - recipe.patience) * epoch
     told = {"seconds": total, "seconds_at_least": at_least, "per_epoch": epoch, **parts}
