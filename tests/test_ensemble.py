@@ -194,6 +194,27 @@ def test_a_member_that_adds_nothing_gets_no_weight():
     assert (weights[:2] > LEAST_WEIGHT).all()
 
 
+@pytest.mark.parametrize(("photos", "kept"), [(60, True), (70, False)])
+def test_a_weight_under_one_percent_is_none(photos, kept):
+    """The second member is better on a single photo; with more others its best weight falls from 2.7 to 0.5 %."""
+    likely = np.tile([0.9, 0.8], (photos, 1))
+    likely[0] = [0.1, 0.9]
+    # Where the derivative of the log loss is 0: (photos - 1) * 0.1 / (0.9 - 0.1 w) = 0.8 / (0.1 + 0.8 w).
+    best = (0.72 / (0.1 * (photos - 1)) - 0.1) / (0.8 + 0.08 / (0.1 * (photos - 1)))
+    assert (best > LEAST_WEIGHT) == kept
+    np.testing.assert_allclose(fit_weights(likely), [1 - best, best] if kept else [1, 0], atol=1e-5)
+
+
+def test_members_that_are_overconfident_together_are_scaled():
+    """They make the same mistakes, so that no weights can mend their confidence; a temperature can."""
+    rng, labels = np.random.default_rng(0), np.arange(300) % 3
+    evidence = np.eye(3)[labels] + 0.7 * rng.normal(size=(300, 3))
+    parts = [softmax(10 * (evidence + 0.02 * rng.normal(size=(300, 3))), axis=1) for _ in range(2)]
+    blend = fit_weighted(parts, labels)
+    assert min(blend.temperatures) > 2
+    assert loss(blend.apply(parts), labels) < 0.7 * min(loss(part, labels) for part in parts)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_weighted_is_never_worse_on_validation_than_a_member_or_the_mean(seed):
     """Overconfident members that disagree: their plain mean is better calibrated than that of calibrated members."""

@@ -85,16 +85,9 @@ def _write_saved_model(model: "keras.Model", path: Path, labels: Mapping[str, st
 def _load_saved_model(path: Path) -> Opened:
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(str(path))
-    signature = loaded.signatures["serving_default"]
+    signature = tf.saved_model.load(str(path)).signatures["serving_default"]
     (name,), (output,) = signature.structured_input_signature[1], signature.structured_outputs
-
-    def run(
-        photos: np.ndarray,
-    ) -> np.ndarray:  # through `loaded`, for a signature alone does not keep its variables alive
-        return loaded.signatures["serving_default"](**{name: tf.constant(photos)})[output].numpy()
-
-    return Opened(name, output, run)
+    return Opened(name, output, lambda photos: signature(**{name: tf.constant(photos)})[output].numpy())
 
 
 def _write_onnx(model: "keras.Model", path: Path, labels: Mapping[str, str]) -> None:
