@@ -59,7 +59,7 @@ class Classifier:
     @property
     def image_size(self) -> int:
         """Side of the square photos in pixels."""
-        return self.model.input.shape[1]
+        return self.model.inputs[0].shape[1]
 
     def index(self, name: str) -> int:
         """The output of a class.
@@ -76,7 +76,7 @@ class Classifier:
 
         A model with one sigmoid output gives two columns.
         """
-        typed = (batch.astype(self.model.input.dtype) for batch in batches)
+        typed = (batch.astype(self.model.inputs[0].dtype) for batch in batches)
         whole = keras.Model(
             self.model.inputs[0], self.model.outputs[0]
         )  # OpenVINO cannot read the shapes of a Sequential
