@@ -18,7 +18,7 @@ def load_keras(verbose: bool = False) -> None:
         import keras
     else:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        with _stderr_to_nowhere():
+        with stderr_to_nowhere():
             import keras
             import tensorflow  # noqa: F401
     keras.utils.disable_interactive_logging()  # Keras's progress bars go to stdout, which belongs to data
@@ -38,7 +38,8 @@ def load_openvino() -> ModuleType:
 
 
 @contextmanager
-def _stderr_to_nowhere() -> Iterator[None]:
+def stderr_to_nowhere() -> Iterator[None]:
+    """Turn file descriptor 2 away: C++ libraries write to it without asking."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

@@ -32,6 +32,7 @@ from IPython.display import display
 from PIL import Image, ImageOps
 
 import finetune as ft
+from finetune.data import catalog
 
 photos = os.environ.get("FINETUNE_PHOTOS", "sketches")
 out = Path(os.environ.get("FINETUNE_OUT", "../from_photos_to_onnx"))
@@ -70,8 +71,6 @@ display(pd.concat([worst, easy])[["file", "class", "of the true class"]])
 # where, and not why: a warm animal is a good sign, a warm corner of the background is a reason to look at the photos.
 
 # %%
-from finetune.data import catalog  # noqa: E402
-
 root = catalog.resolve(photos).root
 chosen = [root / file for file in pd.concat([easy, worst])["file"]]
 explained = run.explain(*chosen, layers=["block4_conv3", "block5_conv3"], out=out / "explained")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from finetune.backend import _stderr_to_nowhere
+from finetune.backend import stderr_to_nowhere
 from finetune.cli.options import JsonOption, need_keras, print_json, reporter, settings
 from finetune.model.export import FORMATS
 
@@ -28,7 +28,7 @@ def export(
     classifier = Classifier.open(model)
     reporter().say(f"{form.value} is written, then run and compared with Keras")
     # LiteRT writes to file descriptor 2 and has no setting for it; the converters warn of what is compared anyway.
-    with nullcontext() if settings["verbose"] else _stderr_to_nowhere():
+    with nullcontext() if settings["verbose"] else stderr_to_nowhere():
         result = exports.export(classifier, form.value, out or exports.default_out(model, form.value))
     print_json(result) if as_json else print(_text(result))
 
