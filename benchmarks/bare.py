@@ -9,8 +9,7 @@ import time
 
 import numpy as np
 
-from finetune.backend import load_keras, load_openvino
-from finetune.memory import peak_bytes
+from finetune.backend import load_keras, load_openvino, peak_bytes
 
 load_keras()
 
@@ -31,7 +30,16 @@ def main(backbone: str, size: int, photos: int, batch: int) -> None:
             queue.start_async({0: data})
         queue.wait_all()
         seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "streaming": seconds, "streams": len(queue), "peak_bytes": peak_bytes()}))
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "streaming": seconds,
+                "streams": len(queue),
+                "peak_bytes": peak_bytes(),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ def main(
     """Ratios end to end, set-up included, and of the stream of photos alone, which is what grows with their number."""
     table, measured = [], []
     with tempfile.TemporaryDirectory() as folder:
-        data = make_folder(Path(folder), photos - photos // 2, photos // 4, photos // 2 - photos // 4)
+        data = make_folder(
+            Path(folder), photos - photos // 2, photos // 4, photos // 2 - photos // 4
+        )
         for name in backbone:
             job = (data, "--backbone", name, "--size", size)
             rows = in_turn(
@@ -45,7 +47,9 @@ def main(
                     "plain / ours": f"{plain['median']} ({plain['low']}-{plain['high']})",
                     "share of bare OpenVINO, whole": f"{bare['median']} ({bare['low']}-{bare['high']})",
                     "streaming": f"{streaming['median']} ({streaming['low']}-{streaming['high']})",
-                    "set-up s": round(seconds["ours"] - rows[rows.contender == "ours"]["streaming"].median(), 1),
+                    "set-up s": round(
+                        seconds["ours"] - rows[rows.contender == "ours"]["streaming"].median(), 1
+                    ),
                     "ours photos/s": round(photos / seconds["ours"], 1),
                 }
             )

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
 
-from finetune.results.metrics import summarize
+from finetune.evaluation.metrics import summarize
 
 SCALES = {"each by itself": lambda x: x.std(axis=0) + 1e-12, "one factor": lambda x: x.std()}
 
@@ -26,13 +26,18 @@ def main(folder: Path) -> None:
         scaled = (features - train.mean(axis=0)) / scale(train)
         found = []
         for c in 10.0 ** np.arange(-4, 1.5, 0.5):
-            model = LogisticRegression(C=c, max_iter=3000).fit(scaled[rows["train"]], labels[rows["train"]])
+            model = LogisticRegression(C=c, max_iter=3000).fit(
+                scaled[rows["train"]], labels[rows["train"]]
+            )
             measured = {
-                n: summarize(model.predict_proba(scaled[rows[n]]), labels[rows[n]]) for n in ("validation", "test")
+                n: summarize(model.predict_proba(scaled[rows[n]]), labels[rows[n]])
+                for n in ("validation", "test")
             }
             found.append((measured["validation"]["loss"], c, measured))
         _, c, best = min(found, key=lambda row: row[0])
-        figures = ", ".join(f"{n} loss {m['loss']:.4f} accuracy {m['accuracy']:.3f}" for n, m in best.items())
+        figures = ", ".join(
+            f"{n} loss {m['loss']:.4f} accuracy {m['accuracy']:.3f}" for n, m in best.items()
+        )
         print(f"{way}: C {c:g}, {figures}")
 
 

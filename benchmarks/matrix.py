@@ -21,25 +21,61 @@ import yaml
 from benchmarks.paired import ROOT, report
 from benchmarks.photos import make_folder
 
-MATRIX = {"head": ["gap", "gmp", "flatten"], "learning_rate": [1e-4, 3e-4, 1e-3, 3e-3], "seed": [0, 1, 2]}
+MATRIX = {
+    "head": ["gap", "gmp", "flatten"],
+    "learning_rate": [1e-4, 3e-4, 1e-3, 3e-3],
+    "seed": [0, 1, 2],
+}
 EPOCHS = 10
 
 
 def main(
-    photos: int = 400, size: int = 224, backbone: str = "vgg16", scripts: int = 2, out: Path | None = None
+    photos: int = 400,
+    size: int = 224,
+    backbone: str = "vgg16",
+    scripts: int = 2,
+    out: Path | None = None,
 ) -> None:
     """Both sides train their heads for 10 epochs."""
     with tempfile.TemporaryDirectory() as folder:
         data = make_folder(Path(folder, "photos"), photos // 2, photos // 4, photos // 4)
         recipe = Path(folder, "matrix.yaml")
-        settings = {"data": str(data), "backbone": backbone, "weights": "random", "image_size": size}
+        settings = {
+            "data": str(data),
+            "backbone": backbone,
+            "weights": "random",
+            "image_size": size,
+        }
         settings |= {"strategy": "cached-features", "epochs": EPOCHS, "patience": EPOCHS}
         heads = [{"pool": pool, "solver": "keras"} for pool in MATRIX["head"]]
         recipe.write_text(yaml.safe_dump({**settings, "matrix": {**MATRIX, "head": heads}}))
-        environment = {**os.environ, "FINETUNE_CACHE": str(Path(folder, "cache")), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        job = ("benchmarks.plain", "cached_head", data, "--backbone", backbone, "--size", size, "--epochs", EPOCHS)
+        environment = {
+            **os.environ,
+            "FINETUNE_CACHE": str(Path(folder, "cache")),
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        }
+        job = (
+            "benchmarks.plain",
+            "cached_head",
+            data,
+            "--backbone",
+            backbone,
+            "--size",
+            size,
+            "--epochs",
+            EPOCHS,
+        )
         plain = [_timed(environment, *job) for _ in range(scripts)]
-        compared = ("finetune", "-q", "compare", recipe, "--out", Path(folder, "compared"), "--no-photos", "--json")
+        compared = (
+            "finetune",
+            "-q",
+            "compare",
+            recipe,
+            "--out",
+            Path(folder, "compared"),
+            "--no-photos",
+            "--json",
+        )
         ours = _timed(environment, *compared)
         result = json.loads(Path(folder, "compared", "compare.json").read_text())
     done = sum(cell["status"] == "done" for cell in result["cells"])
@@ -55,7 +91,14 @@ def main(
 def _timed(environment: dict[str, str], *arguments: object) -> float:
     start = time.perf_counter()
     command = [sys.executable, "-m", *map(str, arguments)]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     print(f"  {arguments[0]}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
     return time.perf_counter() - start
 

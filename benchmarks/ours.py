@@ -13,11 +13,11 @@ from finetune.backend import load_keras
 
 load_keras()
 
-from finetune.commands import features  # noqa: E402
+from finetune.backend import peak_bytes  # noqa: E402
+from finetune.commands import extract_features as features  # noqa: E402
 from finetune.commands import run as runs  # noqa: E402
-from finetune.memory import peak_bytes  # noqa: E402
 from finetune.progress import Reporter  # noqa: E402
-from finetune.recipe import load  # noqa: E402
+from finetune.recipe.recipe import load  # noqa: E402
 
 STRATEGIES = {
     "top_block": {"strategy": "top-blocks"},
@@ -69,7 +69,12 @@ if __name__ == "__main__":
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=0)
     given = parser.parse_args()
-    settings = {"data": str(given.data), "backbone": given.backbone, "weights": "random", "image_size": given.size}
+    settings = {
+        "data": str(given.data),
+        "backbone": given.backbone,
+        "weights": "random",
+        "image_size": given.size,
+    }
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         if given.job == "extraction":

@@ -37,7 +37,9 @@ def in_turn(contenders: Mapping[str, Sequence[object]], repeats: int) -> pd.Data
         for name, (module, *arguments) in contenders.items():
             rows.append({"contender": name, "repeat": repeat, **job(module, *arguments)})
             print(
-                f"  {name}, repeat {repeat + 1} of {repeats}: {rows[-1]['seconds']:.1f} s", file=sys.stderr, flush=True
+                f"  {name}, repeat {repeat + 1} of {repeats}: {rows[-1]['seconds']:.1f} s",
+                file=sys.stderr,
+                flush=True,
             )
     return pd.DataFrame(rows)
 
@@ -53,7 +55,8 @@ def ratio(rows: pd.DataFrame, slow: str, fast: str, column: str = "seconds") -> 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     model = next(
-        (line.split(": ")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
+        (line.split(": ")[1].strip() for line in _cpuinfo() if line.startswith("model name")),
+        platform.processor(),
     )
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version()}
 
@@ -63,7 +66,9 @@ def _cpuinfo() -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def report(name: str, table: pd.DataFrame, rows: pd.DataFrame, out: Path | None, **more: Any) -> None:
+def report(
+    name: str, table: pd.DataFrame, rows: pd.DataFrame, out: Path | None, **more: Any
+) -> None:
     """Print the table; write it with every single measurement as JSON."""
     print(f"\n{name}\n{table.to_string(index=False)}")
     if out:

@@ -11,12 +11,16 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from finetune.memory import peak_bytes
+from finetune.backend import peak_bytes
 
 APPLICATIONS = {
     "vgg16": (keras.applications.VGG16, keras.applications.vgg16, "block5_conv1"),
     "resnet50": (keras.applications.ResNet50, keras.applications.resnet50, "conv5_block1_1_conv"),
-    "densenet121": (keras.applications.DenseNet121, keras.applications.densenet, "conv5_block1_0_bn"),
+    "densenet121": (
+        keras.applications.DenseNet121,
+        keras.applications.densenet,
+        "conv5_block1_0_bn",
+    ),
 }
 BATCH = 32
 
@@ -81,7 +85,9 @@ def cached_head(data: Path, backbone: str, size: int, epochs: int) -> list[float
         batches = photos(data / split, size, shuffle=False)
         features[split] = base.predict(batches.map(lambda x, y: preprocess(x)), verbose=0)
         labels[split] = np.concatenate([y for _, y in batches])
-    head = keras.Sequential([keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1, activation="sigmoid")])
+    head = keras.Sequential(
+        [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1, activation="sigmoid")]
+    )
     head.compile("adam", "binary_crossentropy", metrics=["accuracy"])
     held_out = (features["validation"], labels["validation"])
     head.fit(features["train"], labels["train"], BATCH, epochs, validation_data=held_out, verbose=0)
@@ -115,4 +121,8 @@ if __name__ == "__main__":
     given = parser.parse_args()
     start = time.perf_counter()
     epochs = JOBS[given.job](given.data, given.backbone, given.size, given.epochs)
-    print(json.dumps({"seconds": time.perf_counter() - start, "epochs": epochs, "peak_bytes": peak_bytes()}))
+    print(
+        json.dumps(
+            {"seconds": time.perf_counter() - start, "epochs": epochs, "peak_bytes": peak_bytes()}
+        )
+    )

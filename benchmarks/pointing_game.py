@@ -19,7 +19,7 @@ from PIL import Image
 from finetune.backend import load_keras
 from finetune.data import catalog
 from finetune.data.sketches import draw_with_mask
-from finetune.results.overlays import peak, spread
+from finetune.evaluation.overlays import peak, spread
 
 HEADS = ("gap", "gmp", "flatten")
 LAYERS = ("block4_conv3", "block5_conv3", "block5_pool")
@@ -57,26 +57,33 @@ def _test_pictures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _play(head: str, pictures: np.ndarray, masks: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """By layer the shares of hits and of hits by other pictures' heat; and the head's test accuracy."""
-    from finetune.classifier import Classifier
     from finetune.commands.run import run
-    from finetune.explanation import grad_cam
+    from finetune.evaluation.gradcam import grad_cam
     from finetune.progress import Reporter
-    from finetune.recipe import load
+    from finetune.recipe.recipe import load
+    from finetune.runs.classifier import Classifier
 
     values = {"data": "sketches", "strategy": "cached-features", "image_size": SIZE, "head": head}
     with tempfile.TemporaryDirectory() as folder:
-        accuracy = run(load(None, values), Path(folder, "run"), Reporter(quiet=True))["test"]["accuracy"]
+        accuracy = run(load(None, values), Path(folder, "run"), Reporter(quiet=True))["test"][
+            "accuracy"
+        ]
         model = Classifier.open(Path(folder, "run")).model
     batches = [slice(start, start + 10) for start in range(0, len(pictures), 10)]
     heats = [grad_cam(model, pictures[batch], LAYERS, labels[batch]) for batch in batches]
-    shares = {layer: _shares(np.concatenate(found), masks) for layer, *found in zip(LAYERS, *heats, strict=True)}
+    shares = {
+        layer: _shares(np.concatenate(found), masks)
+        for layer, *found in zip(LAYERS, *heats, strict=True)
+    }
     return {"accuracy": accuracy, **shares}
 
 
 def _shares(heats: np.ndarray, masks: np.ndarray) -> dict[str, float]:
     places = [peak(spread(heat, (SIZE, SIZE), "squash")) for heat in heats]
     nowhere = np.zeros(len(masks), bool)
-    on_animal = np.stack([masks[:, place[1], place[0]] if place else nowhere for place in places])  # (heat, picture)
+    on_animal = np.stack(
+        [masks[:, place[1], place[0]] if place else nowhere for place in places]
+    )  # (heat, picture)
     own, pictures = on_animal.trace(), len(masks)
     return {"hits": own / pictures, "others": (on_animal.sum() - own) / (pictures * (pictures - 1))}
 
@@ -86,12 +93,18 @@ def _table(found: dict[str, Any]) -> str:
     lines += [f"anywhere {100 * found['anywhere']:.0f}, middle {100 * found['middle']:.0f}"]
     lines += [f"{'head':<10}{'accuracy':>8}" + "".join(f"{name:>16}" for name in LAYERS)]
     for head, row in found["heads"].items():
-        cells = [f"{100 * row[layer]['hits']:.0f} ({100 * row[layer]['others']:.0f})" for layer in LAYERS]
-        lines.append(f"{head:<10}{100 * row['accuracy']:>8.0f}" + "".join(f"{cell:>16}" for cell in cells))
+        cells = [
+            f"{100 * row[layer]['hits']:.0f} ({100 * row[layer]['others']:.0f})" for layer in LAYERS
+        ]
+        lines.append(
+            f"{head:<10}{100 * row['accuracy']:>8.0f}" + "".join(f"{cell:>16}" for cell in cells)
+        )
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     main(parser.parse_args().json)

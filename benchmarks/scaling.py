@@ -24,7 +24,9 @@ def main(
     rows = []
     for count in photos:
         with tempfile.TemporaryDirectory() as folder:
-            data = make_folder(Path(folder), count - count // 2, count // 4, count // 2 - count // 4)
+            data = make_folder(
+                Path(folder), count - count // 2, count // 4, count // 2 - count // 4
+            )
             measured = job("ours", "extraction", data, "--backbone", backbone, "--size", size)
             rows.append({"photos": count, **measured})
     table = pd.DataFrame(

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from finetune.activations.store import Store
-from finetune.memory import peak_bytes, reset_peak
+from finetune.backend import peak_bytes, reset_peak
 from finetune.training.fit import Batches, Settings, fit, read_views
 
 SHAPE = (14, 14, 512)  # VGG16's block4_pool at 224 pixels
@@ -35,7 +35,10 @@ def main(photos: int) -> None:
         start = time.perf_counter()
         fit(keras.Model(x, head), train, held_out, Settings(1, 1, 32, 1e-3), "tail")
         stored = photos * np.prod(SHAPE) * 2 / 2**30
-        print(f"{photos:,} photos, {stored:.2f} GiB stored: {time.perf_counter() - start:.1f} s, ", end="")
+        print(
+            f"{photos:,} photos, {stored:.2f} GiB stored: {time.perf_counter() - start:.1f} s, ",
+            end="",
+        )
         print(f"peak {peak_bytes() / 2**30:.2f} GiB resident")
 
 

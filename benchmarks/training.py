@@ -39,12 +39,25 @@ def main(
             for length in LENGTHS:
                 rows[f"{length} epochs"] = rows["seconds"] + (length - epochs) * rows["epoch"]
             measured.append(rows.assign(backbone=name))
-            columns = {"per epoch": "epoch", **{f"{length} epochs": f"{length} epochs" for length in LENGTHS}}
-            ratios = {label: ratio(rows, "plain", "ours", column) for label, column in columns.items()}
+            columns = {
+                "per epoch": "epoch",
+                **{f"{length} epochs": f"{length} epochs" for length in LENGTHS},
+            }
+            ratios = {
+                label: ratio(rows, "plain", "ours", column) for label, column in columns.items()
+            }
             told = {label: f"{r['median']} ({r['low']}-{r['high']})" for label, r in ratios.items()}
             ours = rows[rows.contender == "ours"]
-            table.append({"backbone": name, **told, "ours photos/s": round(photos / ours["epoch"].median(), 1)})
-    report(job, pd.DataFrame(table), pd.concat(measured), out, photos=photos, size=size, epochs=epochs)
+            table.append(
+                {
+                    "backbone": name,
+                    **told,
+                    "ours photos/s": round(photos / ours["epoch"].median(), 1),
+                }
+            )
+    report(
+        job, pd.DataFrame(table), pd.concat(measured), out, photos=photos, size=size, epochs=epochs
+    )
 
 
 if __name__ == "__main__":

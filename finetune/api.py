@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from finetune.backend import load_keras
 from finetune.errors import DataError
 from finetune.progress import Reporter
-from finetune.recipe import load
-from finetune.results.folder import read_result
+from finetune.recipe.recipe import load
+from finetune.runs.folder import read_result
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from finetune.classifier import Classifier
+    from finetune.runs.classifier import Classifier
 
 Place = str | PathLike[str]
 
@@ -54,7 +54,7 @@ class Run:
     def classifier(self) -> "Classifier":
         """The model, its classes and how it wants its photos."""
         load_keras()
-        from finetune.classifier import Classifier
+        from finetune.runs.classifier import Classifier
 
         return Classifier.open(self.path)
 
@@ -83,7 +83,9 @@ class Run:
             rows.append({**row, "bad": found.bad})
         return pd.DataFrame(rows)
 
-    def evaluate(self, data: Place, split: str | None = None, out: Place | None = None) -> dict[str, Any]:
+    def evaluate(
+        self, data: Place, split: str | None = None, out: Place | None = None
+    ) -> dict[str, Any]:
         """Measure on other labelled photos; see ``commands.evaluate.evaluate``."""
         classifier = self.classifier
         from finetune.commands.evaluate import evaluate
@@ -91,7 +93,11 @@ class Run:
         return evaluate(classifier, str(data), self._reporter, split, _path(out))
 
     def explain(
-        self, *photos: Place, layers: Sequence[str] = (), class_name: str | None = None, out: Place = "explained"
+        self,
+        *photos: Place,
+        layers: Sequence[str] = (),
+        class_name: str | None = None,
+        out: Place = "explained",
     ) -> dict[str, Any]:
         """Draw what speaks for a class over photos; see ``commands.explain.explain``."""
         classifier = self.classifier
@@ -135,7 +141,13 @@ def run(
     Raises:
         FinetuneError: see its subclasses.
     """
-    options = {"data": data and str(data), "backbone": backbone, "strategy": strategy, "head": head, "seed": seed}
+    options = {
+        "data": data and str(data),
+        "backbone": backbone,
+        "strategy": strategy,
+        "head": head,
+        "seed": seed,
+    }
     options |= {"weights": weights and str(weights), "image_size": image_size, "epochs": epochs}
     given = {key: value for key, value in options.items() if value is not None}
     if isinstance(recipe, Mapping):
@@ -151,15 +163,19 @@ def run(
     return Run(folder, progress)
 
 
-def compare(*recipes: Place, out: Place = "compared", photos: bool = True, progress: bool = False) -> dict[str, Any]:
+def compare(
+    *recipes: Place, out: Place = "compared", photos: bool = True, progress: bool = False
+) -> dict[str, Any]:
     """Run many recipes and say which differences are real: ``finetune compare``; returns what its ``--json`` prints.
 
     Cells run in a process of their own, which imports the calling script: call this below ``if __name__ == "__main__"``.
     """
     from finetune.commands.compare import compare as run_all
-    from finetune.matrix import collect
+    from finetune.recipe.matrix import collect
 
-    return run_all(collect([Path(path) for path in recipes]), Path(out), Reporter(quiet=not progress), photos)
+    return run_all(
+        collect([Path(path) for path in recipes]), Path(out), Reporter(quiet=not progress), photos
+    )
 
 
 def extract_features(
@@ -174,17 +190,21 @@ def extract_features(
     progress: bool = False,
 ) -> dict[str, Any]:
     """Write ``features.npy`` and ``index.csv``: ``finetune extract-features``; returns what its ``--json`` prints."""
-    chosen: dict[str, Any] = {"data": data and str(data), "backbone": backbone, "weights": weights and str(weights)}
+    chosen: dict[str, Any] = {
+        "data": data and str(data),
+        "backbone": backbone,
+        "weights": weights and str(weights),
+    }
     resolved = load(None, {**chosen, "image_size": image_size, "strategy": "cached-features"})
     load_keras()
-    from finetune.commands.features import extract_features as extract
+    from finetune.commands.extract_features import extract_features as extract
 
     return extract(resolved, cut, pooling, Path(out), Reporter(quiet=not progress))
 
 
 def ensemble(*runs: Place | Run, out: Place, blend: str = "mean", progress: bool = False) -> Run:
     """Combine finished runs into one classifier: ``finetune ensemble``; its comparison is the result of the new run."""
-    from finetune.results.members import read_members
+    from finetune.runs.members import read_members
 
     load_keras()
     from finetune.commands import ensemble as ensembles

@@ -1,9 +1,10 @@
-"""Import Keras and OpenVINO at the moment when a command needs them and not before: they take seconds."""
+"""What a process runs on: Keras and OpenVINO imported when a command needs them and not before, and its peak memory."""
 
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 
 
@@ -49,3 +50,23 @@ def stderr_to_nowhere() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def reset_peak() -> None:
+    """Begin a new stretch: Linux forgets the peak so far when a 5 is written to clear_refs (man 5 proc)."""
+    if _CLEAR.exists():
+        _CLEAR.write_text("5")
+
+
+def peak_bytes() -> int:
+    """Largest resident memory of this process since ``reset_peak``, in bytes; elsewhere than on Linux since its start."""
+    if _STATUS.exists():
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    import resource  # Unix only
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -47,7 +47,9 @@ class Reporter:
             TextColumn(unit),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console, transient=True, disable=not self.live) as progress:
+        with Progress(
+            *columns, console=self.console, transient=True, disable=not self.live
+        ) as progress:
             task = progress.add_task(name, total=total)
             yield lambda steps: progress.update(task, advance=steps)
             done = int(progress.tasks[task].completed)

@@ -34,14 +34,21 @@ import pandas as pd
 from IPython.display import display
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from finetune.results.comparison import read_predictions, sections
-from finetune.results.metrics import reliability_curve
-from finetune.results.report_plots import duration, front
-from finetune.results.significance import ALPHA, compare_pairs, minimum_detectable_difference, tie_groups
+from finetune.evaluation.metrics import reliability_curve
+from finetune.evaluation.significance import (
+    ALPHA,
+    compare_pairs,
+    minimum_detectable_difference,
+    tie_groups,
+)
+from finetune.report.figures import duration, front
+from finetune.report.sections import read_predictions, sections
 
 compared = Path(os.environ.get("FINETUNE_COMPARED", "../compared"))
 pd.options.display.precision = 3
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True})
+plt.rcParams.update(
+    {"axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True}
+)
 BLUE, GREY = "#0b5394", "#8a8a8a"
 
 # %% [markdown]
@@ -53,7 +60,16 @@ BLUE, GREY = "#0b5394", "#8a8a8a"
 
 # %%
 results = pd.read_csv(compared / "results.csv")
-columns = ["recipe", "seed", "status", "strategy", "head", "cut", "validation_accuracy", "test_accuracy"]
+columns = [
+    "recipe",
+    "seed",
+    "status",
+    "strategy",
+    "head",
+    "cut",
+    "validation_accuracy",
+    "test_accuracy",
+]
 display(results[[*columns, "cost_seconds", "cost_seconds_alone"]])
 
 # %% [markdown]
@@ -66,8 +82,12 @@ display(results[[*columns, "cost_seconds", "cost_seconds_alone"]])
 cells = json.loads((compared / "compare.json").read_text())["cells"]
 section, *others = sections(compared, cells)
 recommended, best = section.recommended
-print(f"{section.data}: {section.photos:,} test photos of {', '.join(section.classes)}; split {section.split[:16]}")
-print(f"{len(section.entries)} recipes here, {sum(len(other.entries) for other in others)} on other photos")
+print(
+    f"{section.data}: {section.photos:,} test photos of {', '.join(section.classes)}; split {section.split[:16]}"
+)
+print(
+    f"{len(section.entries)} recipes here, {sum(len(other.entries) for other in others)} on other photos"
+)
 for name, reason in section.left_out:
     print(f"left out: {name} ({reason})")
 
@@ -83,7 +103,9 @@ for name, reason in section.left_out:
 # %%
 run = compared / recommended.shown["run"]
 metrics = json.loads((run / "metrics.json").read_text())
-print(f"{run.name}: cut at {metrics['cut']}, {metrics['parameters']['trainable']:,} trained parameters")
+print(
+    f"{run.name}: cut at {metrics['cut']}, {metrics['parameters']['trainable']:,} trained parameters"
+)
 low, high = metrics["test"]["accuracy_interval"]
 print(f"test accuracy {metrics['test']['accuracy']:.1%}, interval {low:.1%} to {high:.1%}")
 summary = pd.DataFrame({split: metrics[split] for split in ("validation", "test")})
@@ -107,9 +129,15 @@ display(history if len(history) else "no epochs: the head was fitted by L-BFGS")
 classes, predictions = read_predictions(run)
 test = predictions["test"]
 photos = recommended.photos.assign(file=recommended.test.files)
-assert np.isclose(np.mean(test.probabilities.argmax(axis=1) == test.labels), metrics["test"]["accuracy"])
+assert np.isclose(
+    np.mean(test.probabilities.argmax(axis=1) == test.labels), metrics["test"]["accuracy"]
+)
 wrong = photos[~photos["correct"]].nlargest(5, "confidence")
-display(wrong.assign(predicted=[classes[label] for label in wrong["predicted"]])[["file", "predicted", "confidence"]])
+display(
+    wrong.assign(predicted=[classes[label] for label in wrong["predicted"]])[
+        ["file", "predicted", "confidence"]
+    ]
+)
 
 # %% [markdown]
 # ## Are the differences real?
@@ -124,10 +152,18 @@ display(wrong.assign(predicted=[classes[label] for label in wrong["predicted"]])
 # %%
 correct = {entry.name: entry.photos["correct"].to_numpy() for entry in section.entries}
 losses = {entry.name: entry.photos["loss"].to_numpy() for entry in section.entries}
-seed_accuracies = {entry.name: [cell["test"]["accuracy"] for cell in entry.cells] for entry in section.entries}
+seed_accuracies = {
+    entry.name: [cell["test"]["accuracy"] for cell in entry.cells] for entry in section.entries
+}
 pairs = compare_pairs(correct, losses, seed_accuracies)
-print(f"{pairs['better'].notna().sum()} of {len(pairs)} pairs are told apart; those with the smallest p:")
-display(pairs.nsmallest(10, "p")[["a", "b", "difference", "only_a", "only_b", "p", "p_holm", "p_seeds", "better"]])
+print(
+    f"{pairs['better'].notna().sum()} of {len(pairs)} pairs are told apart; those with the smallest p:"
+)
+display(
+    pairs.nsmallest(10, "p")[
+        ["a", "b", "difference", "only_a", "only_b", "p", "p_holm", "p_seeds", "better"]
+    ]
+)
 
 # %% [markdown]
 # From the pairs follow groups. The most accurate recipe leads group 1, together with all that it does not beat; the
@@ -135,7 +171,9 @@ display(pairs.nsmallest(10, "p")[["a", "b", "difference", "only_a", "only_b", "p
 # accuracy gives no reason for another.
 
 # %%
-groups = tie_groups(correct, pairs, {entry.name: entry.cost("seconds") for entry in section.entries})
+groups = tie_groups(
+    correct, pairs, {entry.name: entry.cost("seconds") for entry in section.entries}
+)
 display(groups)
 print(section.verdict)
 
@@ -148,7 +186,10 @@ print(section.verdict)
 # %%
 share = (pairs["only_a"] + pairs["only_b"]).median() / section.photos
 levels = {"one pair alone": ALPHA, f"one among {len(pairs)}": ALPHA / len(pairs)}
-points = {name: 100 * minimum_detectable_difference(section.photos, share, alpha) for name, alpha in levels.items()}
+points = {
+    name: 100 * minimum_detectable_difference(section.photos, share, alpha)
+    for name, alpha in levels.items()
+}
 print(f"{section.photos:,} photos; two recipes disagree about {100 * share:.1f} % of them (median)")
 display(pd.Series(points, name="detectable, points").to_frame().round(1))
 
@@ -210,7 +251,10 @@ display(pd.DataFrame(calibration).T)
 figure, axes = plt.subplots(figsize=(4.2, 4))
 floor = 1 / len(classes)
 axes.plot([floor, 1], [floor, 1], color="black", linewidth=0.6)
-shown = {"as trained": (recommended.test.probabilities, GREY), "temperature-scaled": (recommended.scaled, BLUE)}
+shown = {
+    "as trained": (recommended.test.probabilities, GREY),
+    "temperature-scaled": (recommended.scaled, BLUE),
+}
 for label, (probabilities, color) in shown.items():
     curve = reliability_curve(probabilities, recommended.test.labels)
     area = 20 + 400 * curve["n"] / section.photos
@@ -239,7 +283,9 @@ on_front = front(seconds, accuracy)
 stairs = np.flatnonzero(on_front)[np.argsort(seconds[on_front])]
 
 figure, axes = plt.subplots(figsize=(7, 3.8))
-axes.errorbar(seconds, accuracy, abs(interval.T - accuracy), fmt="none", ecolor=GREY, elinewidth=0.8)
+axes.errorbar(
+    seconds, accuracy, abs(interval.T - accuracy), fmt="none", ecolor=GREY, elinewidth=0.8
+)
 steps = [*seconds[stairs], seconds.max()], [*accuracy[stairs], accuracy[stairs[-1]]]
 axes.plot(*steps, drawstyle="steps-post", color=BLUE, linewidth=0.8)
 axes.scatter(seconds, accuracy, color=np.where(on_front, BLUE, GREY), zorder=3)

@@ -44,7 +44,9 @@ out = Path(os.environ.get("FINETUNE_OUT", "../from_photos_to_onnx"))
 # a second. Another head or another seed would find the activations in the store.
 
 # %%
-run = ft.run(data=photos, backbone="vgg16", strategy="cached-features", image_size=128, out=out / "run")
+run = ft.run(
+    data=photos, backbone="vgg16", strategy="cached-features", image_size=128, out=out / "run"
+)
 test = run.result["test"]
 low, high = test["accuracy_interval"]
 print(f"test accuracy {test['accuracy']:.1%} ({low:.1%} to {high:.1%}) on {test['n']:,} photos")
@@ -102,7 +104,9 @@ display(table)
 
 # %%
 exported = run.export("onnx", out / "onnx")
-print(f"largest difference {exported['max_difference']:.1e} on {exported['photos']} photos, by {exported['runtime']}")
+print(
+    f"largest difference {exported['max_difference']:.1e} on {exported['photos']} photos, by {exported['runtime']}"
+)
 for file in exported["files"]:
     print(f"{file['name']}: {file['bytes'] / 2**20:.1f} MiB")
 
@@ -114,9 +118,15 @@ for file in exported["files"]:
 # %%
 contract = json.loads((out / "onnx" / "model.json").read_text())
 size = contract["input"]["shape"][1]
-session = onnxruntime.InferenceSession(out / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])
+session = onnxruntime.InferenceSession(
+    out / "onnx" / "model.onnx", providers=["CPUExecutionProvider"]
+)
 pixels = [
-    np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+    np.asarray(
+        ImageOps.exif_transpose(Image.open(path))
+        .convert("RGB")
+        .resize((size, size), Image.Resampling.BILINEAR)
+    )
     for path in chosen[:3]
 ]
 (probabilities,) = session.run(None, {session.get_inputs()[0].name: np.stack(pixels)})

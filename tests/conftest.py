@@ -39,7 +39,9 @@ def vgg16_file() -> Path:
     return _required("FINETUNE_WEIGHTS_DIR", "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5")
 
 
-def paint(path: Path, color: tuple[int, int, int], seed: int, size: tuple[int, int] = (40, 30)) -> Path:
+def paint(
+    path: Path, color: tuple[int, int, int], seed: int, size: tuple[int, int] = (40, 30)
+) -> Path:
     """A photo-like file: a colour with noise of its own, so that no two files are alike."""
     noise = np.random.default_rng(seed).integers(-40, 41, (size[1], size[0], 3))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,13 +53,21 @@ def paint(path: Path, color: tuple[int, int, int], seed: int, size: tuple[int, i
 def photos(tmp_path) -> Path:
     """A folder with splits of two classes that any network can tell apart: 12 + 7 + 7 photos, no multiple of 4 or 8."""
     for split, counts in {"train": (7, 5), "validation": (3, 4), "test": (4, 3)}.items():
-        for name, color, count in zip(("apples", "plums"), ((200, 60, 50), (70, 60, 160)), counts, strict=True):
+        for name, color, count in zip(
+            ("apples", "plums"), ((200, 60, 50), (70, 60, 160)), counts, strict=True
+        ):
             for i in range(count):
-                paint(tmp_path / "photos" / split / name / f"{i}.png", color, hash((split, name, i)) % 2**32)
+                paint(
+                    tmp_path / "photos" / split / name / f"{i}.png",
+                    color,
+                    hash((split, name, i)) % 2**32,
+                )
     return tmp_path / "photos"
 
 
-def finetune(*arguments: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess:
+def finetune(
+    *arguments: object, timeout: float = 300, **environment: str
+) -> subprocess.CompletedProcess:
     """Run the command line as a user would, in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "finetune", *map(str, arguments)],

@@ -15,13 +15,18 @@ def trained(tmp_path_factory):
     from conftest import paint
 
     root = tmp_path_factory.mktemp("api")
-    for number, (name, color) in enumerate({"apples": (200, 60, 50), "plums": (70, 60, 160)}.items()):
+    for number, (name, color) in enumerate(
+        {"apples": (200, 60, 50), "plums": (70, 60, 160)}.items()
+    ):
         for i in range(12):
             paint(root / "photos" / name / f"{i}.png", color, 100 * number + i)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", str(root / "cache"))
         recipe = {"weights": "random", "image_size": 32, "strategy": "cached-features"}
-        runs = [ft.run(recipe, data=root / "photos", head=head, out=root / head) for head in ("gap", "gmp")]
+        runs = [
+            ft.run(recipe, data=root / "photos", head=head, out=root / head)
+            for head in ("gap", "gmp")
+        ]
     return root, runs
 
 
@@ -37,13 +42,22 @@ def test_a_run_predicts_explains_evaluates_and_exports(trained, tmp_path):
     assert repr(run) == f"Run({str(root / 'gap')!r})"
     (tmp_path / "bad.png").write_text("no photo")
     table = run.predict(root / "photos" / "plums", tmp_path / "bad.png", top=2)
-    assert list(table.columns) == ["file", "class", "probability", "class_2", "probability_2", "bad"]
+    assert list(table.columns) == [
+        "file",
+        "class",
+        "probability",
+        "class_2",
+        "probability_2",
+        "bad",
+    ]
     assert len(table) == 13
     assert list(table["bad"].notna()) == [False] * 12 + [True]
     assert (table["probability"] + table["probability_2"])[:12].between(0.999, 1.001).all()
     measured = run.evaluate(root / "photos", out=tmp_path / "evaluated")
     assert measured["n"] == 24
-    shown = run.explain(root / "photos" / "plums" / "0.png", layers=["block4_conv3"], out=tmp_path / "explained")
+    shown = run.explain(
+        root / "photos" / "plums" / "0.png", layers=["block4_conv3"], out=tmp_path / "explained"
+    )
     assert list(shown["photos"][0]["layers"]) == ["block4_conv3"]
     assert run.export("onnx", tmp_path / "onnx")["max_difference"] < 1e-4
     assert (tmp_path / "onnx/model.onnx").exists()

@@ -10,11 +10,11 @@ import pytest
 from benchmarks.paired import job, ratio
 from benchmarks.photos import make_folder
 from finetune.activations.engine import BATCH, compile_trunk
-from finetune.commands import features
-from finetune.data.folder import read_folder
-from finetune.network import build_network
+from finetune.commands import extract_features as features
+from finetune.data.dataset import read_folder
+from finetune.model.network import build_network
 from finetune.progress import Reporter
-from finetune.recipe import load
+from finetune.recipe.recipe import load
 from finetune.training.fit import deterministic
 
 SIZE = 96
@@ -34,7 +34,9 @@ def best_ratio(slow, fast, repeats=4) -> float:
 
 @pytest.fixture(scope="module")
 def network():
-    return build_network(load(None, {"strategy": "top-blocks", "weights": "random", "image_size": SIZE}), 2)
+    return build_network(
+        load(None, {"strategy": "top-blocks", "weights": "random", "image_size": SIZE}), 2
+    )
 
 
 def test_a_step_of_the_tail_is_much_faster_than_one_of_the_whole_model(network):
@@ -44,17 +46,33 @@ def test_a_step_of_the_tail_is_much_faster_than_one_of_the_whole_model(network):
     network.whole.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
     network.tail.compile("adam", "sparse_categorical_crossentropy", jit_compile=deterministic())
     whole, tail = network.whole, network.tail
-    assert best_ratio(lambda: whole.train_on_batch(photos, labels), lambda: tail.train_on_batch(maps, labels)) > 1.8
+    assert (
+        best_ratio(
+            lambda: whole.train_on_batch(photos, labels), lambda: tail.train_on_batch(maps, labels)
+        )
+        > 1.8
+    )
 
 
 def test_the_engine_is_no_slower_than_keras(network):
     trunk = keras.Model(network.whole.input, network.whole.get_layer("block4_pool").output)
-    engine, photos = compile_trunk(trunk, "openvino"), np.zeros((4 * BATCH, SIZE, SIZE, 3), np.uint8)
+    engine, photos = (
+        compile_trunk(trunk, "openvino"),
+        np.zeros((4 * BATCH, SIZE, SIZE, 3), np.uint8),
+    )
     assert best_ratio(lambda: trunk.predict_on_batch(photos), lambda: list(engine([photos]))) > 0.6
 
 
 def test_a_second_extraction_reads_the_store(photos, tmp_path):
-    recipe = load(None, {"data": str(photos), "strategy": "cached-features", "weights": "random", "image_size": SIZE})
+    recipe = load(
+        None,
+        {
+            "data": str(photos),
+            "strategy": "cached-features",
+            "weights": "random",
+            "image_size": SIZE,
+        },
+    )
     quiet, speeds = Reporter(quiet=True), []
     for number in range(2):
         start = time.perf_counter()
@@ -74,6 +92,10 @@ def test_benchmark_photos_are_all_different_and_jobs_measure(tmp_path, monkeypat
 
 def test_ratios_are_taken_within_each_repeat():
     rows = pd.DataFrame(
-        {"contender": ["plain", "ours"] * 3, "repeat": [0, 0, 1, 1, 2, 2], "seconds": [4, 2, 90, 30, 4, 1]}
+        {
+            "contender": ["plain", "ours"] * 3,
+            "repeat": [0, 0, 1, 1, 2, 2],
+            "seconds": [4, 2, 90, 30, 4, 1],
+        }
     )
     assert ratio(rows, "plain", "ours") == {"median": 3.0, "low": 2.0, "high": 4.0}

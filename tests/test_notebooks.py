@@ -22,7 +22,11 @@ NO_TENSORFLOW = "import sys\nassert not {'tensorflow', 'keras'} & set(sys.module
 def test_script_and_notebook_are_a_pair(script):
     """After an edit: jupytext --sync, and execute the notebook again."""
     text, notebook = jupytext.read(script), jupytext.read(script.with_suffix(".ipynb"))
-    assert text.metadata["jupytext"]["formats"] == notebook.metadata["jupytext"]["formats"] == "ipynb,py:percent"
+    assert (
+        text.metadata["jupytext"]["formats"]
+        == notebook.metadata["jupytext"]["formats"]
+        == "ipynb,py:percent"
+    )
     sources = [[(cell.cell_type, cell.source) for cell in pair.cells] for pair in (text, notebook)]
     assert sources[0] == sources[1]
 
@@ -36,7 +40,11 @@ def test_notebook_shows_the_outputs_of_one_clean_run(script):
     assert {"display_data", "stream"} <= kinds
     assert "error" not in kinds
     assert path.stat().st_size < 300_000
-    assert [place for place in ("/home/", "/tmp/", "/work/", "/Users/", "C:\\\\") if place in path.read_text()] == []
+    assert [
+        place
+        for place in ("/home/", "/tmp/", "/work/", "/Users/", "C:\\\\")
+        if place in path.read_text()
+    ] == []
 
 
 def imagenet_weights() -> bool:
@@ -50,9 +58,13 @@ def run_notebook(script: Path, *more: str) -> list:
     """Outputs of a notebook and of cells that are added to it; raises CellExecutionError."""
     notebook = jupytext.read(script)
     notebook.cells += [jupytext.reads(f"# %%\n{code}", "py:percent").cells[0] for code in more]
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(script.parent)}})
+    client = NotebookClient(
+        notebook, timeout=300, resources={"metadata": {"path": str(script.parent)}}
+    )
     client.execute()
-    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    return [
+        output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
+    ]
 
 
 def test_a_notebook_goes_from_photos_to_an_onnx_file(tmp_path, monkeypatch):
@@ -73,7 +85,9 @@ def test_quickstart_compares_and_the_notebook_walks_through_it(tmp_path, monkeyp
             f"no VGG16 weights: FINETUNE_WEIGHTS_DIR has none, {OFFLINE_PACKAGE} (extra offline) is not installed"
         )
     out = tmp_path / "compared"
-    done = finetune("compare", ROOT / "recipes/quickstart", "--out", out, timeout=900, COLUMNS="200")
+    done = finetune(
+        "compare", ROOT / "recipes/quickstart", "--out", out, timeout=900, COLUMNS="200"
+    )
     assert done.returncode == 0, done.stderr
     results = pd.read_csv(out / "results.csv")
     assert set(results["status"]) == {"done"}

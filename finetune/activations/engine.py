@@ -94,7 +94,9 @@ def _tensorflow(trunk: keras.Model) -> Engine:
 
 def _openvino(trunk: keras.Model) -> Engine:
     ov = load_openvino()
-    with warnings.catch_warnings():  # OpenVINO passes Keras a tuple of one input, which Keras remarks on
+    with (
+        warnings.catch_warnings()
+    ):  # OpenVINO passes Keras a tuple of one input, which Keras remarks on
         warnings.filterwarnings("ignore", "The structure of `inputs`")
         graph = ov.convert_model(trunk)
     graph.reshape([BATCH, *trunk.input.shape[1:]])
@@ -104,7 +106,9 @@ def _openvino(trunk: keras.Model) -> Engine:
     streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
 
     def infer(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        idle = [compiled.create_infer_request() for _ in range(streams + 1)]  # one more is filled while all compute
+        idle = [
+            compiled.create_infer_request() for _ in range(streams + 1)
+        ]  # one more is filled while all compute
         running: deque[Any] = deque()
         for piece in pieces:
             if not idle:
@@ -125,4 +129,7 @@ def _finish(running: deque, idle: list) -> Iterator[np.ndarray]:
     idle.append(request)
 
 
-_ENGINES: dict[str, Callable[[keras.Model], Engine]] = {"openvino": _openvino, "tensorflow": _tensorflow}
+_ENGINES: dict[str, Callable[[keras.Model], Engine]] = {
+    "openvino": _openvino,
+    "tensorflow": _tensorflow,
+}

@@ -13,17 +13,19 @@ import numpy as np
 
 from finetune.activations.engine import Engine
 from finetune.activations.store import Store, row_name
-from finetune.atomic import commit_text
 from finetune.data.augment import AUGMENT_VERSION, augment
-from finetune.data.decode import DECODE_VERSION, BadPhoto, decode
-from finetune.data.folder import Photo
+from finetune.data.dataset import Photo
+from finetune.data.photos import DECODE_VERSION, BadPhoto, decode
 from finetune.errors import DataError, IntegrityError
+from finetune.files import commit_text
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _THREADS = 2  # Pillow releases the interpreter lock while it decodes; more threads would take time from the trunk
-_SHARD_BYTES = 64 * 2**20  # memory that waits to be committed, and the work that a power cut can undo
+_SHARD_BYTES = (
+    64 * 2**20
+)  # memory that waits to be committed, and the work that a power cut can undo
 _CHUNK = 32
 
 
@@ -46,7 +48,9 @@ class Pixels:
         """
         data = photo.path.read_bytes()
         if hashlib.sha256(data).hexdigest() != photo.sha256:
-            raise DataError(f"{photo.path} has changed since this run listed it. Run again when the folder is at rest.")
+            raise DataError(
+                f"{photo.path} has changed since this run listed it. Run again when the folder is at rest."
+            )
         pixels = decode(data, self.size, self.resize)
         return pixels if key is None or self.augment is None else augment(pixels, self.augment, key)
 
@@ -56,7 +60,9 @@ class Pixels:
         return {"decode_version": DECODE_VERSION, **augmented, **asdict(self)}
 
 
-def map_ahead(function: Callable[[T], R], items: Iterable[T], ahead: int = 2 * _CHUNK) -> Iterator[R]:
+def map_ahead(
+    function: Callable[[T], R], items: Iterable[T], ahead: int = 2 * _CHUNK
+) -> Iterator[R]:
     """``map`` in threads, in order, with at most ``ahead`` results waiting (``Executor.map`` would queue all items)."""
     with ThreadPoolExecutor(_THREADS) as pool:
         waiting: deque = deque()
@@ -81,7 +87,11 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def stream(
-    pixels: Pixels, photos: Iterable[Photo], keys: Iterable[str | None], engine: Engine, size: int = _CHUNK
+    pixels: Pixels,
+    photos: Iterable[Photo],
+    keys: Iterable[str | None],
+    engine: Engine,
+    size: int = _CHUNK,
 ) -> Iterator[np.ndarray]:
     """Activations of photos in order, decoded in threads while the trunk runs.
 
@@ -99,7 +109,11 @@ def stream(
 def open_store(cache: Path, fields: dict[str, Any], dtype: str, pixels: Pixels) -> Store:
     """The store of these activations; float32 instead of float16 where float16 is known not to hold them."""
     store = Store(cache, {**fields, "pixels": pixels.fields()}, dtype)
-    return Store(cache, {**fields, "pixels": pixels.fields()}, "float32") if _overflowed(store).exists() else store
+    return (
+        Store(cache, {**fields, "pixels": pixels.fields()}, "float32")
+        if _overflowed(store).exists()
+        else store
+    )
 
 
 def _overflowed(store: Store) -> Path:
@@ -218,7 +232,11 @@ def _narrow(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
         OverflowError: float16 cannot hold them; IntegrityError: they are not finite at all.
     """
     if dtype == np.float16 and np.abs(rows).max() > np.finfo(np.float16).max:
-        raise OverflowError(f"an activation of {np.abs(rows).max():g} is beyond float16's largest value, 65504")
+        raise OverflowError(
+            f"an activation of {np.abs(rows).max():g} is beyond float16's largest value, 65504"
+        )
     if not np.isfinite(rows).all():
-        raise IntegrityError("The trunk computed NaN or infinity; its weights are broken. Nothing of this was stored.")
+        raise IntegrityError(
+            "The trunk computed NaN or infinity; its weights are broken. Nothing of this was stored."
+        )
     return rows.astype(dtype, copy=False)

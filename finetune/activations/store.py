@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.atomic import commit, commit_json
+from finetune.files import commit, commit_json
 
 FORMAT_VERSION = 1
 
@@ -87,10 +87,13 @@ class Store:
             seconds: what it took to compute them; remembered, so that a cost can be told long afterwards.
         """
         if len(names) != len(rows) or rows.dtype != self.dtype:
-            raise ValueError(f"{len(names)} names for {len(rows)} rows of {rows.dtype}; the store holds {self.dtype}")
+            raise ValueError(
+                f"{len(names)} names for {len(rows)} rows of {rows.dtype}; the store holds {self.dtype}"
+            )
         if not (self.folder / "manifest.json").exists():
             commit_json(
-                self.folder / "manifest.json", {"key": self.key, "fields": self.fields, "shape": rows.shape[1:]}
+                self.folder / "manifest.json",
+                {"key": self.key, "fields": self.fields, "shape": rows.shape[1:]},
             )
         shard = self.folder / f"shard-{uuid.uuid4().hex}.npy"
         commit(shard, lambda file: np.save(file, rows, allow_pickle=False))
@@ -121,7 +124,9 @@ class Rows:
         first = headers[shards[0]]
         self.dtype, self.shape = first.dtype, (len(rows), *first.shape[1:])
         self.nbytes = int(np.prod(self.shape)) * self.dtype.itemsize
-        self.seconds = sum(row.seconds for row in rows)  # what computing them took, whenever that was
+        self.seconds = sum(
+            row.seconds for row in rows
+        )  # what computing them took, whenever that was
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -143,7 +148,9 @@ class Rows:
             yield self[range(start, min(start + size, len(self)))]
 
 
-_VERIFIED: set[tuple[Path, int, int]] = set()  # shards of this process that had their sha256, as they were then
+_VERIFIED: set[tuple[Path, int, int]] = (
+    set()
+)  # shards of this process that had their sha256, as they were then
 
 
 def _verified(shard: Path) -> bool:
@@ -189,9 +196,13 @@ def shelves(root: Path) -> list[dict[str, Any]]:
     found = []
     for manifest in sorted((root / "activations").glob("*/manifest.json")):
         folder = manifest.parent
-        rows = sum(len(json.loads(path.read_text())["rows"]) for path in folder.glob("shard-*.json"))
+        rows = sum(
+            len(json.loads(path.read_text())["rows"]) for path in folder.glob("shard-*.json")
+        )
         size = sum(path.stat().st_size for path in folder.iterdir())
-        found.append({**json.loads(manifest.read_text()), "rows": rows, "bytes": size, "folder": str(folder)})
+        found.append(
+            {**json.loads(manifest.read_text()), "rows": rows, "bytes": size, "folder": str(folder)}
+        )
     return found
 
 
@@ -207,8 +218,14 @@ def nearest_difference(root: Path, store: Store) -> dict[str, tuple[Any, Any]]:
         holds rows, or if there is no other.
     """
     wanted = json.loads(json.dumps(store.fields))  # tuples as the lists that they are in a manifest
-    others = [shelf["fields"] for shelf in shelves(root) if shelf["key"] != store.key and shelf["rows"]]
-    return {} if store._rows else min((_difference(fields, wanted) for fields in others), key=len, default={})
+    others = [
+        shelf["fields"] for shelf in shelves(root) if shelf["key"] != store.key and shelf["rows"]
+    ]
+    return (
+        {}
+        if store._rows
+        else min((_difference(fields, wanted) for fields in others), key=len, default={})
+    )
 
 
 def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

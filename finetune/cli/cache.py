@@ -28,7 +28,7 @@ def ls(as_json: JsonOption = False) -> None:
 
 def verify(as_json: JsonOption = False) -> None:
     """Hash every stored shard again; damaged ones are set aside, so that the next run computes them anew."""
-    from finetune.activations import upkeep
+    from finetune.activations import maintenance as upkeep
     from finetune.data.catalog import cache_dir
 
     cache = cache_dir()
@@ -45,28 +45,40 @@ def verify(as_json: JsonOption = False) -> None:
 
 def _verified(report: dict[str, Any]) -> str:
     lines = [f"damaged: {file}" for file in report["damaged"]]
-    lines += [f"shards: {report['shards']:,} ({_mib(report['bytes'])}), damaged: {len(report['damaged']) or 'none'}"]
+    lines += [
+        f"shards: {report['shards']:,} ({_mib(report['bytes'])}), damaged: {len(report['damaged']) or 'none'}"
+    ]
     if report["orphans"]:
-        orphans = f"files of interrupted writes: {report['orphans']:,} ({_mib(report['orphan_bytes'])})"
+        orphans = (
+            f"files of interrupted writes: {report['orphans']:,} ({_mib(report['orphan_bytes'])})"
+        )
         lines += [f"{orphans}; `finetune cache gc` removes those older than an hour"]
     return "\n".join(lines)
 
 
 def gc(
-    older_than: Annotated[int, typer.Option(min=0, metavar="DAYS", help="Days a shelf was not used.")] = 30,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would go and remove nothing.")] = False,
+    older_than: Annotated[
+        int, typer.Option(min=0, metavar="DAYS", help="Days a shelf was not used.")
+    ] = 30,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would go and remove nothing.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Remove what interrupted writes left, shards set aside as damaged, and shelves that were not used for long."""
-    from finetune.activations.upkeep import collect
+    from finetune.activations.maintenance import collect
     from finetune.data.catalog import cache_dir
 
     removed = collect(cache_dir(), older_than, dry_run)
     total = sum(item["bytes"] for item in removed)
     if as_json:
-        return print_json({"cache": str(cache_dir()), "dry_run": dry_run, "removed": removed, "bytes": total})
+        return print_json(
+            {"cache": str(cache_dir()), "dry_run": dry_run, "removed": removed, "bytes": total}
+        )
     for item in removed:
-        print(f"{_mib(item['bytes']):>12}  {item['kind']:<8}  {item['days']:>6.1f} days old  {item['path']}")
+        print(
+            f"{_mib(item['bytes']):>12}  {item['kind']:<8}  {item['days']:>6.1f} days old  {item['path']}"
+        )
     print(f"{_mib(total)} {'would be removed' if dry_run else 'removed'} from {cache_dir()}")
 
 

@@ -12,8 +12,12 @@ _LISTED = 5  # files of each kind that are named; --json names them all
 
 
 def check(
-    data: Annotated[str, typer.Argument(help="A folder, or cats-and-dogs-small, sketches, digits.")],
-    size: Annotated[int, typer.Option(min=32, max=1024, help="Side of the photos in pixels.")] = 224,
+    data: Annotated[
+        str, typer.Argument(help="A folder, or cats-and-dogs-small, sketches, digits.")
+    ],
+    size: Annotated[
+        int, typer.Option(min=32, max=1024, help="Side of the photos in pixels.")
+    ] = 224,
     as_json: JsonOption = False,
 ) -> None:
     """Look at photos before training: what is bad, what stands twice, what the test photos can tell."""
@@ -32,9 +36,17 @@ def check(
 
 
 def _text(report: dict[str, Any]) -> str:
-    sizes, test, points = report["sizes"], report["test"]["photos"], 100 * report["test"]["half_width"]
+    sizes, test, points = (
+        report["sizes"],
+        report["test"]["photos"],
+        100 * report["test"]["half_width"],
+    )
     ignored = ", ".join(f"{count:,} {kind}" for kind, count in report["ignored"].items())
-    small = f"{sizes['smaller']:,} photos are smaller than {sizes['size']} px on a side" if sizes["smaller"] else ""
+    small = (
+        f"{sizes['smaller']:,} photos are smaller than {sizes['size']} px on a side"
+        if sizes["smaller"]
+        else ""
+    )
     return "\n".join(
         [
             f"{report['data']}: {report['folder']}",
@@ -43,10 +55,14 @@ def _text(report: dict[str, Any]) -> str:
             f"largest class / smallest class in train: {report['imbalance']:.2f}",
             f"sides: {sizes['shortest']} to {sizes['longest']} px{'; ' if small else ''}{small}",
             f"ignored: {ignored or 'none'}",
-            *_files("cannot be decoded", [[f"{bad['file']} ({bad['reason']})"] for bad in report["bad"]]),
+            *_files(
+                "cannot be decoded", [[f"{bad['file']} ({bad['reason']})"] for bad in report["bad"]]
+            ),
             *_files("identical, in more than one split or class", report["leaks"]),
             *_files("identical, in one class of one split", report["duplicates"]),
-            *_files("look alike, in two splits (a hint: look at them)", report["near_duplicates"], " ~ "),
+            *_files(
+                "look alike, in two splits (a hint: look at them)", report["near_duplicates"], " ~ "
+            ),
             f"{test:,} test photos tell an accuracy of 90 % to about ± {points:.1f} points (95 % interval)",
         ]
     )
@@ -58,12 +74,17 @@ def _table(photos: dict[str, dict[str, int]], classes: Sequence[str]) -> list[st
     rows = {name: [photos[split][name] for split in photos] for name in classes}
     rows["together"] = [sum(photos[split].values()) for split in photos]
     head = f"  {'':<{width}}" + "".join(f"{split:>12}" for split in photos)
-    return [head, *(f"  {name:<{width}}" + "".join(f"{n:>12,}" for n in row) for name, row in rows.items())]
+    return [
+        head,
+        *(f"  {name:<{width}}" + "".join(f"{n:>12,}" for n in row) for name, row in rows.items()),
+    ]
 
 
 def _files(title: str, groups: Sequence[Sequence[str]], sign: str = " = ") -> list[str]:
     shown = [f"  {sign.join(group)}" for group in groups[:_LISTED]]
-    more = [f"  and {len(groups) - _LISTED:,} more; --json names all"] if len(groups) > _LISTED else []
+    more = (
+        [f"  and {len(groups) - _LISTED:,} more; --json names all"] if len(groups) > _LISTED else []
+    )
     return [f"{title}: {len(groups) or 'none'}", *shown, *more]
 
 

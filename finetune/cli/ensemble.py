@@ -18,14 +18,18 @@ class BlendName(str, Enum):
 
 
 def ensemble(
-    runs: Annotated[list[Path], typer.Argument(help="Two or more finished runs on the same photos.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Two or more finished runs on the same photos.")
+    ],
     blend: Annotated[BlendName, typer.Option(help="Which one becomes the model.")] = BlendName.mean,
-    out: Annotated[Path | None, typer.Option(help="Its folder (default: a new one in runs/).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Its folder (default: a new one in runs/).")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Combine finished runs into one model, and say whether that pays."""
     from finetune.commands import ensemble as ensembles
-    from finetune.results.members import read_members
+    from finetune.runs.members import read_members
 
     members = read_members(runs, reserved=list(ensembles.ROWS.values()))
     need_keras()
@@ -41,4 +45,6 @@ def _text(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]
     weights = ", ".join(f"{weight:.2f} {name}" for name, weight in result["weights"].items())
-    return "\n".join([*lines, f"model: {result['blend']} of {weights}", result["verdict"], result["report"]])
+    return "\n".join(
+        [*lines, f"model: {result['blend']} of {weights}", result["verdict"], result["report"]]
+    )

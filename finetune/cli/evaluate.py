@@ -8,22 +8,33 @@ import typer
 
 from finetune.cli.options import JsonOption, SkipOption, need_keras, print_json, reporter
 
-Split = Enum("Split", {"test": "test", "validation": "validation", "train": "train", "all": "all"}, type=str)
+Split = Enum(
+    "Split", {"test": "test", "validation": "validation", "train": "train", "all": "all"}, type=str
+)
 _SHOWN = 5  # photos of the highest loss; more are in top_losses.csv
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="A run folder, or a .keras file.")],
-    data: Annotated[str, typer.Argument(help="Class folders, as such or in split folders; or a data set's name.")],
-    split: Annotated[Split | None, typer.Option(help="Default: test; all, where there are no splits.")] = None,
+    model: Annotated[
+        Path, typer.Argument(metavar="RUN|MODEL", help="A run folder, or a .keras file.")
+    ],
+    data: Annotated[
+        str,
+        typer.Argument(help="Class folders, as such or in split folders; or a data set's name."),
+    ],
+    split: Annotated[
+        Split | None, typer.Option(help="Default: test; all, where there are no splits.")
+    ] = None,
     skip_bad: SkipOption = False,
-    out: Annotated[Path | None, typer.Option(help="Default: evaluations/RUN-DATA.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Default: evaluations/RUN-DATA.", show_default=False)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a classifier on other labelled photos of its classes."""
     need_keras()
-    from finetune.classifier import Classifier
     from finetune.commands import evaluate as command
+    from finetune.runs.classifier import Classifier
 
     chosen = split.value if split else None
     result = command.evaluate(Classifier.open(model), data, reporter(), chosen, out, skip_bad)
@@ -40,8 +51,12 @@ def _text(result: dict[str, Any]) -> str:
         f"\n{'class':<{width}}  photos  recall  precision  F1",
     ]
     for row in result["per_class"]:
-        shares = f"{100 * row['recall']:6.1f}  {100 * row['precision']:9.1f}  {100 * row['f1']:5.1f}"
-        lines.append(f"{row['class']:<{width}}  {row['n']:>6,}  {shares if row['n'] else '     -          -      -'}")
+        shares = (
+            f"{100 * row['recall']:6.1f}  {100 * row['precision']:9.1f}  {100 * row['f1']:5.1f}"
+        )
+        lines.append(
+            f"{row['class']:<{width}}  {row['n']:>6,}  {shares if row['n'] else '     -          -      -'}"
+        )
     lines.append("\nhighest losses")
     lines += [
         f"  {photo['loss']:5.2f}  {photo['class']} → {photo['predicted']}  {photo['file']}"

@@ -6,10 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from finetune.cli.options import (
-    JsonOption,
-    print_json,
-)
+from finetune.cli.options import JsonOption, print_json
 
 
 def backbones(as_json: JsonOption = False) -> None:
@@ -29,7 +26,7 @@ def backbones(as_json: JsonOption = False) -> None:
 
 def strategies(as_json: JsonOption = False) -> None:
     """List the strategies: where the cut lies, what crosses it, and what learns."""
-    from finetune.strategies import LEARNS, STRATEGIES
+    from finetune.recipe.strategies import LEARNS, STRATEGIES
 
     rows = {name: {"cut": LEARNS[s.learns][0], "crosses": s.crosses, "learns": LEARNS[s.learns][1],
                    "summary": s.summary, "defaults": s.defaults} for name, s in STRATEGIES.items()}  # fmt: skip
@@ -37,17 +34,21 @@ def strategies(as_json: JsonOption = False) -> None:
         return print_json(rows)
     for name, row in rows.items():
         print(f"{name}: {row['summary']}")
-        print(f"  cut: {row['cut']}; what crosses it: {row['crosses']}; what learns: {row['learns']}")
+        print(
+            f"  cut: {row['cut']}; what crosses it: {row['crosses']}; what learns: {row['learns']}"
+        )
 
 
 def data(
     name: Annotated[str, typer.Argument(help="cats-and-dogs-small, sketches or digits.")],
-    source: Annotated[Path | None, typer.Option("--from", help="A local copy: Kaggle's train/ folder or zip.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="A local copy: Kaggle's train/ folder or zip.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find, build or download a named data set, and say where it is."""
     from finetune.data import catalog
-    from finetune.data.folder import SPLITS, read_folder
+    from finetune.data.dataset import SPLITS, read_folder
 
     folder = catalog.build(name, source) if source else catalog.locate(name)
     dataset = read_folder(folder, name)
@@ -60,11 +61,13 @@ def data(
         "split": dataset.digest,
     }
     text = ", ".join(f"{count:,} {split}" for split, count in counts.items())
-    print_json(result) if as_json else print(f"{folder}: {text}; classes {', '.join(dataset.classes)}")
+    print_json(result) if as_json else print(
+        f"{folder}: {text}; classes {', '.join(dataset.classes)}"
+    )
 
 
 def recipe_schema() -> None:
     """Print the JSON Schema of recipes, for editors."""
-    from finetune.recipe import schema
+    from finetune.recipe.recipe import schema
 
     print(json.dumps(schema(), indent=2))

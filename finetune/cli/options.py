@@ -12,7 +12,7 @@ import typer
 from finetune.backend import load_keras
 from finetune.model.backbones import BACKBONES
 from finetune.progress import Reporter
-from finetune.strategies import POOLINGS, STRATEGIES
+from finetune.recipe.strategies import POOLINGS, STRATEGIES
 
 settings = {"quiet": False, "verbose": False}  # of this process, set by `-q` and `-v`
 
@@ -22,13 +22,21 @@ Strategy = Enum("Strategy", {name: name for name in STRATEGIES}, type=str)  # ty
 Pool = Enum("Pool", {name: name for name in POOLINGS}, type=str)  # type: ignore[misc]
 Pooling = Enum("Pooling", {name: name for name in ("none", "gap", "gmp")}, type=str)  # type: ignore[misc]
 
-DataOption = Annotated[str | None, typer.Option(help="A folder, or cats-and-dogs-small, sketches, digits.")]
+DataOption = Annotated[
+    str | None, typer.Option(help="A folder, or cats-and-dogs-small, sketches, digits.")
+]
 BackboneOption = Annotated[Backbone | None, typer.Option()]
 WeightsOption = Annotated[str | None, typer.Option(help="imagenet, random or a weight file.")]
 SizeOption = Annotated[int | None, typer.Option(help="Side of the photos in pixels.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any recipe key, dotted.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
-SkipOption = Annotated[bool, typer.Option("--skip-bad", help="Leave out photos that cannot be decoded.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any recipe key, dotted.")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")
+]
+SkipOption = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out photos that cannot be decoded.")
+]
 
 
 def reporter() -> Reporter:

@@ -16,35 +16,51 @@ from finetune.errors import DataError, UsageError
 if TYPE_CHECKING:
     from finetune.commands.predict import Prediction
 
-Format = Enum("Format", {"table": "table", "csv": "csv", "json": "json", "parquet": "parquet"}, type=str)
+Format = Enum(
+    "Format", {"table": "table", "csv": "csv", "json": "json", "parquet": "parquet"}, type=str
+)
 _NAMED = 10  # bad photos that the last message names; each has been told before, with its reason
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="A run folder, or a .keras file.")],
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO|DIR", help="Photos, and folders of photos.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="RUN|MODEL", help="A run folder, or a .keras file.")
+    ],
+    photos: Annotated[
+        list[Path], typer.Argument(metavar="PHOTO|DIR", help="Photos, and folders of photos.")
+    ],
     top: Annotated[int, typer.Option(min=1, help="How many classes to name for each photo.")] = 1,
-    form: Annotated[Format | None, typer.Option("--format", help="Default: table.", show_default=False)] = None,
-    out: Annotated[Path | None, typer.Option(help="Write to this file, whole or not at all.")] = None,
+    form: Annotated[
+        Format | None, typer.Option("--format", help="Default: table.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write to this file, whole or not at all.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Classify photos, and write each one's row as soon as it is known."""
-    from finetune.data.decode import SUFFIXES
-    from finetune.data.listing import list_photos
+    from finetune.data.photos import SUFFIXES, list_photos
 
     chosen = _chosen(form, out, as_json)
     total = sum(1 for _ in list_photos(photos))
     if not total:
         places = ", ".join(map(str, photos))
-        raise DataError(f"There are no photos in {places}. Photos in folders end in {', '.join(sorted(SUFFIXES))}.")
+        raise DataError(
+            f"There are no photos in {places}. Photos in folders end in {', '.join(sorted(SUFFIXES))}."
+        )
     need_keras()
-    from finetune.atomic import commit
-    from finetune.classifier import Classifier
     from finetune.commands import predict as command
+    from finetune.files import commit
+    from finetune.runs.classifier import Classifier
 
     if out is None and hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `predict ... | head` ends quietly, as other tools do
-    stdout, told = sys.stdout.buffer, reporter()  # taken here: while a bar moves on stderr, rich turns sys.stdout there
+        signal.signal(
+            signal.SIGPIPE, signal.SIG_DFL
+        )  # `predict ... | head` ends quietly, as other tools do
+    stdout, told = (
+        sys.stdout.buffer,
+        reporter(),
+    )  # taken here: while a bar moves on stderr, rich turns sys.stdout there
     classifier = Classifier.open(model)
     bad: list[str] = []
 
@@ -59,14 +75,18 @@ def predict(
     if bad:
         more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
         names = ", ".join(bad[:_NAMED])
-        raise DataError(f"{len(bad):,} of {total:,} photos could not be decoded: {names}{more}. Reasons: above.")
+        raise DataError(
+            f"{len(bad):,} of {total:,} photos could not be decoded: {names}{more}. Reasons: above."
+        )
 
 
 def _chosen(form: Format | None, out: Path | None, as_json: bool) -> str:
     """The format's name, if the options fit together."""
     name = "json" if as_json else form.value if form else "table"
     if form and form.value != name:
-        raise UsageError(f"--json and --format {form.value} contradict each other; give one of them.")
+        raise UsageError(
+            f"--json and --format {form.value} contradict each other; give one of them."
+        )
     if out and out.is_dir():
         raise UsageError(f"--out {out} is a folder; give the name of a file.")
     if name == "parquet" and not out:
@@ -75,7 +95,10 @@ def _chosen(form: Format | None, out: Path | None, as_json: bool) -> str:
 
 
 def _told(
-    rows: "Iterable[Prediction]", advance: Callable[[int], None], warn: Callable[[str], None], bad: list[str]
+    rows: "Iterable[Prediction]",
+    advance: Callable[[int], None],
+    warn: Callable[[str], None],
+    bad: list[str],
 ) -> "Iterator[Prediction]":
     """The rows on their way, counted, and the bad ones said."""
     from finetune.commands.predict import shown

@@ -39,22 +39,44 @@ def run(
     seed: Annotated[int | None, typer.Option()] = None,
     settings: SetOption = None,
     skip_bad: SkipOption = False,
-    out: Annotated[Path | None, typer.Option(help="The run folder (default: a new one in runs/).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder (default: a new one in runs/).")
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and do nothing.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train one recipe, from photos to a saved classifier."""
-    from finetune.recipe import load
-    from finetune.results.folder import read_recipe, read_result
+    from finetune.recipe.recipe import load
+    from finetune.runs.folder import read_recipe, read_result
 
-    chosen = {"data": data, "backbone": backbone, "strategy": strategy, "weights": weights, "image_size": image_size}
+    chosen = {
+        "data": data,
+        "backbone": backbone,
+        "strategy": strategy,
+        "weights": weights,
+        "image_size": image_size,
+    }
     chosen |= {"epochs": epochs, "seed": seed, "skip_bad": skip_bad or None}
-    if resume and (recipe or out or settings or head or any(value is not None for value in chosen.values())):
-        raise UsageError("--resume takes the recipe of the run folder; give it no recipe, --out or other settings.")
+    if resume and (
+        recipe or out or settings or head or any(value is not None for value in chosen.values())
+    ):
+        raise UsageError(
+            "--resume takes the recipe of the run folder; give it no recipe, --out or other settings."
+        )
     heads = [f"head.pool={head.value}"] if head else []
-    resolved = load(read_recipe(resume) if resume else recipe, plain(chosen), [*heads, *(settings or [])])
-    folder = resume or out or Path("runs", f"{resolved.strategy}-{resolved.backbone}-{datetime.now():%Y%m%d-%H%M%S-%f}")
+    resolved = load(
+        read_recipe(resume) if resume else recipe, plain(chosen), [*heads, *(settings or [])]
+    )
+    folder = (
+        resume
+        or out
+        or Path(
+            "runs", f"{resolved.strategy}-{resolved.backbone}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+        )
+    )
     if resume and (result := read_result(resume)):
         say(f"{resume} is finished already; nothing was done.")
     else:
@@ -64,20 +86,29 @@ def run(
         if dry_run:
             result = runs.plan(resolved, reporter())
         else:
-            result = interruptible(lambda: runs.run(resolved, folder, reporter()), lambda: _saved(folder))
+            result = interruptible(
+                lambda: runs.run(resolved, folder, reporter()), lambda: _saved(folder)
+            )
     print_json(result) if as_json else print(_plan_text(result) if dry_run else _run_text(result))
 
 
 def _saved(folder: Path) -> str:
     checkpoint = folder / "checkpoint.npz"
-    epoch = f"the last whole epoch is in {checkpoint}" if checkpoint.exists() else "no epoch was finished"
+    epoch = (
+        f"the last whole epoch is in {checkpoint}"
+        if checkpoint.exists()
+        else "no epoch was finished"
+    )
     return f"{epoch}; stored activations are kept. Go on with `finetune run --resume {folder}`."
 
 
 def _run_text(result: dict[str, Any]) -> str:
     test = result["test"]
     low, high = test["accuracy_interval"]
-    percent = [f"{100 * value:.1f}" for value in (test["accuracy"], low, high, result["validation"]["accuracy"])]
+    percent = [
+        f"{100 * value:.1f}"
+        for value in (test["accuracy"], low, high, result["validation"]["accuracy"])
+    ]
     return (
         f"test accuracy {percent[0]} % ({percent[1]} to {percent[2]}) on {test['n']:,} photos, "
         f"log loss {test['loss']:.4f}; validation accuracy {percent[3]} %\n"
@@ -108,7 +139,8 @@ def _plan_text(plan: dict[str, Any]) -> str:
 def _nearest_text(nearest: dict[str, Any]) -> str:
     """Why the store has none of these activations: what the most similar ones were computed with."""
     differences = "; ".join(
-        f"{name}: stored {json.dumps(a)}, wanted {json.dumps(b)}" for name, (a, b) in nearest.items()
+        f"{name}: stored {json.dumps(a)}, wanted {json.dumps(b)}"
+        for name, (a, b) in nearest.items()
     )
     return f"the most similar stored activations differ in {differences}\n" if differences else ""
 
@@ -118,4 +150,8 @@ def _estimate_text(estimate: dict[str, float]) -> str:
         f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
         for seconds in (estimate["seconds"], estimate["seconds_at_least"])
     )
-    return f"about {longest}" if longest == shortest else f"{shortest} to {longest}, as early stopping will have it"
+    return (
+        f"about {longest}"
+        if longest == shortest
+        else f"{shortest} to {longest}, as early stopping will have it"
+    )

@@ -16,15 +16,15 @@ from typing import Any
 from rich.live import Live
 from rich.table import Table
 
-from finetune.atomic import commit_json, locked
 from finetune.data import catalog
-from finetune.data.folder import Dataset
+from finetune.data.dataset import Dataset
 from finetune.errors import FinetuneError
-from finetune.matrix import Cell
+from finetune.files import commit_json, locked
 from finetune.model.backbones import INPUT
 from finetune.progress import Reporter
-from finetune.results.folder import read_result
-from finetune.strategies import STRATEGIES
+from finetune.recipe.matrix import Cell
+from finetune.recipe.strategies import STRATEGIES
+from finetune.runs.folder import read_result
 
 FAILURE = "failure.json"
 
@@ -36,7 +36,9 @@ def shelves(cell: Cell) -> list[tuple]:
     cut = (
         r.cut if r.cut != INPUT else STRATEGIES["cached-features"].cut(r.backbone, 0)
     )  # photos need no trunk; heads do
-    augmented = [(*shared, cut, json.dumps(r.augment.model_dump()))] if r.views not in ("fresh", 0) else []
+    augmented = (
+        [(*shared, cut, json.dumps(r.augment.model_dump()))] if r.views not in ("fresh", 0) else []
+    )
     return [(*shared, cut, None), *augmented]
 
 
@@ -47,11 +49,15 @@ def extractions(cells: Iterable[Cell]) -> int:
 
 def in_order(cells: Sequence[Cell]) -> list[Cell]:
     """Cells of one extraction one after the other, otherwise as they came."""
-    first = {shelf: place for place, cell in reversed(list(enumerate(cells))) for shelf in shelves(cell)}
+    first = {
+        shelf: place for place, cell in reversed(list(enumerate(cells))) for shelf in shelves(cell)
+    }
     return sorted(cells, key=lambda cell: first[shelves(cell)[0]])
 
 
-def compare(cells: Sequence[Cell], out: Path, reporter: Reporter, photos: bool = True) -> dict[str, Any]:
+def compare(
+    cells: Sequence[Cell], out: Path, reporter: Reporter, photos: bool = True
+) -> dict[str, Any]:
     """Run all cells that have no result yet, and report on all.
 
     Args:
@@ -66,7 +72,7 @@ def compare(cells: Sequence[Cell], out: Path, reporter: Reporter, photos: bool =
     Raises:
         BusyError: another process works in ``out``. A failing cell is no error: its row says why it failed.
     """
-    from finetune.results.report import write_report
+    from finetune.report.report import write_report
 
     with locked(out):
         datasets = _datasets(cells)
@@ -79,7 +85,11 @@ def compare(cells: Sequence[Cell], out: Path, reporter: Reporter, photos: bool =
         rows = _rows(cells, out)
         finished = [cell for cell, row in zip(cells, rows, strict=True) if row["status"] == "done"]
         plan = {"cells": len(cells), "extractions": extractions(finished), "data": sorted(datasets)}
-        roots = {data.digest: str(data.root) for data in datasets.values() if photos and isinstance(data, Dataset)}
+        roots = {
+            data.digest: str(data.root)
+            for data in datasets.values()
+            if photos and isinstance(data, Dataset)
+        }
         report = write_report(out, rows, {**plan, "roots": roots})
         result = {"cells": rows, "extractions": plan["extractions"], **report}
         commit_json(out / "compare.json", result)
@@ -97,7 +107,9 @@ def _datasets(cells: Sequence[Cell]) -> dict[str, Dataset | FinetuneError]:
     return found
 
 
-def _run_cell(cell: Cell, out: Path, data: Dataset | FinetuneError, worker: "Worker") -> dict[str, Any]:
+def _run_cell(
+    cell: Cell, out: Path, data: Dataset | FinetuneError, worker: "Worker"
+) -> dict[str, Any]:
     """The result of a cell: as its folder has it, if recipe and photos are still the same, or computed now."""
     folder = out / "cells" / cell.name
     (folder / FAILURE).unlink(missing_ok=True)
@@ -105,7 +117,9 @@ def _run_cell(cell: Cell, out: Path, data: Dataset | FinetuneError, worker: "Wor
         return _fail(folder, "failed", str(data))
     if _is_current(folder, cell, data):
         return {"status": "done"}
-    if read_result(folder) or not _same_recipe(folder, cell):  # of other photos, or of another recipe
+    if read_result(folder) or not _same_recipe(
+        folder, cell
+    ):  # of other photos, or of another recipe
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     outcome = worker.run(cell, folder)
@@ -140,7 +154,9 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         if self._pool:
-            for process in list(self._pool._processes.values()):  # Ctrl-C must not wait for a cell to end
+            for process in list(
+                self._pool._processes.values()
+            ):  # Ctrl-C must not wait for a cell to end
                 process.terminate()
             self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -148,13 +164,18 @@ class Worker:
         """Run a cell; None if it is done, else status and reason."""
         if self._pool is None:
             # spawn: TensorFlow's threads do not survive a fork
-            self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_prepare)
+            self._pool = ProcessPoolExecutor(
+                1, multiprocessing.get_context("spawn"), initializer=_prepare
+            )
         try:
             future: Future = self._pool.submit(_work, cell, folder)
             return future.result()
         except BrokenProcessPool:
             self._pool = None
-            return "failed", f"the worker process died (out of memory, or killed); see {folder / 'log.txt'}"
+            return (
+                "failed",
+                f"the worker process died (out of memory, or killed); see {folder / 'log.txt'}",
+            )
 
 
 def _prepare() -> None:
@@ -186,16 +207,36 @@ def _work(cell: Cell, folder: Path) -> tuple[str, str] | None:
 def _rows(cells: Sequence[Cell], out: Path) -> list[dict[str, Any]]:
     """One row per cell for the report, costs shared out among the cells that used the same extraction."""
     folders = {cell.name: out / "cells" / cell.name for cell in cells}
-    results = {name: None if (path / FAILURE).exists() else read_result(path) for name, path in folders.items()}
+    results = {
+        name: None if (path / FAILURE).exists() else read_result(path)
+        for name, path in folders.items()
+    }
     sharing = Counter(shelf for cell in cells if results[cell.name] for shelf in shelves(cell))
     return [_row(cell, out, results[cell.name], sharing) for cell in cells]
 
 
-def _row(cell: Cell, out: Path, result: Mapping[str, Any] | None, sharing: Counter) -> dict[str, Any]:
+def _row(
+    cell: Cell, out: Path, result: Mapping[str, Any] | None, sharing: Counter
+) -> dict[str, Any]:
     r, folder = cell.recipe, out / "cells" / cell.name
-    row: dict[str, Any] = {"name": cell.name, "recipe": cell.group, "seed": r.seed, "run": f"cells/{cell.name}"}
-    row |= {"backbone": r.backbone, "strategy": r.strategy, "head": r.head.pool, "cut": r.cut, "views": r.views}
-    row |= {"augment": "none" if not r.views else json.dumps(r.augment.model_dump(exclude_defaults=True))}
+    row: dict[str, Any] = {
+        "name": cell.name,
+        "recipe": cell.group,
+        "seed": r.seed,
+        "run": f"cells/{cell.name}",
+    }
+    row |= {
+        "backbone": r.backbone,
+        "strategy": r.strategy,
+        "head": r.head.pool,
+        "cut": r.cut,
+        "views": r.views,
+    }
+    row |= {
+        "augment": "none"
+        if not r.views
+        else json.dumps(r.augment.model_dump(exclude_defaults=True))
+    }
     row |= {"settings": cell.settings, "status": "done", "reason": None}
     if not result:
         return row | json.loads((folder / FAILURE).read_text())
@@ -205,11 +246,14 @@ def _row(cell: Cell, out: Path, result: Mapping[str, Any] | None, sharing: Count
         "seconds": round(cost["extraction_seconds"] * shared + train, 3),
         "seconds_alone": round(cost["extraction_seconds"] + train, 3),
         **{
-            name: result["parameters"][source] for name, source in (("parameters", "total"), ("trainable", "trainable"))
+            name: result["parameters"][source]
+            for name, source in (("parameters", "total"), ("trainable", "trainable"))
         },
         **{name: cost[name] for name in ("stored_bytes", "peak_memory", "multiply_adds")},
     }
-    return row | {name: result[name] for name in ("split", "test", "validation", "seconds", "extracted")}
+    return row | {
+        name: result[name] for name in ("split", "test", "validation", "seconds", "extracted")
+    }
 
 
 @dataclass
@@ -238,18 +282,26 @@ class Board:
         if not self.reporter.live:
             yield
             return
-        with Live(console=self.reporter.console, get_renderable=self.table, refresh_per_second=2) as self._live:
+        with Live(
+            console=self.reporter.console, get_renderable=self.table, refresh_per_second=2
+        ) as self._live:
             yield
         self._live = None
 
     def table(self) -> Table:
         """The cells around the running one, and how many are in which state."""
         counts = Counter(self.status.get(cell.name, "waiting") for cell in self.cells)
-        table = Table(title=", ".join(f"{count} {status}" for status, count in counts.items()), title_justify="left")
+        table = Table(
+            title=", ".join(f"{count} {status}" for status, count in counts.items()),
+            title_justify="left",
+        )
         table.add_column("cell", no_wrap=True)
         table.add_column("state")
         ordered = in_order(self.cells)
-        now = next((i for i, cell in enumerate(ordered) if self.status.get(cell.name) == "running"), len(ordered) - 1)
+        now = next(
+            (i for i, cell in enumerate(ordered) if self.status.get(cell.name) == "running"),
+            len(ordered) - 1,
+        )
         for cell in ordered[max(0, now - 8) : now + 8]:
             status = self.status.get(cell.name, "waiting")
             seconds = f" {time.perf_counter() - self.since:.0f} s" if status == "running" else ""
@@ -257,4 +309,10 @@ class Board:
         return table
 
 
-_STYLES: dict[str, str] = {"running": "bold", "done": "green", "failed": "red", "diverged": "red", "waiting": "dim"}
+_STYLES: dict[str, str] = {
+    "running": "bold",
+    "done": "green",
+    "failed": "red",
+    "diverged": "red",
+    "waiting": "dim",
+}

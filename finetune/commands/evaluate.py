@@ -10,18 +10,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from finetune.atomic import commit, commit_json, locked
-from finetune.classifier import Classifier
 from finetune.commands.predict import as_text, score
 from finetune.data import catalog
-from finetune.data.folder import Dataset, find_bad, read_labelled
+from finetune.data.dataset import Dataset, find_bad, read_labelled
 from finetune.errors import DataError, UsageError
+from finetune.evaluation import plots
+from finetune.evaluation.metrics import confusion, per_class, per_photo, summarize
+from finetune.evaluation.overlays import TILE, Tile, contact_sheet, open_photo, percent
+from finetune.files import commit, commit_json, locked
 from finetune.progress import Reporter
-from finetune.results import plots
-from finetune.results.metrics import confusion, per_class, per_photo, summarize
-from finetune.results.overlays import TILE, Tile, contact_sheet, open_photo, percent
+from finetune.runs.classifier import Classifier
 
-_LISTED, _SHOWN, _PER_ROW = 25, 12, 4  # photos of the highest loss: in the table, on the contact sheet, in its rows
+_LISTED, _SHOWN, _PER_ROW = (
+    25,
+    12,
+    4,
+)  # photos of the highest loss: in the table, on the contact sheet, in its rows
 _USED = {
     "train": "These are the photos that the model was trained on",
     "validation": "These photos chose the model's settings and its best epoch",
@@ -55,7 +59,9 @@ def evaluate(
         DataError: there are no photos, bad ones, or photos of unknown classes. UsageError: ``out`` holds an evaluation of
         other photos or of another model, or the folder has no splits.
     """
-    dataset = read_labelled(_root(data), classifier.classes, split, data if data in catalog.NAMES else None)
+    dataset = read_labelled(
+        _root(data), classifier.classes, split, data if data in catalog.NAMES else None
+    )
     used = split or "test" if dataset.photos[0].split else "all"
     _remark(classifier, data, used, dataset, reporter)
     dataset = _without_bad(dataset, classifier, skip_bad, reporter)
@@ -67,7 +73,12 @@ def evaluate(
     with locked(out):
         probabilities = _probabilities(classifier, dataset, reporter)
         head = {"run": str(classifier.path), "data": data, "split": used, "out": str(out)}
-        result = {**head, **_measures(dataset, probabilities), "bad": len(dataset.excluded), "digests": digests}
+        result = {
+            **head,
+            **_measures(dataset, probabilities),
+            "bad": len(dataset.excluded),
+            "digests": digests,
+        }
         _write(out, dataset, probabilities, result)
     return result
 
@@ -76,10 +87,14 @@ def _root(data: str) -> Path:
     if data in catalog.NAMES:
         return catalog.locate(data)
     folder = Path(data).expanduser()
-    return folder if folder.exists() else catalog.resolve(data).root  # which raises, and knows the names that there are
+    return (
+        folder if folder.exists() else catalog.resolve(data).root
+    )  # which raises, and knows the names that there are
 
 
-def _remark(classifier: Classifier, data: str, used: str, dataset: Dataset, reporter: Reporter) -> None:
+def _remark(
+    classifier: Classifier, data: str, used: str, dataset: Dataset, reporter: Reporter
+) -> None:
     """Say what makes the figures less than they look."""
     recipe = classifier.recipe
     if recipe and used in _USED and _place(recipe.data) == _place(data):
@@ -96,7 +111,9 @@ def _place(data: str) -> str | Path:
     return data if data in catalog.NAMES else Path(data).expanduser().resolve()
 
 
-def _without_bad(dataset: Dataset, classifier: Classifier, skip_bad: bool, reporter: Reporter) -> Dataset:
+def _without_bad(
+    dataset: Dataset, classifier: Classifier, skip_bad: bool, reporter: Reporter
+) -> Dataset:
     """The photos that can be decoded; the others are an error, or are left out and said."""
     with reporter.stage("photos checked", len(dataset.photos)) as advance:
         size, resize = classifier.image_size, classifier.resize
@@ -110,10 +127,14 @@ def _without_bad(dataset: Dataset, classifier: Classifier, skip_bad: bool, repor
     if len(bad) == len(dataset.photos):
         raise DataError(f"None of the {len(bad)} photos can be decoded:\n{listing}")
     if bad:
-        reporter.warn(f"{len(bad)} of {len(dataset.photos):,} photos cannot be decoded and are left out:\n{listing}")
+        reporter.warn(
+            f"{len(bad)} of {len(dataset.photos):,} photos cannot be decoded and are left out:\n{listing}"
+        )
     left_out = {photo for photo, _ in bad}
     photos = tuple(photo for photo in dataset.photos if photo not in left_out)
-    return replace(dataset, photos=photos, excluded=tuple((photo.file, reason) for photo, reason in bad))
+    return replace(
+        dataset, photos=photos, excluded=tuple((photo.file, reason) for photo, reason in bad)
+    )
 
 
 def _digest(path: Path) -> str:
@@ -175,16 +196,27 @@ def _write(out: Path, dataset: Dataset, probabilities: np.ndarray, result: dict[
     (out / "metrics.json").unlink(missing_ok=True)
     classes = [as_text(name) for name in dataset.classes]
     table = pd.DataFrame(probabilities, columns=classes)
-    table.insert(0, "class", [classes[photo.label] for photo in dataset.photos], allow_duplicates=True)
-    table.insert(0, "file", [as_text(photo.file) for photo in dataset.photos], allow_duplicates=True)
+    table.insert(
+        0, "class", [classes[photo.label] for photo in dataset.photos], allow_duplicates=True
+    )
+    table.insert(
+        0, "file", [as_text(photo.file) for photo in dataset.photos], allow_duplicates=True
+    )
     worst = pd.DataFrame(result["top_losses"]).drop(columns="confidence")
     for name in ("file", "class", "predicted"):
         worst[name] = worst[name].map(as_text)
     commit(out / "predictions.csv", lambda file: table.to_csv(file, index=False))
     commit(out / "top_losses.csv", lambda file: worst.to_csv(file, index=False))
-    matrix, counted = np.array(result["confusion"]), f"{result['split']} photos".removeprefix("all ")
-    commit(out / "confusion.png", lambda file: plots.confusion(matrix, dataset.classes, file, counted))
-    sheet = contact_sheet(_tiles(dataset, result["top_losses"][:_SHOWN]), title="true → predicted, highest loss first")
+    matrix, counted = (
+        np.array(result["confusion"]),
+        f"{result['split']} photos".removeprefix("all "),
+    )
+    commit(
+        out / "confusion.png", lambda file: plots.confusion(matrix, dataset.classes, file, counted)
+    )
+    sheet = contact_sheet(
+        _tiles(dataset, result["top_losses"][:_SHOWN]), title="true → predicted, highest loss first"
+    )
     commit(out / "top_losses.png", lambda file: sheet.save(file, "PNG"))
     commit_json(out / "metrics.json", result)
 

@@ -9,15 +9,24 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from finetune.atomic import commit
-from finetune.classifier import Classifier, two_columns
-from finetune.data.decode import SUFFIXES, BadPhoto, decode
-from finetune.data.listing import list_photos
+from finetune.activations.cache import Work
+from finetune.data.photos import SUFFIXES, BadPhoto, decode, list_photos
 from finetune.errors import DataError
-from finetune.explanation import default_layer, feature_maps, grad_cam
+from finetune.evaluation.gradcam import default_layer, feature_maps, grad_cam
+from finetune.evaluation.overlays import (
+    TILE,
+    Tile,
+    contact_sheet,
+    maps_grid,
+    open_photo,
+    overlay,
+    peak,
+    percent,
+    spread,
+)
+from finetune.files import commit
 from finetune.progress import Reporter
-from finetune.results.overlays import TILE, Tile, contact_sheet, maps_grid, open_photo, overlay, peak, percent, spread
-from finetune.work import Work
+from finetune.runs.classifier import Classifier, two_columns
 
 _ROWS = 10  # photos on a page of a contact sheet
 _EACH = 4  # test photos of a run that are shown, of the right and of the wrong
@@ -56,11 +65,19 @@ def explain(
     files = list(list_photos(paths))
     if not files:
         places = ", ".join(map(str, paths))
-        raise DataError(f"There are no photos in {places}. Photos in folders end in {', '.join(sorted(SUFFIXES))}.")
+        raise DataError(
+            f"There are no photos in {places}. Photos in folders end in {', '.join(sorted(SUFFIXES))}."
+        )
     label = None if class_name is None else classifier.index(class_name)
     layers = layers or [default_layer(classifier.model)]
     question = _Question(classifier, layers, label, maps_of, channels, out)
-    found: dict[str, Any] = {"run": str(classifier.path), "out": str(out), "contact": [], "photos": [], "bad": []}
+    found: dict[str, Any] = {
+        "run": str(classifier.path),
+        "out": str(out),
+        "contact": [],
+        "photos": [],
+        "bad": [],
+    }
     rows: list[list[Tile]] = []
     stems: set[str] = set()
     with reporter.stage("photos explained", len(files)) as advance:
@@ -94,7 +111,9 @@ class _Question:
     channels: int
     out: Path
 
-    def ask(self, file: Path, data: bytes, pixels: np.ndarray, stem: str) -> tuple[dict[str, Any], list[Tile]]:
+    def ask(
+        self, file: Path, data: bytes, pixels: np.ndarray, stem: str
+    ) -> tuple[dict[str, Any], list[Tile]]:
         """Explain one photo: its entry in the result, and its row of a contact sheet."""
         model, resize = self.classifier.model, self.classifier.resize
         probabilities = two_columns(np.asarray(model(pixels[None], training=False), np.float32))[0]
@@ -106,7 +125,10 @@ class _Question:
         drawn, row = {}, [Tile(small, [file.name])]
         for layer, (heat,) in zip(self.layers, heats, strict=True):
             wide = spread(heat, photo.size, resize)
-            drawn[layer] = {"overlay": self._save(overlay(photo, wide), stem, layer, name), "peak": peak(wide)}
+            drawn[layer] = {
+                "overlay": self._save(overlay(photo, wide), stem, layer, name),
+                "peak": peak(wide),
+            }
             lines = [f"{name}, {percent(share)}", layer if heat.any() else f"{layer}: no evidence"]
             row.append(Tile(overlay(small, spread(heat, small.size, resize)), lines))
         grids = {}
@@ -114,7 +136,13 @@ class _Question:
             size = " x ".join(map(str, values.shape))
             title = f"{file.name}, {layer}: {min(self.channels, values.shape[-1])} most active channels of {size}"
             grids[layer] = self._save(maps_grid(values, self.channels, title), stem, layer, "maps")
-        entry = {"file": str(file), "class": name, "probability": share, "layers": drawn, "feature_maps": grids}
+        entry = {
+            "file": str(file),
+            "class": name,
+            "probability": share,
+            "layers": drawn,
+            "feature_maps": grids,
+        }
         return entry, row
 
     def _save(self, picture: Image.Image, *parts: str) -> str:
@@ -147,13 +175,20 @@ def explain_run(work: Work, probabilities: np.ndarray) -> Image.Image | None:
             except (BadPhoto, OSError) as error:
                 work.reporter.warn(f"{photo.path} is not explained: {error}")
                 continue
-            lines = [Path(photo.file).name, f"{classes[photo.label]} → {classes[label]}, {percent(share)}"]
-            tiles.append(Tile(overlay(picture, spread(heat, picture.size, work.recipe.resize)), lines))
+            lines = [
+                Path(photo.file).name,
+                f"{classes[photo.label]} → {classes[label]}, {percent(share)}",
+            ]
+            tiles.append(
+                Tile(overlay(picture, spread(heat, picture.size, work.recipe.resize)), lines)
+            )
         rows.append(tiles)
     return contact_sheet(rows) if any(rows := [row for row in rows if row]) else None
 
 
-def telling(probabilities: np.ndarray, labels: np.ndarray, each: int = _EACH) -> tuple[np.ndarray, np.ndarray]:
+def telling(
+    probabilities: np.ndarray, labels: np.ndarray, each: int = _EACH
+) -> tuple[np.ndarray, np.ndarray]:
     """Which photos tell most about a classifier.
 
     Args:
@@ -168,14 +203,18 @@ def telling(probabilities: np.ndarray, labels: np.ndarray, each: int = _EACH) ->
     predicted, surest = probabilities.argmax(axis=1), probabilities.max(axis=1)
     right = np.flatnonzero(predicted == labels)
     right = right[np.argsort(-surest[right], kind="stable")]
-    turn = np.array([np.sum(labels[right[:place]] == labels[index]) for place, index in enumerate(right)])
+    turn = np.array(
+        [np.sum(labels[right[:place]] == labels[index]) for place, index in enumerate(right)]
+    )
     right = right[np.lexsort((labels[right], turn))][:each] if len(right) else right
     wrong = np.flatnonzero(predicted != labels)
     return right, wrong[np.argsort(probabilities[wrong, labels[wrong]], kind="stable")][:each]
 
 
 def _page(rows: Sequence[Sequence[Tile]], out: Path, before: int) -> str:
-    return _save(contact_sheet(rows), out / (f"contact-{before + 1}.png" if before else "contact.png"))
+    return _save(
+        contact_sheet(rows), out / (f"contact-{before + 1}.png" if before else "contact.png")
+    )
 
 
 def _save(picture: Image.Image, path: Path) -> str:

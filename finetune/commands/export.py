@@ -14,13 +14,13 @@ import keras
 import numpy as np
 
 from finetune import __version__
-from finetune.atomic import commit_json
 from finetune.backend import load_openvino
-from finetune.classifier import Classifier
 from finetune.data import catalog
-from finetune.data.decode import BadPhoto, decode
+from finetune.data.photos import BadPhoto, decode
 from finetune.errors import IntegrityError, UsageError
-from finetune.model.export import FORMATS, in_float32
+from finetune.files import commit_json
+from finetune.model.formats import FORMATS, in_float32
+from finetune.runs.classifier import Classifier
 
 TOLERANCE = 1e-4  # of a probability: 4 digits; float32 runtimes agree in about 6
 SIDECAR = "model.json"
@@ -54,7 +54,9 @@ def export(classifier: Classifier, format: str, out: Path) -> dict[str, Any]:
     if format not in FORMATS:
         raise UsageError(f"format is '{format}'; allowed are {', '.join(FORMATS)}.")
     if os.path.lexists(out):
-        raise UsageError(f"{out} exists already, and an export replaces nothing. Delete it, or choose another --out.")
+        raise UsageError(
+            f"{out} exists already, and an export replaces nothing. Delete it, or choose another --out."
+        )
     started = time.perf_counter()
     load_openvino()  # before Keras's exporter imports it, telemetry and all
     photos, source = _photos(classifier)
@@ -66,7 +68,10 @@ def export(classifier: Classifier, format: str, out: Path) -> dict[str, Any]:
         path = folder / FORMATS[format].file
         FORMATS[format].write(model, path, _labels(classifier))
         names, difference = _verify(format, path, photos, expected)
-        sidecar = _sidecar(classifier, format, *names) | {"max_difference": difference, "verified_on": source}
+        sidecar = _sidecar(classifier, format, *names) | {
+            "max_difference": difference,
+            "verified_on": source,
+        }
         commit_json(folder / SIDECAR, sidecar | {"sha256": _synced(folder)})
         out.parent.mkdir(parents=True, exist_ok=True)
         os.rename(folder, out)
@@ -87,7 +92,9 @@ def _photos(classifier: Classifier) -> tuple[np.ndarray, str]:
     """Photos to compare on, uint8 (n, size, size, 3), and what they are."""
     size = classifier.image_size
     try:
-        photos = [decode(path.read_bytes(), size, classifier.resize) for path in _test_photos(classifier)]
+        photos = [
+            decode(path.read_bytes(), size, classifier.resize) for path in _test_photos(classifier)
+        ]
     except (BadPhoto, OSError):
         photos = []  # the data set has changed since; the files were looked for under their old names
     if photos:
@@ -105,13 +112,18 @@ def _test_photos(classifier: Classifier) -> list[Path]:
     if recipe is None or not table.is_file():
         return []
     if named := catalog.NAMES.get(recipe.data):
-        copies, cached = os.environ.get("FINETUNE_DATA_DIR"), catalog.cache_dir() / "data" / named.folder()
+        copies, cached = (
+            os.environ.get("FINETUNE_DATA_DIR"),
+            catalog.cache_dir() / "data" / named.folder(),
+        )
         roots = [Path(copies, recipe.data.replace("-", "_")), cached] if copies else [cached]
     else:
         roots = [Path(recipe.data).expanduser()]
     root = next((root for root in roots if root.is_dir()), None)
     with table.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.reader(file) if row[-1] == "test"]  # file, class, probabilities, split
+        rows = [
+            row for row in csv.reader(file) if row[-1] == "test"
+        ]  # file, class, probabilities, split
     rows.sort(key=lambda row: max(map(float, row[2:-1])))
     return [root / row[0] for row in rows[:_PHOTOS]] if root else []
 
@@ -131,7 +143,9 @@ def _expected(model: keras.Model, classifier: Classifier, photos: np.ndarray) ->
     return expected
 
 
-def _verify(format: str, path: Path, photos: np.ndarray, expected: np.ndarray) -> tuple[tuple[str, str], float]:
+def _verify(
+    format: str, path: Path, photos: np.ndarray, expected: np.ndarray
+) -> tuple[tuple[str, str], float]:
     """Run the photos through the format's own runtime, together and the first one alone.
 
     Returns:
@@ -168,7 +182,9 @@ def _labels(classifier: Classifier) -> dict[str, str]:
     }
 
 
-def _sidecar(classifier: Classifier, format: str, input_name: str, output_name: str) -> dict[str, Any]:
+def _sidecar(
+    classifier: Classifier, format: str, input_name: str, output_name: str
+) -> dict[str, Any]:
     runtime, size = FORMATS[format].runtime, classifier.image_size
     return {
         "format": format,
@@ -203,7 +219,9 @@ def _synced(folder: Path) -> dict[str, str]:
 
 
 def _files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
 
 
 def _nearest_folder(path: Path) -> Path:

@@ -13,14 +13,15 @@ import numpy as np
 
 from finetune.activations.engine import BATCH
 from finetune.activations.extract import chunks, map_ahead
-from finetune.classifier import Classifier
-from finetune.data.decode import BadPhoto, decode
-from finetune.data.listing import list_photos
+from finetune.data.photos import BadPhoto, decode, list_photos
 from finetune.errors import IntegrityError, UsageError
+from finetune.runs.classifier import Classifier
 
 _AHEAD = 4 * BATCH  # photos that may be decoded before the network takes them
 _ROW_GROUP = 4096  # rows of a Parquet file that are held until they are written
-_FORMULA = tuple("=+-@\t\r\n")  # OWASP, "CSV Injection": a spreadsheet computes cells that begin with these
+_FORMULA = tuple(
+    "=+-@\t\r\n"
+)  # OWASP, "CSV Injection": a spreadsheet computes cells that begin with these
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,19 @@ def predict(classifier: Classifier, paths: Sequence[Path], top: int = 1) -> Iter
         IntegrityError: the model's outputs are no probabilities.
     """
     if top < 1:
-        raise UsageError(f"top is {top}; allowed are 1 to the number of classes, {len(classifier.classes)}.")
+        raise UsageError(
+            f"top is {top}; allowed are 1 to the number of classes, {len(classifier.classes)}."
+        )
     photos = list_photos(paths)
-    return (_prediction(path, found, classifier.classes, top) for path, found in score(classifier, photos))
+    return (
+        _prediction(path, found, classifier.classes, top)
+        for path, found in score(classifier, photos)
+    )
 
 
-def score(classifier: Classifier, photos: Iterable[Path]) -> Iterator[tuple[Path, np.ndarray | str]]:
+def score(
+    classifier: Classifier, photos: Iterable[Path]
+) -> Iterator[tuple[Path, np.ndarray | str]]:
     """Probabilities of photo files, in order; decoded as in training, in threads, while the network runs.
 
     Yields:
@@ -65,7 +73,9 @@ def score(classifier: Classifier, photos: Iterable[Path]) -> Iterator[tuple[Path
     Raises:
         IntegrityError: the model's outputs are no probabilities.
     """
-    waiting: deque[tuple[Path, str | None]] = deque()  # photos that have no row yet, and why some will have none
+    waiting: deque[tuple[Path, str | None]] = (
+        deque()
+    )  # photos that have no row yet, and why some will have none
 
     def load(path: Path) -> tuple[Path, np.ndarray | str]:
         try:
@@ -89,7 +99,9 @@ def score(classifier: Classifier, photos: Iterable[Path]) -> Iterator[tuple[Path
     yield from ((path, reason) for path, reason in waiting if reason is not None)
 
 
-def write(predictions: Iterable[Prediction], form: str, file: BinaryIO, classifier: Classifier, top: int) -> None:
+def write(
+    predictions: Iterable[Prediction], form: str, file: BinaryIO, classifier: Classifier, top: int
+) -> None:
     """Write predictions, each as soon as it is known; bad photos have no row, and only JSON lists them.
 
     Args:
@@ -117,7 +129,9 @@ def as_text(cell: str) -> str:
     return f"'{cell}" if cell.startswith(_FORMULA) else cell
 
 
-def _prediction(path: Path, found: np.ndarray | str, classes: Sequence[str], top: int) -> Prediction:
+def _prediction(
+    path: Path, found: np.ndarray | str, classes: Sequence[str], top: int
+) -> Prediction:
     file = path.as_posix().encode("utf-8", "backslashreplace").decode()
     if isinstance(found, str):
         return Prediction(file, (), found)
@@ -127,7 +141,9 @@ def _prediction(path: Path, found: np.ndarray | str, classes: Sequence[str], top
 
 def _checked(rows: np.ndarray, path: Path) -> np.ndarray:
     totals = rows.sum(axis=1)
-    if not (np.all(rows >= 0) and np.all(np.abs(totals - 1) < 1e-3)):  # written so that NaN fails, too
+    if not (
+        np.all(rows >= 0) and np.all(np.abs(totals - 1) < 1e-3)
+    ):  # written so that NaN fails, too
         raise IntegrityError(
             f"{path} gives values from {rows.min():g} to {rows.max():g} with sums from {totals.min():g} to "
             f"{totals.max():g}, which are no probabilities. Its last layer must be a softmax, or a sigmoid of one unit."
@@ -140,7 +156,9 @@ def _table(predictions: Iterable[Prediction], classifier: Classifier, top: int) 
     width = max(map(len, classifier.classes))
     for photo in predictions:
         if photo.bad is None:
-            cells = [f"{name:<{width}}  {100 * probability:5.1f} %" for name, probability in photo.top]
+            cells = [
+                f"{name:<{width}}  {100 * probability:5.1f} %" for name, probability in photo.top
+            ]
             yield "  ".join([*cells, shown(photo.file)]) + "\n"
 
 
@@ -154,7 +172,9 @@ def _csv(predictions: Iterable[Prediction], classifier: Classifier, top: int) ->
 
 def _csv_line(cells: Sequence[str | float]) -> str:
     line = io.StringIO()
-    csv.writer(line).writerow(cells)  # before Python 3.13 it quotes no line end but its own, which is \r\n
+    csv.writer(line).writerow(
+        cells
+    )  # before Python 3.13 it quotes no line end but its own, which is \r\n
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 
@@ -167,7 +187,9 @@ def _json(predictions: Iterable[Prediction], classifier: Classifier, top: int) -
         if photo.bad is not None:
             bad.append({"file": photo.file, "reason": photo.bad})
             continue
-        best = [{"class": name, "probability": round(probability, 6)} for name, probability in photo.top]
+        best = [
+            {"class": name, "probability": round(probability, 6)} for name, probability in photo.top
+        ]
         yield separator + json.dumps({"file": photo.file, **best[0], "top": best})
         separator = ",\n"
     yield f'\n], "bad": {json.dumps(bad)}}}\n'
@@ -180,7 +202,11 @@ def _parquet(predictions: Iterable[Prediction], file: BinaryIO, top: int) -> Non
     kinds = [pa.string(), *[pa.string(), pa.float32()] * top]
     schema = pa.schema(list(zip(_columns(top), kinds, strict=True)))
     with pq.ParquetWriter(file, schema) as writer:
-        rows = ((photo.file, *(cell for pair in photo.top for cell in pair)) for photo in predictions if photo.top)
+        rows = (
+            (photo.file, *(cell for pair in photo.top for cell in pair))
+            for photo in predictions
+            if photo.top
+        )
         for group in chunks(rows, _ROW_GROUP):
             writer.write_table(pa.table(list(zip(*group, strict=True)), schema=schema))
 
@@ -188,7 +214,10 @@ def _parquet(predictions: Iterable[Prediction], file: BinaryIO, top: int) -> Non
 def _columns(top: int) -> list[str]:
     """file, class, probability, class_2, probability_2, ..."""
     suffixes: list[str] = ["", *(f"_{place}" for place in range(2, top + 1))]
-    return ["file", *(f"{name}{suffix}" for suffix in suffixes for name in ("class", "probability"))]
+    return [
+        "file",
+        *(f"{name}{suffix}" for suffix in suffixes for name in ("class", "probability")),
+    ]
 
 
 _TEXTS: dict[str, Callable[[Iterable[Prediction], Classifier, int], Iterator[str]]] = {

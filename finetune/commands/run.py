@@ -8,23 +8,27 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune.atomic import locked
+from finetune.activations.cache import Work
+from finetune.backend import peak_bytes, reset_peak
 from finetune.commands.explain import explain_run
-from finetune.costs import Calibration, estimate
-from finetune.memory import peak_bytes, reset_peak
+from finetune.execution.costs import Calibration, estimate
+from finetune.files import locked
 from finetune.model.cut import split
 from finetune.model.heads import CLASSIFIER
-from finetune.network import audit, frozen_digests, multiply_adds
+from finetune.model.network import audit, frozen_digests, multiply_adds
 from finetune.progress import Reporter
-from finetune.recipe import Recipe
-from finetune.results import record
-from finetune.strategies import STRATEGIES
+from finetune.recipe.recipe import Recipe
+from finetune.recipe.strategies import STRATEGIES
+from finetune.runs import record
 from finetune.training.fit import Batches, Settings, fit, read_views
-from finetune.training.head import fit_linear
-from finetune.work import Work
+from finetune.training.linear_head import fit_linear
 
 CHECKPOINT = "checkpoint.npz"
-_HEAD_SETTINGS = {"epochs": 100, "patience": 5, "learning_rate": 1e-3}  # a head with a hidden layer, before unfreezing
+_HEAD_SETTINGS = {
+    "epochs": 100,
+    "patience": 5,
+    "learning_rate": 1e-3,
+}  # a head with a hidden layer, before unfreezing
 
 
 def run(recipe: Recipe, out: Path, reporter: Reporter) -> dict[str, Any]:
@@ -74,7 +78,9 @@ def run(recipe: Recipe, out: Path, reporter: Reporter) -> dict[str, Any]:
             "audit": checked,
         }
         sheet = explain_run(work, predictions["test"])
-        return record.finish(out, recipe, work.dataset, work.network.whole, history, predictions, result, sheet)
+        return record.finish(
+            out, recipe, work.dataset, work.network.whole, history, predictions, result, sheet
+        )
 
 
 def plan(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
@@ -95,9 +101,13 @@ def learn(work: Work, out: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         head |= found
     if recipe.head.solver == "lbfgs" and head_only:
         return history, head
-    train = Batches(work.train_reader(), work.dataset.labels("train"), recipe.batch_size, recipe.seed)
+    train = Batches(
+        work.train_reader(), work.dataset.labels("train"), recipe.batch_size, recipe.seed
+    )
     validation = work.batches("validation")
-    return history + _phase(work, work.network.tail, train, validation, "tail", _settings(work), out), head
+    return history + _phase(
+        work, work.network.tail, train, validation, "tail", _settings(work), out
+    ), head
 
 
 def _phase(
@@ -105,22 +115,39 @@ def _phase(
 ) -> list[dict[str, Any]]:
     """One phase of training, its progress shown."""
     photos = len(work.dataset.split("train"))
-    with work.reporter.stage(f"{phase}, at most {settings.epochs} epochs", photos * settings.epochs) as advance:
+    with work.reporter.stage(
+        f"{phase}, at most {settings.epochs} epochs", photos * settings.epochs
+    ) as advance:
         callbacks: list[keras.callbacks.Callback] = [_Bar(advance, photos, settings.batch_size)]
         if work.recipe.tensorboard and out:
             callbacks.append(keras.callbacks.TensorBoard(out / "tensorboard"))
         checkpoint = out / CHECKPOINT if out else None
         text = work.recipe.dump() + work.dataset.digest  # other photos are another training
-        return fit(model, train, validation, settings, phase, text, checkpoint, callbacks, work.reporter.epoch)
+        return fit(
+            model,
+            train,
+            validation,
+            settings,
+            phase,
+            text,
+            checkpoint,
+            callbacks,
+            work.reporter.epoch,
+        )
 
 
 def _settings(work: Work, **changes: Any) -> Settings:
     recipe, labels = work.recipe, work.dataset.labels("train")
-    values = {name: getattr(recipe, name) for name in ("epochs", "patience", "batch_size", "learning_rate")}
+    values = {
+        name: getattr(recipe, name)
+        for name in ("epochs", "patience", "batch_size", "learning_rate")
+    }
     values |= {name: getattr(recipe, name) for name in ("schedule", "weight_decay", "seed")}
     counts = np.bincount(labels)
     balanced = {index: len(labels) / (len(counts) * count) for index, count in enumerate(counts)}
-    return Settings(**values | changes, class_weight=balanced if recipe.class_weight == "balanced" else None)
+    return Settings(
+        **values | changes, class_weight=balanced if recipe.class_weight == "balanced" else None
+    )
 
 
 def converge_head(work: Work) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -130,14 +157,20 @@ def converge_head(work: Work) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     validation, labels = work.features("validation"), work.dataset.labels("train")
     if recipe.head.solver == "lbfgs":
         stacked = np.concatenate(features), np.tile(labels, len(features))
-        linear = fit_linear(*stacked, validation, work.dataset.labels("validation"), settings.class_weight)
+        linear = fit_linear(
+            *stacked, validation, work.dataset.labels("validation"), settings.class_weight
+        )
         work.network.whole.get_layer(CLASSIFIER).set_weights([linear.kernel, linear.bias])
         found = {"c": linear.c, "validation_loss": linear.validation_loss}
-        work.reporter.say(f"head: L-BFGS, penalty 1/{linear.c:g}, validation loss {linear.validation_loss:.4f}")
+        work.reporter.say(
+            f"head: L-BFGS, penalty 1/{linear.c:g}, validation loss {linear.validation_loss:.4f}"
+        )
         return [], found
     model = split(work.network.whole, recipe.head.pool).tail
     train = Batches(read_views(features), labels, recipe.batch_size, recipe.seed)
-    held_out = Batches(read_views([validation]), work.dataset.labels("validation"), recipe.batch_size)
+    held_out = Batches(
+        read_views([validation]), work.dataset.labels("validation"), recipe.batch_size
+    )
     return _phase(work, model, train, held_out, "head", settings), {}
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from finetune.data.decode import BadPhoto, decode
-from finetune.data.folder import SPLITS, Dataset, Photo, leaks
+from finetune.data.dataset import SPLITS, Dataset, Photo, leaks
+from finetune.data.photos import BadPhoto, decode
 
 # Hamming distance up to which two hashes count as one picture. Among the 8 million pairs of cats-and-dogs-small the two at
 # 0 show the same picture and the next is at 7; of 150 photos saved again (JPEG quality 30 or 60) or halved, 99 % stay in 2.
@@ -33,7 +33,10 @@ class _Look:
 
 
 def audit(
-    dataset: Dataset, size: int = 224, advance: Callable[[int], object] = lambda photos: None, workers: int = 2
+    dataset: Dataset,
+    size: int = 224,
+    advance: Callable[[int], object] = lambda photos: None,
+    workers: int = 2,
 ) -> dict[str, Any]:
     """Decode every photo once and report.
 
@@ -56,9 +59,15 @@ def audit(
         for look in pool.map(_look, dataset.photos, repeat(size)):
             looks.append(look)
             advance(1)
-    bad = [(photo, look.reason) for photo, look in zip(dataset.photos, looks, strict=True) if look.reason]
+    bad = [
+        (photo, look.reason)
+        for photo, look in zip(dataset.photos, looks, strict=True)
+        if look.reason
+    ]
     found = Counter((photo.split, photo.label) for photo in dataset.photos)
-    counts = {s: {name: found[s, label] for label, name in enumerate(dataset.classes)} for s in SPLITS}
+    counts = {
+        s: {name: found[s, label] for label, name in enumerate(dataset.classes)} for s in SPLITS
+    }
     shared, train, test = leaks(dataset), counts["train"].values(), sum(counts["test"].values())
     return {
         "folder": str(dataset.root),
@@ -126,13 +135,19 @@ def _look(photo: Photo, size: int) -> _Look:
 
 def _near(photos: Sequence[Photo], hashes: Sequence[int | None]) -> list[tuple[Photo, ...]]:
     """Pairs of photos of two splits with different bytes whose hashes differ in at most NEAR bits, in order."""
-    known = [(photo, value) for photo, value in zip(photos, hashes, strict=True) if value is not None]
+    known = [
+        (photo, value) for photo, value in zip(photos, hashes, strict=True) if value is not None
+    ]
     values = np.array([value for _, value in known], dtype=np.uint64)
     pairs: list[tuple[Photo, ...]] = []
     for first, (photo, _) in enumerate(known):
         distances = np.bitwise_count(values[first + 1 :] ^ values[first])
         others = [known[first + 1 + step][0] for step in np.flatnonzero(distances <= NEAR)]
-        pairs += [(photo, other) for other in others if other.split != photo.split and other.sha256 != photo.sha256]
+        pairs += [
+            (photo, other)
+            for other in others
+            if other.split != photo.split and other.sha256 != photo.sha256
+        ]
     return pairs
 
 

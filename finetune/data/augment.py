@@ -9,8 +9,18 @@ from PIL import Image, ImageEnhance
 # Part of every store key of augmented activations: raise it when any pixel that this module returns changes.
 AUGMENT_VERSION = 1
 
-NONE = {"flip": False, "rotation": 0.0, "zoom": 0.0, "shear": 0.0, "translation": 0.0, "contrast": 0.0}
-PRESETS = {"none": NONE, "light": NONE | {"flip": True, "rotation": 10.0, "zoom": 0.1, "translation": 0.05}}
+NONE = {
+    "flip": False,
+    "rotation": 0.0,
+    "zoom": 0.0,
+    "shear": 0.0,
+    "translation": 0.0,
+    "contrast": 0.0,
+}
+PRESETS = {
+    "none": NONE,
+    "light": NONE | {"flip": True, "rotation": 10.0, "zoom": 0.1, "translation": 0.05},
+}
 
 
 def augment(photo: np.ndarray, settings: Mapping[str, float | bool], key: str) -> np.ndarray:
@@ -34,13 +44,17 @@ def augment(photo: np.ndarray, settings: Mapping[str, float | bool], key: str) -
     padded = Image.fromarray(np.pad(photo, ((size, size), (size, size), (0, 0)), mode="symmetric"))
     shift = (np.eye(2) - inverse[:, :2]) @ np.full(2, size / 2) + inverse[:, 2] * size + size
     coefficients = (*inverse[0, :2], shift[0], *inverse[1, :2], shift[1])
-    view = padded.transform((size, size), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
+    view = padded.transform(
+        (size, size), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
+    )
     return np.asarray(ImageEnhance.Contrast(view).enhance(contrast) if contrast != 1 else view)
 
 
 def _inverse_affine(settings: Mapping[str, float | bool], draw: random.Random) -> np.ndarray:
     """(2, 3) matrix from the view's to the photo's coordinates about the centre; its last column is in sides."""
-    angle, shear = (np.deg2rad(draw.uniform(-1, 1) * settings[name]) for name in ("rotation", "shear"))
+    angle, shear = (
+        np.deg2rad(draw.uniform(-1, 1) * settings[name]) for name in ("rotation", "shear")
+    )
     zoom = 1 + draw.uniform(-1, 1) * settings["zoom"]
     mirror = -1 if draw.random() < 0.5 and settings["flip"] else 1
     move = [[draw.uniform(-1, 1) * settings["translation"]] for _ in range(2)]

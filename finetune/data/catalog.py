@@ -15,19 +15,21 @@ import numpy as np
 import platformdirs
 from PIL import Image
 
-from finetune.data.decode import BadPhoto, decode
+from finetune.data.dataset import Dataset, read_folder
 from finetune.data.download import Report, describe, extract_members, fetch
-from finetune.data.folder import Dataset, read_folder
+from finetune.data.photos import BadPhoto, decode
 from finetune.errors import BusyError, DataError, UsageError
 
 # Numbers of the photos of each class, as in Chollet, Deep Learning with Python, 1st edition, listing 5.4.
-CATS_AND_DOGS_SMALL = {"train": range(1000), "validation": range(1000, 1500), "test": range(1500, 2000)}
+CATS_AND_DOGS_SMALL = {
+    "train": range(1000),
+    "validation": range(1000, 1500),
+    "test": range(1500, 2000),
+}
 # Numbers after the last stand in for photos that cannot be decoded; the archive has a handful of those in 25,000.
 SPARES = 100
 
-ARCHIVE_URL = (
-    "https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/kagglecatsanddogs_5340.zip"
-)
+ARCHIVE_URL = "https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/kagglecatsanddogs_5340.zip"
 ARCHIVE_SIZE = 824_887_076
 # Microsoft publishes no digest. This is the one that GoMLX (examples/dogsvscats) pins for the same address.
 ARCHIVE_SHA256: str | None = "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9"
@@ -72,7 +74,9 @@ def locate(name: str) -> Path:
     """
     copies = os.environ.get("FINETUNE_DATA_DIR")
     if copies and not Path(copies).is_dir():
-        raise DataError(f"FINETUNE_DATA_DIR is {copies!r}, which is no folder. Correct the variable or unset it.")
+        raise DataError(
+            f"FINETUNE_DATA_DIR is {copies!r}, which is no folder. Correct the variable or unset it."
+        )
     local = Path(copies, name.replace("-", "_")) if copies else None
     return local if local and local.is_dir() else build(name)
 
@@ -100,9 +104,13 @@ def build(name: str, source: Path | None = None, progress: Report | None = None)
         raise UsageError(f"{name!r} is not the name of a data set; allowed: {', '.join(NAMES)}.")
     named = NAMES[name]
     if source is not None and not named.from_copy:
-        raise UsageError(f"{name} is made by the package itself and takes no local copy: leave out --from {source}.")
+        raise UsageError(
+            f"{name} is made by the package itself and takes no local copy: leave out --from {source}."
+        )
     folder = cache_dir() / "data" / named.folder()
-    if source is None and folder.is_dir():  # whole, as it was renamed; a cache that cannot be written will do
+    if (
+        source is None and folder.is_dir()
+    ):  # whole, as it was renamed; a cache that cannot be written will do
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -110,11 +118,17 @@ def build(name: str, source: Path | None = None, progress: Report | None = None)
             if source is not None or not folder.exists():
                 _build_whole(folder, lambda new: named.write(new, source, progress))
     except filelock.Timeout as error:
-        raise BusyError(f"Another process has been building {folder} for {LOCK_SECONDS} s. Try again later.") from error
+        raise BusyError(
+            f"Another process has been building {folder} for {LOCK_SECONDS} s. Try again later."
+        ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise BusyError(f"No room on the disk for {name} in {folder}. Make room or set FINETUNE_CACHE.") from error
-        raise DataError(f"{name} cannot be built in {folder}: {error}. FINETUNE_CACHE names another cache.") from error
+            raise BusyError(
+                f"No room on the disk for {name} in {folder}. Make room or set FINETUNE_CACHE."
+            ) from error
+        raise DataError(
+            f"{name} cannot be built in {folder}: {error}. FINETUNE_CACHE names another cache."
+        ) from error
     return folder
 
 
@@ -162,7 +176,9 @@ def _write_from_copy(folder: Path, source: Path) -> dict:
         extract_members(source, _member_name, copy)
     photos, substituted = _numbered_photos(copy, source), []
     for animal in ("cat", "dog"):
-        spares = iter(sorted(key for key in photos if key[0] == animal and key[1] >= _first_spare()))
+        spares = iter(
+            sorted(key for key in photos if key[0] == animal and key[1] >= _first_spare())
+        )
         for split, numbers in CATS_AND_DOGS_SMALL.items():
             target = folder / split / f"{animal}s"
             target.mkdir(parents=True)
@@ -171,9 +187,13 @@ def _write_from_copy(folder: Path, source: Path) -> dict:
                 while why := _why_bad(photos[key]):
                     bad, spare = key, next(spares, None)
                     if spare is None:
-                        raise DataError(f"{source} has too few good {animal}s: {photos[bad].name} is bad: {why}.")
+                        raise DataError(
+                            f"{source} has too few good {animal}s: {photos[bad].name} is bad: {why}."
+                        )
                     key = spare
-                    substituted.append({"photo": photos[bad].name, "by": photos[key].name, "reason": why})
+                    substituted.append(
+                        {"photo": photos[bad].name, "by": photos[key].name, "reason": why}
+                    )
                 shutil.copyfile(photos[key], target / f"{animal}.{key[1]}.jpg")
     if copy != source:
         shutil.rmtree(copy)
@@ -187,10 +207,19 @@ def _numbered_photos(folder: Path, source: Path) -> dict[tuple[str, int], Path]:
         if match := _NUMBERED.search(path.relative_to(folder).as_posix()):
             key = (match[1].lower(), int(match[2]))
             if key in photos:
-                raise DataError(f"{source} has two photos {key[0]}.{key[1]}: {photos[key]} and {path}. {_COPIES}")
+                raise DataError(
+                    f"{source} has two photos {key[0]}.{key[1]}: {photos[key]} and {path}. {_COPIES}"
+                )
             photos[key] = path
-    needed = [(animal, n) for animal in ("cat", "dog") for numbers in CATS_AND_DOGS_SMALL.values() for n in numbers]
-    if missing := [f"{animal}.{number}.jpg" for animal, number in needed if (animal, number) not in photos]:
+    needed = [
+        (animal, n)
+        for animal in ("cat", "dog")
+        for numbers in CATS_AND_DOGS_SMALL.values()
+        for n in numbers
+    ]
+    if missing := [
+        f"{animal}.{number}.jpg" for animal, number in needed if (animal, number) not in photos
+    ]:
         found = f"{len(missing):,} of the {len(needed):,} photos, {missing[0]} for one, are not in {source}"
         raise DataError(f"cats-and-dogs-small cannot be built: {found}. {_COPIES}")
     return photos
@@ -198,7 +227,11 @@ def _numbered_photos(folder: Path, source: Path) -> dict[tuple[str, int], Path]:
 
 def _member_name(name: str) -> str | None:
     match = _NUMBERED.search(name.replace("\\", "/"))
-    return f"{match[1].lower()}.{int(match[2])}.jpg" if match and int(match[2]) < _first_spare() + SPARES else None
+    return (
+        f"{match[1].lower()}.{int(match[2])}.jpg"
+        if match and int(match[2]) < _first_spare() + SPARES
+        else None
+    )
 
 
 def _first_spare() -> int:
@@ -234,7 +267,9 @@ def _write_digits(folder: Path, source: Path | None, progress: Report | None) ->
         target = folder / str(label)
         target.mkdir(exist_ok=True)
         # 0-16 to 0-255.
-        Image.fromarray(np.round(grey * 255 / 16).astype(np.uint8)).save(target / f"digit.{number:04d}.png")
+        Image.fromarray(np.round(grey * 255 / 16).astype(np.uint8)).save(
+            target / f"digit.{number:04d}.png"
+        )
     return {"source": "sklearn.datasets.load_digits", "scikit-learn": sklearn.__version__}
 
 

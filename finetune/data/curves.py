@@ -21,7 +21,9 @@ def blob(*corners: tuple[float, float]) -> np.ndarray:
     points = np.array(corners, dtype=float)
     for _ in range(3):
         following = np.roll(points, -1, axis=0)
-        points = np.stack([0.75 * points + 0.25 * following, 0.25 * points + 0.75 * following], axis=1).reshape(-1, 2)
+        points = np.stack(
+            [0.75 * points + 0.25 * following, 0.25 * points + 0.75 * following], axis=1
+        ).reshape(-1, 2)
     return points
 
 

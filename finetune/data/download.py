@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from finetune.errors import DataError, IntegrityError
 
@@ -21,14 +27,20 @@ if TYPE_CHECKING:
     import requests
 
 TIMEOUT = (10, 30)  # seconds to connect, and between two packets
-MAX_MEMBER = 50 * 2**20  # bytes of one unpacked file; a photo of the archives that we know has under 1 MB
+MAX_MEMBER = (
+    50 * 2**20
+)  # bytes of one unpacked file; a photo of the archives that we know has under 1 MB
 MAX_UNPACKED = 4 * 2**30  # bytes of all unpacked files
 
 Report = Callable[[int, int | None], None]
 
 
 def fetch(
-    url: str, target: Path, size: int | None = None, sha256: str | None = None, progress: Report | None = None
+    url: str,
+    target: Path,
+    size: int | None = None,
+    sha256: str | None = None,
+    progress: Report | None = None,
 ) -> dict[str, str | int]:
     """Download a file, going on where an interrupted download stopped.
 
@@ -76,7 +88,10 @@ def fetch(
 def describe(file: Path) -> dict[str, str | int]:
     """``size`` in bytes and hex ``sha256`` of a file."""
     with file.open("rb") as opened:
-        return {"size": file.stat().st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
+        return {
+            "size": file.stat().st_size,
+            "sha256": hashlib.file_digest(opened, "sha256").hexdigest(),
+        }
 
 
 def _receive(url: str, part: Path, size: int | None, report: Report) -> None:
@@ -99,7 +114,9 @@ def _receive(url: str, part: Path, size: int | None, report: Report) -> None:
         total = have + int(length) if length else size
         if size and total != size:
             part.unlink(missing_ok=True)
-            raise IntegrityError(f"{url} offers {total:,} bytes, but expected were {size:,}. Use a local copy instead.")
+            raise IntegrityError(
+                f"{url} offers {total:,} bytes, but expected were {size:,}. Use a local copy instead."
+            )
         with part.open("ab" if have else "wb") as file:
             for chunk in response.iter_content(2**16):
                 file.write(chunk)
@@ -107,7 +124,9 @@ def _receive(url: str, part: Path, size: int | None, report: Report) -> None:
             file.flush()
             os.fsync(file.fileno())
             if total and file.tell() < total:
-                raise requests.ConnectionError(f"the connection ended after {file.tell():,} of {total:,} bytes")
+                raise requests.ConnectionError(
+                    f"the connection ended after {file.tell():,} of {total:,} bytes"
+                )
 
 
 def extract_members(archive: Path, wanted: Callable[[str], str | None], folder: Path) -> list[Path]:
@@ -127,14 +146,22 @@ def extract_members(archive: Path, wanted: Callable[[str], str | None], folder: 
     """
     try:
         with zipfile.ZipFile(archive) as opened:
-            chosen = [(member, name) for member in opened.infolist() if (name := wanted(member.filename)) is not None]
+            chosen = [
+                (member, name)
+                for member in opened.infolist()
+                if (name := wanted(member.filename)) is not None
+            ]
             _check_members(archive, chosen)
             folder.mkdir(parents=True, exist_ok=True)
             for member, name in chosen:
                 with opened.open(member) as source, (folder / name).open("xb") as target:
-                    shutil.copyfileobj(source, target)  # zipfile never yields more than the member's declared size
+                    shutil.copyfileobj(
+                        source, target
+                    )  # zipfile never yields more than the member's declared size
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise DataError(f"{archive} cannot be unpacked: {error}. Get it again, or unpack it yourself.") from error
+        raise DataError(
+            f"{archive} cannot be unpacked: {error}. Get it again, or unpack it yourself."
+        ) from error
     return [folder / name for _, name in chosen]
 
 
@@ -151,12 +178,16 @@ def _check_members(archive: Path, chosen: list[tuple[zipfile.ZipInfo, str]]) -> 
             f"there is another {name}": name in written,
         }
         if why := [reason for reason, holds in unsafe.items() if holds]:
-            raise DataError(f"{archive} was not unpacked, for its member {member.filename!r}: {' and '.join(why)}.")
+            raise DataError(
+                f"{archive} was not unpacked, for its member {member.filename!r}: {' and '.join(why)}."
+            )
         if Path(name).name != name:
             raise ValueError(f"{name!r} is no plain file name")
         written.add(name)
     if (total := sum(member.file_size for member, _ in chosen)) > MAX_UNPACKED:
-        raise DataError(f"{archive} was not unpacked: it would fill {total:,} bytes; allowed are {MAX_UNPACKED:,}.")
+        raise DataError(
+            f"{archive} was not unpacked: it would fill {total:,} bytes; allowed are {MAX_UNPACKED:,}."
+        )
 
 
 @contextmanager
@@ -164,7 +195,9 @@ def _bar(name: str) -> Iterator[Report]:
     """A progress bar on stderr, if that is a terminal."""
     columns = BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
-    with Progress("{task.description}", *columns, console=console, disable=not sys.stderr.isatty()) as bar:
+    with Progress(
+        "{task.description}", *columns, console=console, disable=not sys.stderr.isatty()
+    ) as bar:
         task = bar.add_task(name, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

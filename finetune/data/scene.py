@@ -64,7 +64,9 @@ def _thing(draw: random.Random, layer: Image.Image, x: float, y: float, r: float
     ))  # fmt: skip
     for outline in outlines:
         pixels = (outline * layer.width).ravel().tolist()
-        ImageDraw.Draw(layer).polygon(pixels, fill=_hue(draw), outline=draw.choice(INKS), width=layer.width // 128)
+        ImageDraw.Draw(layer).polygon(
+            pixels, fill=_hue(draw), outline=draw.choice(INKS), width=layer.width // 128
+        )
 
 
 def foreground(draw: random.Random, side: int) -> Image.Image:
@@ -73,16 +75,24 @@ def foreground(draw: random.Random, side: int) -> Image.Image:
     pen, colour, ink = ImageDraw.Draw(front), _hue(draw), draw.choice(INKS)
     kind = draw.choices(("nothing", "fence", "grass", "sofa", "clutter"), (7, 1, 2, 1, 2))[0]
     if kind == "fence":
-        step, start, thick = draw.uniform(0.14, 0.25) * side, draw.uniform(0, 0.2) * side, 0.03 * side
+        step, start, thick = (
+            draw.uniform(0.14, 0.25) * side,
+            draw.uniform(0, 0.2) * side,
+            0.03 * side,
+        )
         for x in np.arange(start, side, step).tolist():
             pen.rectangle((x, -9, x + thick, side + 9), fill=colour, outline=ink)
     elif kind == "grass":
         for _ in range(90):
             x, tip = draw.random() * side, draw.uniform(-0.06, 0.06) * side
-            pen.line((x, side, x + tip, draw.uniform(0.7, 0.95) * side), fill=colour, width=side // 80)
+            pen.line(
+                (x, side, x + tip, draw.uniform(0.7, 0.95) * side), fill=colour, width=side // 80
+            )
     elif kind == "sofa":
         edge = draw.uniform(0.75, 0.9) * side
-        pen.rounded_rectangle((-9, edge, side + 9, 2 * side), side / 12, fill=colour, outline=ink, width=side // 90)
+        pen.rounded_rectangle(
+            (-9, edge, side + 9, 2 * side), side / 12, fill=colour, outline=ink, width=side // 90
+        )
     elif kind == "clutter":
         for _ in range(draw.randint(1, 3)):
             _thing(draw, front, draw.random(), draw.uniform(0.3, 1), draw.uniform(0.05, 0.12))
@@ -92,13 +102,25 @@ def foreground(draw: random.Random, side: int) -> Image.Image:
 def darkroom(draw: random.Random, size: int) -> Callable[[Image.Image], Image.Image]:
     """Draw light, blur and grain; the function returned applies them to a picture of ``size`` pixels a side."""
     brightness, contrast = draw.uniform(-25, 20), draw.uniform(0.7, 1.1)
-    blur, noise, colour = draw.choice((0, 0, 0, 0.6)), draw.uniform(0, 30), draw.choice((0, 0.6, 1, 1, 1))
-    shade = 1 - np.asarray(_clouds(draw, size, 3), np.float32)[:, :, None] / 255 * draw.uniform(0, 0.3)
-    grain = np.frombuffer(draw.randbytes(3 * size * size), np.uint8).reshape(size, size, 3) / np.float32(255) - 0.5
+    blur, noise, colour = (
+        draw.choice((0, 0, 0, 0.6)),
+        draw.uniform(0, 30),
+        draw.choice((0, 0.6, 1, 1, 1)),
+    )
+    shade = 1 - np.asarray(_clouds(draw, size, 3), np.float32)[:, :, None] / 255 * draw.uniform(
+        0, 0.3
+    )
+    grain = (
+        np.frombuffer(draw.randbytes(3 * size * size), np.uint8).reshape(size, size, 3)
+        / np.float32(255)
+        - 0.5
+    )
 
     def develop(sketch: Image.Image) -> Image.Image:
         soft = ImageEnhance.Color(sketch.filter(ImageFilter.GaussianBlur(blur))).enhance(colour)
-        pixels = ((np.asarray(soft, np.float32) - 128) * contrast + 128 + brightness) * shade + noise * grain
+        pixels = (
+            (np.asarray(soft, np.float32) - 128) * contrast + 128 + brightness
+        ) * shade + noise * grain
         return Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
 
     return develop

@@ -103,7 +103,9 @@ def write_sketches(
     """
     for split, count in counts.items():
         if count < 2 or count % 2:
-            raise UsageError(f"{count} sketches were asked for as {split!r}; ask for an even number, 2 or more.")
+            raise UsageError(
+                f"{count} sketches were asked for as {split!r}; ask for an even number, 2 or more."
+            )
     for split, count in counts.items():
         for animal in ANIMALS:
             target = folder / split / f"{animal}s"
@@ -124,15 +126,26 @@ def _place(draw: random.Random, shapes: list[Shape]) -> list[Shape]:
     silhouette = Image.new("L", (64, 64))
     for points, paint in shapes:
         if paint:
-            ImageDraw.Draw(silhouette).polygon(((points - low) / (high - low) * 64).ravel().tolist(), fill=1)
+            ImageDraw.Draw(silhouette).polygon(
+                ((points - low) / (high - low) * 64).ravel().tolist(), fill=1
+            )
     area = np.asarray(silhouette).mean() * np.prod(high - low)
     scale = draw.uniform(0.4, 0.7) / np.sqrt(area)
     matrix = np.diag((draw.choice((-scale, scale)), scale)) @ rotation(draw.uniform(-0.12, 0.12))
-    foot, place = ((low[0] + high[0]) / 2, high[1]), (draw.uniform(0.35, 0.65), draw.uniform(0.8, 1.05))
+    foot, place = (
+        ((low[0] + high[0]) / 2, high[1]),
+        (draw.uniform(0.35, 0.65), draw.uniform(0.8, 1.05)),
+    )
     return [Shape((points - foot) @ matrix + place, paint) for points, paint in shapes]
 
 
-def _paint(layer: Image.Image, shapes: list[Shape], paints: Mapping[str, Image.Image], ink: str, width: float) -> None:
+def _paint(
+    layer: Image.Image,
+    shapes: list[Shape],
+    paints: Mapping[str, Image.Image],
+    ink: str,
+    width: float,
+) -> None:
     """Paint shapes of the unit square on a layer, in their order, and outline them; ``width`` is a part of the side."""
     side, pen = layer.width, ImageDraw.Draw(layer)
     for points, paint in shapes:
@@ -150,14 +163,25 @@ def _paint(layer: Image.Image, shapes: list[Shape], paints: Mapping[str, Image.I
 
 def _paints(draw: random.Random, side: int) -> dict[str, Image.Image]:
     coat, dark, light = draw.choice(COATS)
-    colours = {"coat": coat, "dark": dark, "light": light, "nose": draw.choice(NOSES), "iris": draw.choice(IRISES)}
+    colours = {
+        "coat": coat,
+        "dark": dark,
+        "light": light,
+        "nose": draw.choice(NOSES),
+        "iris": draw.choice(IRISES),
+    }
     colours |= {"pink": "#d9928c", "tongue": "#e06c75", "white": "#fbfaf5", "ink": "#1d1a18"}
     paints = {name: Image.new("RGBA", (side, side), colour) for name, colour in colours.items()}
-    pen, pattern = ImageDraw.Draw(paints["coat"]), draw.choice(("plain", "stripes", "patches", "spots"))
+    pen, pattern = (
+        ImageDraw.Draw(paints["coat"]),
+        draw.choice(("plain", "stripes", "patches", "spots")),
+    )
     if pattern == "stripes":
         gap, lean = draw.uniform(0.05, 0.09), draw.uniform(-0.3, 0.3)
         for k in range(-8, 30):
-            wave = np.array([((k + draw.uniform(-0.3, 0.3)) * gap + lean * y, y) for y in np.linspace(0, 1, 9)])
+            wave = np.array(
+                [((k + draw.uniform(-0.3, 0.3)) * gap + lean * y, y) for y in np.linspace(0, 1, 9)]
+            )
             width = round(gap * side * draw.uniform(0.2, 0.45))
             pen.line((wave * side).ravel().tolist(), fill=dark, width=width, joint="curve")
     number, radius = {"patches": (9, 0.11), "spots": (70, 0.025)}.get(pattern, (0, 0.0))

@@ -19,8 +19,12 @@ class Preprocessing:
 
 
 # Means of ImageNet as keras/src/applications/imagenet_utils.py has them; "caffe" swaps to BGR.
-CAFFE = Preprocessing(order=(2, 1, 0), scale=1.0, mean=(103.939, 116.779, 123.68), std=(1.0, 1.0, 1.0))
-TORCH = Preprocessing(order=(0, 1, 2), scale=255.0, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+CAFFE = Preprocessing(
+    order=(2, 1, 0), scale=1.0, mean=(103.939, 116.779, 123.68), std=(1.0, 1.0, 1.0)
+)
+TORCH = Preprocessing(
+    order=(0, 1, 2), scale=255.0, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,13 @@ BACKBONES = {
     "resnet50": Backbone(
         builder="ResNet50",
         preprocessing=CAFFE,
-        blocks=("pool1_pool", "conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out"),
+        blocks=(
+            "pool1_pool",
+            "conv2_block3_out",
+            "conv3_block4_out",
+            "conv4_block6_out",
+            "conv5_block3_out",
+        ),
         parameters=23_587_712,
         min_size=32,
         weights_url=_KERAS + "resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
@@ -127,7 +137,9 @@ def build_base(name: str, image_size: int):
     floats = keras.layers.Rescaling(1.0, dtype="float32", name="as_float")(photo)
     affine = keras.layers.Conv2D(3, 1, trainable=False, dtype="float32", name="preprocess")
     preprocessed = affine(floats)
-    base = getattr(keras.applications, backbone.builder)(include_top=False, weights=None, input_tensor=preprocessed)
+    base = getattr(keras.applications, backbone.builder)(
+        include_top=False, weights=None, input_tensor=preprocessed
+    )
     recipe = backbone.preprocessing
     kernel = np.zeros((1, 1, 3, 3))
     kernel[0, 0, recipe.order, (0, 1, 2)] = 1 / (recipe.scale * np.array(recipe.std))

@@ -66,7 +66,10 @@ def find_cut(model: keras.Model, name: str) -> keras.KerasTensor:
         near = [below[-1], *[cut for cut in cuts if cut not in below][:1]]
     else:
         reason = f"there is no layer '{name}'"
-        near = difflib.get_close_matches(name, cuts, n=4, cutoff=0.4) or [cut for cut in cuts if cut != INPUT][-4:]
+        near = (
+            difflib.get_close_matches(name, cuts, n=4, cutoff=0.4)
+            or [cut for cut in cuts if cut != INPUT][-4:]
+        )
     raise UsageError(
         f"{reason}. The nearest cuts are {', '.join(near)}; `finetune backbones` lists the block boundaries."
     )

@@ -11,7 +11,9 @@ HEADS = {
 CLASSIFIER = "classifier"
 
 
-def add_head(base: keras.Model, classes: int, pool: str, hidden: int = 0, dropout: float = 0.0) -> keras.Model:
+def add_head(
+    base: keras.Model, classes: int, pool: str, hidden: int = 0, dropout: float = 0.0
+) -> keras.Model:
     """The whole model: a backbone with a classifier on top.
 
     Args:

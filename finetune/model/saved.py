@@ -21,7 +21,13 @@ _MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 # Where the configuration of a model of standard layers, compiled or not, takes its classes from; None is a tensor's place.
 _MODULES = {None, "keras"} | {f"keras.{name}" for name in ("initializers", "layers", "losses", "metrics", "optimizers",
             "optimizers.schedules", "regularizers", "src.models.functional", "src.models.sequential")}  # fmt: skip
-_UNSAFE_LAYERS = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "FlaxLayer", "JaxLayer"}  # they carry or fetch code
+_UNSAFE_LAYERS = {
+    "Lambda",
+    "TFSMLayer",
+    "TorchModuleWrapper",
+    "FlaxLayer",
+    "JaxLayer",
+}  # they carry or fetch code
 _LARGEST = 2**33  # bytes of weights; a zip archive of a few MB can claim more than a disk holds
 
 
@@ -52,7 +58,9 @@ def _check(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         names = [item.filename for item in archive.infolist()]
         if set(names) - _MEMBERS or len(names) != len(set(names)):
-            raise ValueError(f"the archive holds {', '.join(sorted(names))[:200]}; allowed are {', '.join(_MEMBERS)}")
+            raise ValueError(
+                f"the archive holds {', '.join(sorted(names))[:200]}; allowed are {', '.join(_MEMBERS)}"
+            )
         if sum(item.file_size for item in archive.infolist()) > _LARGEST:
             raise ValueError("the archive unpacks to more than 8 GiB")
         for part in _parts(json.loads(archive.read("config.json"))):
@@ -75,7 +83,11 @@ def _parts(config: Any) -> Iterator[dict[str, Any]]:
 
 def _check_part(part: dict[str, Any]) -> None:
     place, name = part.get("module"), part["class_name"]
-    if place not in _MODULES or name in _UNSAFE_LAYERS or part.get("registered_name") not in (None, name):
+    if (
+        place not in _MODULES
+        or name in _UNSAFE_LAYERS
+        or part.get("registered_name") not in (None, name)
+    ):
         raise ValueError(f"it holds {place}.{name}, which is none of Keras's own layers")
 
 

@@ -86,14 +86,21 @@ def load_weights(base: keras.Model, backbone: str, weights: str) -> Loaded:
 
 def base_arrays(base: keras.Model) -> Arrays:
     """The weights that a base holds, its preprocessing left out."""
-    return {layer.name: layer.get_weights() for layer in base.layers if layer.weights and layer.name != "preprocess"}
+    return {
+        layer.name: layer.get_weights()
+        for layer in base.layers
+        if layer.weights and layer.name != "preprocess"
+    }
 
 
 def _random(base: keras.Model) -> Arrays:
     """Keras's own initial values (Glorot uniform kernels), drawn from seeds of our own."""
     draw = keras.initializers.GlorotUniform
     return {
-        name: [keras.ops.convert_to_numpy(draw(_RANDOM_SEED + i)(v.shape)) if v.ndim == 4 else v for v in values]
+        name: [
+            keras.ops.convert_to_numpy(draw(_RANDOM_SEED + i)(v.shape)) if v.ndim == 4 else v
+            for v in values
+        ]
         for i, (name, values) in enumerate(base_arrays(base).items())
     }
 
@@ -134,7 +141,10 @@ def _keras_cache(backbone: Backbone) -> Route:
     try:
         path = Path(
             keras.utils.get_file(
-                backbone.weights_file, backbone.weights_url, file_hash=backbone.weights_md5, cache_subdir="models"
+                backbone.weights_file,
+                backbone.weights_url,
+                file_hash=backbone.weights_md5,
+                cache_subdir="models",
             )
         )
     except Exception as error:  # get_file raises a bare Exception when the network fails, ValueError on a wrong hash
@@ -160,11 +170,15 @@ def _read_onnx(path: Path) -> Arrays:
 
     arrays: Arrays = {}
     for tensor in onnx.load(path).graph.initializer:
-        match = re.fullmatch(r"functional_1/(block\d_conv\d)_1/(convolution/ReadVariableOp|Squeeze):0", tensor.name)
+        match = re.fullmatch(
+            r"functional_1/(block\d_conv\d)_1/(convolution/ReadVariableOp|Squeeze):0", tensor.name
+        )
         if match:
             value = onnx.numpy_helper.to_array(tensor)
             kernel = value.ndim == 4
-            arrays.setdefault(match[1], []).insert(0 if kernel else 1, value.transpose(2, 3, 1, 0) if kernel else value)
+            arrays.setdefault(match[1], []).insert(
+                0 if kernel else 1, value.transpose(2, 3, 1, 0) if kernel else value
+            )
     return arrays
 
 
@@ -198,7 +212,9 @@ def read_hdf5(path: Path, base: keras.Model | None = None) -> Arrays:
             if base is not None and "layers" in file:
                 return _by_class_and_order(file["layers"], base)
     except (OSError, KeyError, AttributeError, TypeError, ValueError) as error:
-        raise IntegrityError(f"{path} is no weight file that can be read ({error}). Nothing was loaded.") from error
+        raise IntegrityError(
+            f"{path} is no weight file that can be read ({error}). Nothing was loaded."
+        ) from error
     raise IntegrityError(
         f"{path} is an HDF5 file without Keras weights; allowed are Keras's legacy .h5 and .weights.h5. Nothing was loaded."
     )
@@ -206,9 +222,18 @@ def read_hdf5(path: Path, base: keras.Model | None = None) -> Arrays:
 
 def _by_name(file: h5py.File) -> Arrays:
     """The legacy format; its DenseNet files say "conv1/conv" where Keras 3 says "conv1_conv"."""
-    names = [name.decode() if isinstance(name, bytes) else name for name in file.attrs["layer_names"]]
-    groups = {name.replace("/", "_"): file[name] for name in names if len(file[name].attrs["weight_names"])}
-    return {name: [_dataset(group, weight) for weight in group.attrs["weight_names"]] for name, group in groups.items()}
+    names = [
+        name.decode() if isinstance(name, bytes) else name for name in file.attrs["layer_names"]
+    ]
+    groups = {
+        name.replace("/", "_"): file[name]
+        for name in names
+        if len(file[name].attrs["weight_names"])
+    }
+    return {
+        name: [_dataset(group, weight) for weight in group.attrs["weight_names"]]
+        for name, group in groups.items()
+    }
 
 
 def _by_class_and_order(layers: h5py.Group, base: keras.Model) -> Arrays:
@@ -242,12 +267,16 @@ def _check_shapes(base: keras.Model, arrays: Arrays, source: str) -> None:
         name for name in found if name not in wanted
     ]
     if wrong:
-        lines = [f"{name}: expected {wanted.get(name)}, found {found.get(name)}" for name in wrong[:3]]
+        lines = [
+            f"{name}: expected {wanted.get(name)}, found {found.get(name)}" for name in wrong[:3]
+        ]
         raise IntegrityError(
             f"The weights of {source} do not fit the backbone: {len(wrong)} layers differ, first {'; '.join(lines)}. "
             "Nothing was loaded; choose the backbone that they were made for."
         )
-    broken = [name for name, values in arrays.items() if not all(np.isfinite(v).all() for v in values)]
+    broken = [
+        name for name, values in arrays.items() if not all(np.isfinite(v).all() for v in values)
+    ]
     if broken:
         raise IntegrityError(
             f"The weights of {source} hold NaN or infinity in {', '.join(broken[:3])}. Nothing was loaded."

@@ -13,8 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune.atomic import commit
 from finetune.errors import IntegrityError
+from finetune.files import commit
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ def save(path: Path, model: keras.Model, best: list[np.ndarray], progress: Progr
         progress: phase, recipe and history up to and with this epoch.
     """
     arrays = {f"model/{i}": variable.numpy() for i, variable in enumerate(model.variables)}
-    arrays |= {f"optimizer/{i}": variable.numpy() for i, variable in enumerate(model.optimizer.variables)}
+    arrays |= {
+        f"optimizer/{i}": variable.numpy() for i, variable in enumerate(model.optimizer.variables)
+    }
     arrays |= {f"best/{i}": weight for i, weight in enumerate(best)}
     note = np.frombuffer(json.dumps(vars(progress)).encode(), np.uint8)
     commit(path, lambda file: np.savez(file, progress=note, allow_pickle=False, **arrays))
@@ -51,7 +53,9 @@ def read_progress(path: Path) -> Progress | None:
         with np.load(path, allow_pickle=False) as arrays:
             return Progress(**json.loads(arrays["progress"].tobytes()))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{path} is no checkpoint that can be read ({error}). Delete it to begin anew.") from error
+        raise IntegrityError(
+            f"{path} is no checkpoint that can be read ({error}). Delete it to begin anew."
+        ) from error
 
 
 def restore(path: Path, model: keras.Model) -> list[np.ndarray]:
@@ -65,10 +69,15 @@ def restore(path: Path, model: keras.Model) -> list[np.ndarray]:
     """
     model.optimizer.build(model.trainable_variables)
     with np.load(path, allow_pickle=False) as arrays:
-        for kind, variables in (("model", model.variables), ("optimizer", model.optimizer.variables)):
+        for kind, variables in (
+            ("model", model.variables),
+            ("optimizer", model.optimizer.variables),
+        ):
             values = [arrays[name] for name in arrays.files if name.startswith(f"{kind}/")]
             if [v.shape for v in values] != [tuple(v.shape) for v in variables]:
-                raise IntegrityError(f"{path} was made by another network than this recipe's. Delete it to begin anew.")
+                raise IntegrityError(
+                    f"{path} was made by another network than this recipe's. Delete it to begin anew."
+                )
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
         return [arrays[f"best/{i}"] for i in range(len(model.weights))]

@@ -59,7 +59,13 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(self, read: Read, labels: np.ndarray, batch_size: int, seed: int | None = None):
         super().__init__()
-        self._read, self._labels, self._size, self._seed, self.epoch = read, labels, batch_size, seed, 0
+        self._read, self._labels, self._size, self._seed, self.epoch = (
+            read,
+            labels,
+            batch_size,
+            seed,
+            0,
+        )
         self._rows: Iterator[np.ndarray] = iter(())
         self._next: tuple[int, int] | None = None  # (epoch, batch) that ``_rows`` yields next
         self._peeked: dict[tuple[int, int], np.ndarray] = {}
@@ -203,7 +209,11 @@ class _Keeper(keras.callbacks.Callback):
 
     def begin(self, model: keras.Model, validation: Batches) -> None:
         progress = read_progress(self._checkpoint) if self._checkpoint else None
-        if self._checkpoint and progress and (progress.phase, progress.recipe) == (self._phase, self._recipe):
+        if (
+            self._checkpoint
+            and progress
+            and (progress.phase, progress.recipe) == (self._phase, self._recipe)
+        ):
             self.history, self.best = progress.history, restore(self._checkpoint, model)
             return
         start = model.evaluate(validation, verbose=0, return_dict=True)
@@ -231,14 +241,27 @@ class _Keeper(keras.callbacks.Callback):
             self.best = self.model.get_weights()
         if self._checkpoint:
             trainable = {layer.name: layer.trainable for layer in self.model.layers}
-            save(self._checkpoint, self.model, self.best, Progress(self._phase, self._recipe, trainable, self.history))
+            save(
+                self._checkpoint,
+                self.model,
+                self.best,
+                Progress(self._phase, self._recipe, trainable, self.history),
+            )
         self.model.stop_training = self.finished
 
     def _append(self, epoch: int, logs: dict[str, float]) -> None:
         names = ("loss", "accuracy", "val_loss", "val_accuracy")
         values = {name: float(logs[name]) if name in logs else None for name in names}
-        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)) if epoch else None
+        rate = (
+            float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)) if epoch else None
+        )
         seconds = time.perf_counter() - self._clock
-        row = {"phase": self._phase, "epoch": epoch, **values, "learning_rate": rate, "seconds": round(seconds, 3)}
+        row = {
+            "phase": self._phase,
+            "epoch": epoch,
+            **values,
+            "learning_rate": rate,
+            "seconds": round(seconds, 3),
+        }
         self.history.append(row)
         self._on_epoch(row)

@@ -1,0 +1,158 @@
+"""Upkeep of the store: every shard hashed again, and what nobody needs any more removed."""
+
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from finetune.activations.store import intact, set_aside
+from finetune.errors import IntegrityError
+
+DAY, HOUR = 86_400.0, 3_600.0  # seconds; what is younger than an hour may be another process's work
+_SHELF = re.compile(r"[0-9a-f]{32}")  # nothing else in the cache is ever looked at
+
+Files = Mapping[Path, os.stat_result]
+
+
+def shards(root: Path) -> list[Path]:
+    """The .npy files of all shards in the store of a cache directory, sorted; one may be missing beside its .json."""
+    manifests = [
+        manifest for folder in _folders(root) for manifest in sorted(folder.glob("shard-*.json"))
+    ]
+    return [manifest.with_suffix(".npy") for manifest in manifests]
+
+
+def verify(root: Path, advance: Callable[[int], object] = lambda shards: None) -> dict[str, Any]:
+    """Hash every shard again and set damaged ones aside, so that the next run computes their rows anew.
+
+    Args:
+        root: the cache directory.
+        advance: is told of each shard that was hashed.
+
+    Returns:
+        JSON values: shards and bytes (hashed), damaged (files), orphans and orphan_bytes (files of writes that were
+        interrupted, or are under way), ok.
+
+    Raises:
+        IntegrityError: a damaged shard cannot be set aside.
+    """
+    found, damaged, size = shards(root), [], 0
+    for shard in found:
+        if not intact(shard):
+            damaged.append(shard)
+        size += shard.stat().st_size if shard.exists() else 0
+        advance(1)
+    try:
+        for shard in damaged:
+            set_aside(shard)
+    except OSError as error:
+        raise IntegrityError(
+            f"{', '.join(map(str, damaged))}: damaged, and cannot be set aside ({error.strerror}). Make the cache "
+            "writable, or set FINETUNE_CACHE to another."
+        ) from error
+    orphans = [status.st_size for status in _orphans(root)]
+    return {
+        "shards": len(found),
+        "bytes": size,
+        "damaged": [str(shard) for shard in damaged],
+        "orphans": len(orphans),
+        "orphan_bytes": sum(orphans),
+        "ok": not damaged,
+    }
+
+
+def collect(root: Path, days: float = 30.0, dry_run: bool = False) -> list[dict[str, Any]]:
+    """Remove orphans older than an hour, shards that were set aside, and shelves that were not used for long.
+
+    A shelf is used when its rows are read (``Store.rows`` marks it) or written. One that was used within the last hour
+    is never removed, however small ``days`` is.
+
+    Args:
+        root: the cache directory.
+        days: shelves that were not used for so many days go.
+        dry_run: remove nothing.
+
+    Returns:
+        What was removed, or would be: kind (``shelf``, ``orphan``, ``damaged``), path, bytes, days (since its last use).
+    """
+    removed = []
+    for folder in _folders(root):
+        files = _files(folder)
+        age = {file: time.time() - status.st_mtime for file, status in files.items()}
+        unused = min(age.values(), default=time.time() - folder.stat().st_mtime)
+        if unused > max(days * DAY, HOUR):
+            removed.append(
+                _item("shelf", folder, sum(status.st_size for status in files.values()), unused)
+            )
+            doomed = list(files)
+        else:
+            left = {
+                file: kind
+                for file, kind in _left(files).items()
+                if kind == "damaged" or age[file] > HOUR
+            }
+            removed += [
+                _item(kind, file, files[file].st_size, age[file]) for file, kind in left.items()
+            ]
+            doomed = list(left)
+        if not dry_run:
+            _remove(folder, doomed)
+    return removed
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in (root / "activations").glob("*")
+        if _SHELF.fullmatch(path.name) and path.is_dir()
+    )
+
+
+def _files(folder: Path) -> Files:
+    """The files of a shelf at one moment, sorted."""
+    found = {}
+    for file in sorted(folder.iterdir()):
+        with suppress(
+            FileNotFoundError
+        ):  # another process has just given its temporary file a name
+            found[file] = file.stat()
+    return found
+
+
+def _left(files: Files) -> dict[Path, str]:
+    """What of a shelf's files is of no use: ``orphan`` (an interrupted write) or ``damaged`` (set aside)."""
+    found = {}
+    for file in files:
+        alone = file.suffix == ".npy" and file.with_suffix(".json") not in files
+        if file.suffix == ".damaged" or (alone and file.with_suffix(".damaged") in files):
+            found[file] = "damaged"
+        elif file.suffix == ".tmp" or alone:
+            found[file] = "orphan"
+    return found
+
+
+def _orphans(root: Path) -> list[os.stat_result]:
+    snapshots = [_files(folder) for folder in _folders(root)]
+    return [
+        files[file]
+        for files in snapshots
+        for file, kind in _left(files).items()
+        if kind == "orphan"
+    ]
+
+
+def _item(kind: str, path: Path, size: int, age: float) -> dict[str, Any]:
+    return {"kind": kind, "path": str(path), "bytes": size, "days": round(age / DAY, 2)}
+
+
+def _remove(folder: Path, doomed: list[Path]) -> None:
+    """Shards first lose the .json that makes them visible, so that an interrupted removal leaves orphans only."""
+    for file in sorted(
+        doomed, key=lambda file: (file.name == "manifest.json", file.suffix != ".json")
+    ):
+        file.unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()

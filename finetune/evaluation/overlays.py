@@ -1,0 +1,186 @@
+"""Heat and feature maps as pictures: on the photo, in contact sheets, in grids. No TensorFlow."""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from finetune.data.photos import decode
+
+# Perceptually uniform, and brighter where hotter: it reads in grey, too.
+_HEAT = (matplotlib.colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+_LIGHT, _OPACITY = 0.6, 0.8  # of the photo beneath, and of the greatest heat
+_INK, _SOFT, _PAPER = "#1a1a1a", "#5f5f5f", "white"
+TILE, _CELL, _GAP, _TEXT, _TITLE = 224, 112, 14, 13, 600  # pixels
+
+
+class Tile(NamedTuple):
+    """A picture of a contact sheet and the lines of text beneath it."""
+
+    picture: Image.Image
+    lines: Sequence[str]
+
+
+def open_photo(data: bytes, side: int | None = None) -> Image.Image:
+    """A photo upright in RGB.
+
+    Args:
+        data: the file's bytes.
+        side: length of the longer side in pixels; None keeps the photo's own size.
+
+    Raises:
+        BadPhoto, OSError: the bytes cannot be decoded.
+    """
+    with Image.open(io.BytesIO(data)) as photo:
+        size = ImageOps.exif_transpose(photo).size
+    side = side or max(size)
+    return Image.fromarray(decode(data, side, "pad")).crop(_inside_bars(size, side))
+
+
+def spread(heat: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray:
+    """Heat of the square that the network saw, back on the photo.
+
+    Args:
+        heat: float32 (h, w).
+        size: width and height of the upright photo in pixels.
+        resize: how the photo became the square, see ``data.decode.decode``.
+
+    Returns:
+        float32 (height, width), at least 0, bicubic between the heat's cells (bilinear would draw a star around
+        each); 0 where ``crop`` left the photo out.
+    """
+    square, (rows, columns) = Image.fromarray(heat.astype(np.float32)), heat.shape
+    if resize == "crop":
+        seen = min(size)
+        left, top = ((length - seen) // 2 for length in size)
+        everywhere = np.zeros(size[::-1], np.float32)
+        everywhere[top : top + seen, left : left + seen] = square.resize(
+            (seen, seen), Image.Resampling.BICUBIC
+        )
+        return everywhere.clip(0)
+    across, down = (
+        length / max(size) if resize == "pad" else 1.0 for length in size
+    )  # shares of the square
+    box = [
+        (1 - across) / 2 * columns,
+        (1 - down) / 2 * rows,
+        (1 + across) / 2 * columns,
+        (1 + down) / 2 * rows,
+    ]
+    return np.asarray(square.resize(size, Image.Resampling.BICUBIC, box=tuple(box))).clip(0)
+
+
+def peak(heat: np.ndarray) -> tuple[int, int] | None:
+    """The hottest pixel, (x, y); None if there is no heat."""
+    y, x = np.unravel_index(int(heat.argmax()), heat.shape)
+    return (int(x), int(y)) if heat[y, x] > 0 else None
+
+
+def overlay(photo: Image.Image, heat: np.ndarray) -> Image.Image:
+    """Heat over a photo: the hotter, the brighter and the less transparent.
+
+    Args:
+        photo: RGB.
+        heat: float32 (height, width), at least 0; scaled by its own maximum.
+    """
+    level = Image.fromarray((heat / (heat.max() or 1) * 255).round().astype(np.uint8))
+    colours = level.copy()
+    colours.putpalette(_HEAT.tobytes())
+    dim = Image.blend(Image.new("RGB", photo.size), photo, _LIGHT)
+    return Image.composite(
+        colours.convert("RGB"), dim, level.point(lambda value: round(_OPACITY * value))
+    )
+
+
+def maps_grid(maps: np.ndarray, channels: int, title: str) -> Image.Image:
+    """The most active channels of a layer, each scaled by itself from black (its least) to white, with its number.
+
+    Args:
+        maps: float32 (h, w, channels).
+        channels: how many are shown at most, those with the highest mean absolute value.
+        title: stands above.
+    """
+    order = np.argsort(-np.abs(maps).mean(axis=(0, 1)), kind="stable")[:channels]
+    columns = math.ceil(math.sqrt(len(order)))
+    tiles = [Tile(_grey(maps[:, :, channel]), [str(channel)]) for channel in order]
+    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+    return contact_sheet(rows, _CELL, title)
+
+
+def contact_sheet(rows: Sequence[Sequence[Tile]], side: int = TILE, title: str = "") -> Image.Image:
+    """Tiles in rows, on white.
+
+    Args:
+        rows: of tiles, whose pictures are at most ``side`` wide and high; text too long for that is shortened.
+        side: of a tile in pixels.
+        title: stands above; the sheet is as wide as it needs.
+    """
+    font, line = _font(_TEXT), _TEXT + 5
+    heights = [
+        max(tile.picture.height + line * len(tile.lines) for tile in row) + _GAP for row in rows
+    ]
+    across = _GAP + max(map(len, rows)) * (side + _GAP)
+    title = _shortened(title, font, max(across - 2 * _GAP, _TITLE))
+    width = max(across, math.ceil(font.getlength(title)) + 2 * _GAP)
+    top = _GAP + (line + _GAP if title else 0)
+    sheet = Image.new("RGB", (width, top + sum(heights)), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((_GAP, _GAP), title, _INK, font)
+    for row, height in zip(rows, heights, strict=True):
+        bottom = top + max(tile.picture.height for tile in row)
+        for place, (picture, lines) in enumerate(row):
+            left = _GAP + place * (side + _GAP)
+            sheet.paste(picture, (left, bottom - picture.height))
+            for number, text in enumerate(lines):
+                ink = _SOFT if number else _INK
+                pen.text(
+                    (left, bottom + 3 + number * line), _shortened(text, font, side), ink, font
+                )
+        top += height
+    return sheet
+
+
+def percent(share: float) -> str:
+    """As many digits as it takes not to say 100 %: 97 %, 99.98 %."""
+    digits = next((digits for digits in (0, 1, 2) if round(100 * share, digits) < 100), None)
+    return "over 99.99\u00a0%" if digits is None else f"{100 * share:.{digits}f}\u00a0%"
+
+
+def _inside_bars(size: tuple[int, int], side: int) -> tuple[int, int, int, int]:
+    """Where ``PIL.ImageOps.pad`` puts a photo in a square, to the pixel: left, top, right, bottom."""
+    width, height = (max(1, round(length / max(size) * side)) for length in size)
+    left, top = round((side - width) * 0.5), round((side - height) * 0.5)
+    return left, top, left + width, top + height
+
+
+def _grey(channel: np.ndarray) -> Image.Image:
+    """Maps smaller than a cell in whole multiples of their size, so that their places stay countable."""
+    low, high = channel.min(), channel.max()
+    picture = Image.fromarray(
+        ((channel - low) / ((high - low) or 1) * 255).round().astype(np.uint8)
+    )
+    if max(picture.size) > _CELL:
+        return ImageOps.contain(picture, (_CELL, _CELL), Image.Resampling.BOX)
+    return ImageOps.scale(picture, _CELL // max(picture.size), Image.Resampling.NEAREST)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib brings along: the same letters as in the other plots, on every machine."""
+    return ImageFont.truetype(
+        Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size
+    )
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """A text that fits; its middle goes first, since file names differ at both ends."""
+    kept = len(text)
+    shown = text
+    while kept > 1 and font.getlength(shown) > width:
+        kept -= 1
+        shown = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+    return shown

@@ -1,0 +1,278 @@
+"""Recipes: YAML or command-line settings to one frozen, validated value; every mistake is reported at once."""
+
+import difflib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from finetune.data.augment import NONE, PRESETS
+from finetune.data.photos import RESIZE_MODES
+from finetune.errors import UsageError
+from finetune.model.backbones import BACKBONES
+from finetune.recipe.strategies import POOLINGS, STRATEGIES
+from finetune.recipe.yaml import parse, read
+
+_FROZEN = ConfigDict(extra="forbid", frozen=True, strict=True)
+_STORED_VIEWS = 4  # per photo, where a recipe augments and its strategy cannot take fresh views
+
+
+class Head(BaseModel):
+    """What stands on the backbone: pooling, an optional hidden layer, dropout, and how a linear head is fitted first."""
+
+    model_config = _FROZEN
+    pool: Literal[POOLINGS] = "gap"  # type: ignore[valid-type]
+    hidden: int = Field(0, ge=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    solver: Literal["lbfgs", "keras"]
+
+    @model_validator(mode="after")
+    def _linear(self) -> "Head":
+        if self.solver == "lbfgs" and self.hidden:
+            raise ValueError(
+                "solver lbfgs fits a linear head; with a hidden layer set solver: keras"
+            )
+        return self
+
+
+class Augment(BaseModel):
+    """Largest changes of a random view, see ``data.augment.augment``."""
+
+    model_config = _FROZEN
+    flip: bool = False
+    rotation: float = Field(0.0, ge=0, le=180)
+    zoom: float = Field(0.0, ge=0, le=0.5)
+    shear: float = Field(0.0, ge=0, le=45)
+    translation: float = Field(0.0, ge=0, le=0.5)
+    contrast: float = Field(0.0, ge=0, lt=1)
+
+
+class Recipe(BaseModel):
+    """One way of fine-tuning, fully resolved: what a run does is a function of this and the photos."""
+
+    model_config = _FROZEN
+    data: str = "cats-and-dogs-small"
+    backbone: Literal[tuple(BACKBONES)] = "vgg16"  # type: ignore[valid-type]
+    weights: str = "imagenet"
+    strategy: Literal[tuple(STRATEGIES)] = "top-blocks"  # type: ignore[valid-type]
+    blocks: int = Field(1, ge=1, le=4)
+    head: Head
+    image_size: int = Field(224, ge=32, le=1024)
+    resize: Literal[RESIZE_MODES] = "squash"  # type: ignore[valid-type]
+    augment: Augment
+    views: Literal["fresh"] | int
+    epochs: int = Field(ge=0)
+    patience: int = Field(3, ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: float = Field(0.0, ge=0)
+    class_weight: Literal["none", "balanced"] = "none"
+    batchnorm: Literal["frozen", "train"] = "frozen"
+    mixed_precision: bool = False
+    engine: Literal["auto", "openvino", "tensorflow"] = "auto"
+    store: Literal["float16", "float32"] = "float16"
+    skip_bad: bool = False
+    tensorboard: bool = False
+    seed: int = Field(0, ge=0, lt=2**32)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_strategy(cls, values: Any) -> Any:
+        """Fill in what depends on the strategy, and write short forms out."""
+        if not isinstance(values, dict):
+            return values
+        # An unknown strategy is the field's own mistake to report; the other keys are checked with the default's.
+        strategy = STRATEGIES.get(
+            values.get("strategy", ""), STRATEGIES[cls.model_fields["strategy"].default]
+        )
+        values = {**strategy.defaults, **values}
+        head = values.get("head", "gap")
+        head = {"pool": head} if isinstance(head, str) else head
+        if isinstance(head, Mapping):
+            head = {"solver": "keras" if head.get("hidden") else strategy.solver, **head}
+        if "views" not in values:
+            stored = 0 if values["augment"] == "none" else _STORED_VIEWS
+            values["views"] = "fresh" if strategy.streams and stored else stored
+        return {**values, "head": head}
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _preset(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value not in PRESETS:
+            raise ValueError(
+                f"augment is '{value}'; allowed are {', '.join(PRESETS)} or a table of {', '.join(NONE)}"
+            )
+        return PRESETS[value]
+
+    @field_validator("tensorboard")
+    @classmethod
+    def _installed(cls, wanted: bool, info: ValidationInfo) -> bool:
+        """A missing package is said now and not after the extraction; a recipe that is only read needs none."""
+        if (
+            wanted
+            and not (info.context or {}).get("finished")
+            and importlib.util.find_spec("tensorboard") is None
+        ):
+            raise ValueError(
+                "tensorboard: true needs a package that is not installed; "
+                '`pip install "finetune-cut[tensorboard]"`, or set tensorboard: false'
+            )
+        return wanted
+
+    @model_validator(mode="after")
+    def _views_fit(self) -> "Recipe":
+        augmented = self.augment.model_dump() != NONE
+        problems = []
+        if self.views == "fresh" and not STRATEGIES[self.strategy].streams:
+            problems.append(
+                f"{self.strategy} stores activations, and a store would freeze one draw of views: fresh. Set views: 4 "
+                "(stored, deterministic views), augment: none, or strategy: frozen-base"
+            )
+        elif self.views == "fresh" and not augmented:
+            problems.append("views: fresh needs an augmentation; set augment: light, or views: 0")
+        elif self.views != "fresh" and self.views < 0:
+            problems.append(
+                f"views is {self.views}; allowed are fresh, 0 or a number of stored views"
+            )
+        elif self.views != "fresh" and augmented != (self.views > 0):
+            problems.append(
+                f"views: {self.views} does not go with this augment; views are for augmented photos, and 0 for none"
+            )
+        if self.strategy == "frozen-base" and self.views == "fresh" and self.head.solver == "lbfgs":
+            problems.append(
+                "solver lbfgs needs all features at once and cannot take views: fresh; set solver: keras"
+            )
+        if problems:
+            raise ValueError(". ".join(problems))
+        return self
+
+    @property
+    def cut(self) -> str:
+        """Name of the cut that the strategy chooses."""
+        return STRATEGIES[self.strategy].cut(self.backbone, self.blocks)
+
+    def dump(self) -> str:
+        """The recipe as YAML, every key written out."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+
+
+def load(
+    path: Path | None, overrides: Mapping[str, Any], settings: Sequence[str] | None = None
+) -> Recipe:
+    """A recipe to run, from a file and the command line; later wins: file, options, ``--set``.
+
+    Args:
+        path: a YAML file, or None.
+        overrides: top-level keys; None values are left out.
+        settings: texts ``KEY=VALUE``, the key dotted (``head.dropout=0.5``), the value YAML.
+
+    Raises:
+        UsageError: everything that is wrong, at once, with file and line.
+    """
+    values, lines = parse(read(path), str(path)) if path else ({}, {})
+    if "matrix" in values:
+        raise UsageError(f"{path} holds a matrix of recipes; `finetune compare {path}` runs them.")
+    values |= {key: value for key, value in overrides.items() if value is not None}
+    for setting in settings or []:
+        _set(values, setting)
+    return build(values, str(path) if path else "recipe", lines)
+
+
+def reopen(path: Path) -> Recipe:
+    """The recipe of a finished run, to be read and not to be run: what it took may be missing on this machine.
+
+    Raises:
+        UsageError: as ``load``.
+    """
+    values, lines = parse(read(path), str(path))
+    return build(values, str(path), lines, finished=True)
+
+
+def _set(values: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals:
+        raise UsageError(f"--set {setting}: expected KEY=VALUE, as in --set head.dropout=0.5.")
+    assign(values, key.strip(), parse(f"value: {text}", f"--set {setting}")[0]["value"])
+
+
+def assign(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key in nested settings; a short form on the way (``head: gap``) is written out."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = values.get(parent)
+        if isinstance(inner, str):
+            inner = {"pool": inner} if parent == "head" else dict(PRESETS.get(inner, {}))
+        values[parent] = values = dict(inner or {})
+    values[last] = value
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of a recipe file, for editors: short forms and the matrix included."""
+    head, augment = Head.model_json_schema(), Augment.model_json_schema()
+    properties = dict(Recipe.model_json_schema()["properties"])
+    properties["head"] = {"anyOf": [{"enum": list(POOLINGS)}, {**head, "required": []}]}
+    properties["augment"] = {"anyOf": [{"enum": list(PRESETS)}, augment]}
+    combination = {"type": "object", "description": "a partial combination of axes to leave out"}
+    properties["exclude"] = {"type": "array", "items": combination}
+    axes = {"type": "object", "additionalProperties": {"type": "array", "minItems": 1}}
+    properties["matrix"] = {**axes, "properties": {"exclude": properties["exclude"]}}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "finetune recipe",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def build(
+    values: Mapping[str, Any], source: str, lines: Mapping[tuple, int], finished: bool = False
+) -> Recipe:
+    """Validate settings into a Recipe; ``values`` and ``lines`` are as ``parse`` returns them.
+
+    A ``finished`` recipe was run already, see ``reopen``. Raises UsageError with all mistakes.
+    """
+    try:
+        return Recipe.model_validate(dict(values), context={"finished": finished})
+    except ValidationError as error:
+        messages = [_explain(mistake, source, lines) for mistake in error.errors()]
+        raise UsageError("\n".join(dict.fromkeys(messages))) from error
+
+
+def _explain(mistake: Mapping[str, Any], source: str, lines: Mapping[tuple, int]) -> str:
+    path = tuple(
+        part
+        for part in mistake["loc"]
+        if not (isinstance(part, str) and part.startswith(("literal[", "int")))
+    )
+    line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
+    where = f"{source}:{line}" if line else source
+    key = ".".join(map(str, path))
+    if mistake["type"] == "extra_forbidden":
+        nested: dict[str, type[BaseModel]] = {"head": Head, "augment": Augment}
+        model = nested.get(str(path[0]), Recipe) if len(path) > 1 else Recipe
+        near = difflib.get_close_matches(str(path[-1]), model.model_fields, n=1)
+        hint = (
+            f"did you mean '{near[0]}'?"
+            if near
+            else f"allowed are {', '.join(model.model_fields)}."
+        )
+        return f"{where}: unknown key '{key}'; {hint}"
+    message = mistake["msg"].removeprefix("Value error, ")
+    if mistake["type"] == "value_error" or not key:
+        return f"{where}: {message}."
+    return f"{where}: {key} is {mistake['input']!r}: {message[0].lower()}{message[1:]}."

@@ -1,0 +1,258 @@
+"""What a comparison leaves behind: report.html, results.csv and results.md.
+
+The page is one file that loads nothing. Its content security policy allows the style sheet and the script by their
+sha256, and pictures inside the page; every text goes through jinja2's autoescape.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from finetune import __version__
+from finetune.evaluation.metrics import confusion
+from finetune.files import commit, commit_text
+from finetune.report import figures as report_plots
+from finetune.report.galleries import explanations, galleries
+from finetune.report.sections import Cell, Entry, Section, sections
+from finetune.report.table import results_table
+
+SHOWN_PANELS, SHOWN_PAIRS, SHOWN_PHOTOS, SHOWN_CLASSES = 24, 300, 48, 12
+_NAMED = [
+    "name",
+    "recipe",
+    "seed",
+    "status",
+    "reason",
+    "split",
+    "backbone",
+    "strategy",
+    "head",
+    "augment",
+    "views",
+    "cut",
+]
+_COSTS = (
+    "seconds",
+    "seconds_alone",
+    "trainable",
+    "parameters",
+    "stored_bytes",
+    "peak_memory",
+    "multiply_adds",
+)
+
+
+def write_report(out: Path, cells: Sequence[Cell], plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Write report.html, results.csv and results.md of a comparison.
+
+    Args:
+        out: the comparison's folder.
+        cells: one dict per cell: name, recipe, seed, status (done, failed or diverged), reason, run (folder, relative
+            to ``out``), backbone, strategy, head, augment, views, cut, split (digest), settings (axis -> value); of a
+            done cell also test and validation (``metrics.summarize``), seconds (extract, train, total) and cost
+            (seconds, seconds_alone, parameters, trainable, stored_bytes, peak_memory, multiply_adds).
+        plan: cells, extractions, data (names), roots (split digest -> folder of the photos) and, if known, command.
+
+    Returns:
+        report (path), verdict (one sentence per split digest) and ranking: per recipe split, group, recipe, accuracy,
+        accuracy_interval, seeds, mean, sd, cost_seconds and recommended, in the order of the table.
+
+    Raises:
+        DataError: cells with the same split digest name different photos.
+    """
+    ranked = sections(out, cells)
+    rows = [row for section in ranked for row in _rows(section)]
+    parts = [_context(section, out, plan, len(ranked)) for section in ranked]
+    context: dict[str, Any] = {
+        "version": __version__,
+        "cells": cells,
+        "recipes": len({cell["recipe"] for cell in cells}),
+        "plan": plan,
+        "verdicts": _verdicts(parts) or [_no_verdict(cells)],
+        "sections": parts,
+        "dropped": [cell for cell in cells if cell["status"] != "done"],
+    }
+    commit(
+        out / "results.csv", lambda file: results_table(out, cells, rows).to_csv(file, index=False)
+    )
+    commit_text(out / "results.md", _environment().get_template("results.md").render(context))
+    commit_text(out / "report.html", _page(context))
+    ranking = [
+        {key: value for key, value in row.items() if not isinstance(value, Entry)} for row in rows
+    ]
+    verdict = " ".join(f"{sentence}." for sentence in context["verdicts"])
+    return {"report": str(out / "report.html"), "verdict": verdict, "ranking": ranking}
+
+
+def _verdicts(parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One per split; with more than one, each says which."""
+    if len(parts) == 1:
+        return [parts[0]["section"].verdict]
+    sections = [part["section"] for part in parts]
+    return [f"{section.data} ({section.split[:8]}): {section.verdict}" for section in sections]
+
+
+def _no_verdict(cells: Sequence[Cell]) -> str:
+    finished = sum(cell["status"] == "done" for cell in cells)
+    return f"There is nothing to rank: {finished} of {len(cells)} cells finished"
+
+
+def _rows(section: Section) -> list[dict[str, Any]]:
+    """The ranking, as plain values but for the entry itself."""
+    groups = section.groups.set_index("recipe")["group"]
+    chosen = section.recommended[0]
+    return [
+        {
+            "entry": entry,
+            "split": section.split,
+            "number": number,
+            "group": int(groups[entry.name]),
+            "recipe": entry.name,
+            "accuracy": entry.shown["test"]["accuracy"],
+            "accuracy_interval": entry.shown["test"]["accuracy_interval"],
+            "seeds": len(entry.cells),
+            "mean": float(section.seeds["mean"][entry.name]),
+            "sd": _known(section.seeds["sd"][entry.name]),
+            "cost_seconds": _known(entry.cost("seconds")),
+            "recommended": entry is chosen,
+        }
+        for number, entry in enumerate(section.entries, start=1)
+    ]
+
+
+def _context(section: Section, out: Path, plan: Mapping[str, Any], splits: int) -> dict[str, Any]:
+    """Everything that the page says about one split."""
+    rows = _rows(section)
+    shown = section.entries[:SHOWN_PANELS]
+    root = Path(plan["roots"][section.split]) if section.split in plan.get("roots", {}) else None
+    points = [row for row in rows if row["cost_seconds"] is not None]
+    low, high = np.array([row["accuracy_interval"] for row in rows]).T
+    pairs = section.pairs.sort_values(["p_holm", "p"], kind="stable")
+    return {
+        "section": section,
+        "rows": rows,
+        "costs": {
+            entry.name: {key: _known(entry.cost(key)) for key in _COSTS}
+            for entry in section.entries
+        },
+        "range": (float(low.min()), float(high.max())),
+        "digits": 1 if section.photos <= 2000 else 2,
+        "beaten_by": _winners_over(section.recommended[0].name, pairs),
+        "pareto": [report_plots.pareto(points, *size) for size in ((900, 420), (358, 340))]
+        if points
+        else [],
+        "curves": report_plots.curves({entry.name: _histories(entry, out) for entry in shown}),
+        "reliability": [
+            (e, report_plots.reliability(e.test.probabilities, e.scaled, e.test.labels))
+            for e in shown
+        ],
+        "confusion": [
+            (entry, confusion(entry.test.probabilities, entry.test.labels)) for entry in shown
+        ],
+        "pairs": [_leader_first(pair) for pair in pairs[:SHOWN_PAIRS].to_dict("records")],
+        "explained": explanations(out / section.recommended[0].shown["run"], root),
+        "galleries": galleries(section, root, max(2, min(12, SHOWN_PHOTOS // (3 * splits)))),
+    }
+
+
+def _winners_over(name: str, pairs: pd.DataFrame) -> list[str]:
+    own = pairs[(pairs["a"] == name) | (pairs["b"] == name)]
+    return [winner for winner in own["better"].dropna() if winner != name]
+
+
+def _leader_first(pair: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of ``compare_pairs``, turned round where b is the more accurate one."""
+    if pair["difference"] >= 0:
+        return dict(pair)
+    swapped = {"a": "b", "b": "a", "only_a": "only_b", "only_b": "only_a"}
+    turned = {
+        "difference": "difference",
+        "low": "high",
+        "high": "low",
+        "loss_difference": "loss_difference",
+    }
+    return {
+        **pair,
+        **{k: pair[v] for k, v in swapped.items()},
+        **{k: -pair[v] for k, v in turned.items()},
+    }
+
+
+def _histories(entry: Entry, out: Path) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+    seeds = {cell["name"]: pd.read_csv(out / cell["run"] / "history.csv") for cell in entry.cells}
+    return seeds[entry.shown["name"]], list(seeds.values())
+
+
+def _page(context: Mapping[str, Any]) -> str:
+    environment = _environment()
+    style, script = (
+        files("finetune.report").joinpath("templates", name).read_text()
+        for name in ("report.css", "report.js")
+    )
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    page = environment.get_template("report.html")
+    return page.render(context, policy=policy, style=Markup(style), script=Markup(script))
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("finetune.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "percent": lambda share, digits=1: f"{100 * share:.{digits}f}",
+        "signed": lambda share, digits=1: f"{round(100 * share, digits) or 0:+.{digits}f}".replace(
+            "-", "−"
+        ),
+        "p": lambda p: "< 0.001" if p < 0.001 else f"{p:.2g}",
+        "duration": report_plots.duration,
+        "quantity": quantity,
+        "worst": _worst,
+        "cell": lambda text: str(text).replace("|", r"\|").replace("\n", " "),
+    }
+    environment.globals |= {
+        "panel": report_plots.PANEL,
+        "isnan": np.isnan,
+        "shown_classes": SHOWN_CLASSES,
+    }
+    return environment
+
+
+def _worst(counts: np.ndarray, limit: int) -> list[tuple[int, int, int]]:
+    """The most frequent mistakes of a confusion matrix: (true, predicted, photos)."""
+    wrong = counts - np.diag(np.diag(counts))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
+    mistakes = [(*divmod(int(place), len(wrong)), int(wrong.flat[place])) for place in order]
+    return [mistake for mistake in mistakes if mistake[2]]
+
+
+def quantity(number: float) -> str:
+    """Three digits and an SI prefix: ``512``, ``14.7 M``, ``201 k``."""
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if abs(number) < 999.5:
+            return f"{number:.3g} {prefix}".rstrip()
+        number /= 1000
+    return f"{number:.3g} E"
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,1 +1,0 @@
-"""Run folders, metrics and what they can tell."""

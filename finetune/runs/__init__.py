@@ -1,0 +1,1 @@
+"""Run folders: written once, read by everything else."""

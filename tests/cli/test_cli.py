@@ -1,0 +1,235 @@
+"""The command line as a user meets it: exit codes, pure JSON, fast help, one-paragraph errors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import finetune, paint
+
+SMALL = ("--weights", "random", "--image-size", 32, "--set", "batch_size=8", "--epochs", 1)
+
+
+def test_help_and_errors_are_quick_and_do_not_import_tensorflow(tmp_path):
+    (tmp_path / "typo.yaml").write_text("epoch: 3\n")
+    for arguments, code in (
+        (["--help"], 0),
+        (["run", "--help"], 0),
+        (["run", str(tmp_path / "typo.yaml")], 2),
+    ):
+        script = f"import sys; sys.argv = ['finetune', *{arguments!r}]\nfrom finetune.cli.app import main\ntry:\n    main()\n"
+        script += "finally:\n    print(sorted({'tensorflow', 'keras', 'pandas'} & set(sys.modules)), file=sys.stderr)"
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (code, "[]"), done.stderr
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert finetune("--help").returncode == 0
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.5
+
+
+def test_version_and_backbones_and_schema():
+    assert finetune("--version").stdout.startswith("finetune 0.")
+    found = json.loads(finetune("backbones", "--json").stdout)
+    assert set(found) == {"vgg16", "resnet50", "densenet121"}
+    assert found["vgg16"]["cuts"][-1] == "block5_pool"
+    assert (
+        json.loads(finetune("recipe", "schema").stdout)["properties"]["epochs"]["type"] == "integer"
+    )
+
+
+def test_run_json_keeps_the_contract_and_stdout_pure(photos, tmp_path):
+    out = tmp_path / "out"
+    done = finetune(
+        "run", "--data", photos, "--strategy", "top-blocks", *SMALL, "--out", out, "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)  # one object and nothing else
+    assert result["run"] == str(out)
+    assert (result["backbone"], result["strategy"], result["cut"]) == (
+        "vgg16",
+        "top-blocks",
+        "block4_pool",
+    )
+    assert result["parameters"]["total"] > result["parameters"]["trainable"] > 0
+    assert len(result["split"]) == 64
+    assert set(result["validation"]) >= {"accuracy", "n"}
+    assert set(result["test"]) >= {"accuracy", "loss", "n"}
+    assert set(result["seconds"]) >= {"extract", "train", "total"}
+    assert "oneDNN" not in done.stderr, "TensorFlow's own messages are for -v"
+    again = finetune("run", "--resume", out, "--json")
+    assert (again.returncode, json.loads(again.stdout)["test"]) == (0, result["test"])
+    quiet = finetune("-q", "run", out / "recipe.yaml", "--out", tmp_path / "again")
+    assert quiet.returncode == 0, quiet.stderr
+    assert "freeze audit" not in quiet.stderr
+    assert "test accuracy" in quiet.stdout
+
+
+def test_dry_run_prints_the_plan_and_does_nothing(photos, tmp_path, cache):
+    done = finetune("run", "--data", photos, *SMALL, "--dry-run", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "cut at block4_pool (2 x 2 x 512)" in done.stdout
+    assert "26 of them still to be computed" in done.stdout
+    assert not (tmp_path / "out").exists()
+    assert not (cache / "activations").exists()
+
+
+def test_extract_features_writes_aligned_rows_and_reuses_them(photos, tmp_path):
+    arguments = (
+        "extract-features",
+        "--data",
+        photos,
+        "--weights",
+        "random",
+        "--image-size",
+        32,
+        "--json",
+    )
+    first = json.loads(finetune(*arguments, "--out", tmp_path / "f").stdout)
+    assert (first["n"], first["shape"], first["cached"]) == (26, [26, 512], False)
+    assert first["images_per_second"] > 0
+    pooled, index = (
+        np.load(tmp_path / "f" / "features.npy"),
+        pd.read_csv(tmp_path / "f" / "index.csv"),
+    )
+    assert list(index.columns) == ["row", "file", "class", "label", "split"]
+    assert (index["file"].str.split("/").str[1] == index["class"]).all()
+    second = json.loads(finetune(*arguments, "--out", tmp_path / "m", "--pooling", "none").stdout)
+    assert (second["shape"], second["cached"]) == ([26, 1, 1, 512], True)
+    maps = np.load(tmp_path / "m" / "features.npy").astype(np.float32)
+    np.testing.assert_allclose(pooled, maps.mean(axis=(1, 2)), rtol=1e-3)
+    listed = json.loads(finetune("cache", "ls", "--json").stdout)["shelves"]
+    assert [(shelf["rows"], shelf["fields"]["cut"]) for shelf in listed] == [(26, "block5_pool")]
+    wrong = finetune(*arguments, "--cut", "block4_pol")
+    assert wrong.returncode == 2
+    assert "block4_pool" in wrong.stderr
+
+
+def one_paragraph(done, code: int, *words: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+    for word in words:
+        assert word in done.stderr
+
+
+def test_bad_data_is_one_paragraph_with_the_fix_and_exit_code_3(tmp_path):
+    (tmp_path / "empty").mkdir()
+    one_paragraph(
+        finetune("run", "--data", tmp_path / "empty"), 3, "holds no class folders", "Needed:"
+    )
+    for i in range(5):
+        paint(tmp_path / "one" / "cats" / f"{i}.png", (9, 9, 9), i)
+    one_paragraph(finetune("run", "--data", tmp_path / "one"), 3, "only one class")
+    paint(tmp_path / "one" / "dogs" / "1.png", (9, 9, 9), 99)
+    one_paragraph(finetune("run", "--data", tmp_path / "one"), 3, "dogs/ has too few", "1 of 3")
+    one_paragraph(
+        finetune("run", "--data", "cats-and-dog-small"), 3, "did you mean cats-and-dogs-small?"
+    )
+    for split, names in {"train": "ab", "validation": "ab", "test": "ac"}.items():
+        for name in names:
+            for i in range(3):
+                paint(tmp_path / "sets" / split / name / f"{i}.png", (9, 9, 9), i)
+    one_paragraph(
+        finetune("run", "--data", tmp_path / "sets"),
+        3,
+        "test/ lacks the class 'b'",
+        "new class 'c'",
+    )
+
+
+def test_bad_recipes_and_weights_have_their_exit_codes(photos, tmp_path):
+    one_paragraph(finetune("run", "--set", "lerning_rate=1"), 2, "did you mean 'learning_rate'?")
+    one_paragraph(finetune("run", tmp_path / "none.yaml"), 2, "cannot be read as a recipe")
+    assert "Traceback" in finetune("run", tmp_path / "none.yaml", "-v").stderr
+    one_paragraph(
+        finetune("run", "--data", photos, "--weights", "imagnet"), 2, "imagenet, random or the path"
+    )
+    (tmp_path / "w.h5").write_text("text")
+    one_paragraph(
+        finetune("run", "--data", photos, "--weights", tmp_path / "w.h5"),
+        4,
+        "no weight file",
+        "Nothing was loaded",
+    )
+    assert finetune("run", "--epochs", "two").returncode == 2
+
+
+def test_resnet_without_a_route_to_weights_says_the_three_ways_out(photos, tmp_path):
+    """With no network: a proxy that refuses at once stands in for it, and the file is nowhere."""
+    refuse = {
+        "FINETUNE_WEIGHTS_DIR": str(tmp_path),
+        "KERAS_HOME": str(tmp_path),
+        "https_proxy": "http://127.0.0.1:9",
+    }
+    start = time.perf_counter()
+    done = finetune(
+        "run", "--data", photos, "--backbone", "resnet50", "--strategy", "top-blocks", **refuse
+    )
+    one_paragraph(
+        done,
+        3,
+        "No ImageNet weights of ResNet50",
+        "Three ways out",
+        "resnet50_weights_tf_dim_ordering",
+    )
+    assert time.perf_counter() - start < 30
+
+
+def test_ctrl_c_ends_with_130_and_resume_finishes(photos, tmp_path):
+    out = tmp_path / "out"
+    recipe = {
+        "data": str(photos),
+        "weights": "random",
+        "image_size": 64,
+        "epochs": 400,
+        "patience": 400,
+        "strategy": "top-blocks",
+    }
+    (tmp_path / "long.yaml").write_text(yaml.safe_dump(recipe))
+    command = [
+        sys.executable,
+        "-m",
+        "finetune",
+        "run",
+        str(tmp_path / "long.yaml"),
+        "--out",
+        str(out),
+    ]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    deadline = time.monotonic() + 120
+    while (
+        not (out / "checkpoint.npz").exists()
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "the last whole epoch is in" in stderr
+    assert f"finetune run --resume {out}" in stderr
+    assert "Traceback" not in stderr
+    text = (out / "recipe.yaml").read_text()
+    assert "epochs: 400" in text
+
+
+@pytest.mark.parametrize("name", ["sketches", "digits"])
+def test_data_builds_the_embedded_sets(name):
+    done = finetune("data", name, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert sum(result["photos"].values()) == {"sketches": 400, "digits": 1797}[name]
+    assert len(result["classes"]) == {"sketches": 2, "digits": 10}[name]

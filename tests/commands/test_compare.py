@@ -1,0 +1,241 @@
+"""Comparisons: one extraction for many recipes, results that do not depend on what ran before, a journal."""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from conftest import finetune, paint
+
+from finetune.commands.compare import Worker, compare, extractions, in_order, shelves
+from finetune.errors import UsageError
+from finetune.progress import Reporter
+from finetune.recipe.matrix import collect, expand
+
+QUIET = Reporter(quiet=True)
+BASE = "weights: random\nimage_size: 32\nbatch_size: 8\nepochs: 1\n"
+
+
+def recipe(folder, photos, text: str, name: str = "r"):
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.yaml"
+    path.write_text(f"data: {photos}\n{BASE}{text}\n")
+    return path
+
+
+def results(out) -> pd.DataFrame:
+    return pd.read_csv(out / "results.csv")
+
+
+def test_a_matrix_expands_in_a_fixed_order_with_names_and_exclusions(tmp_path):
+    path = recipe(
+        tmp_path,
+        "sketches",
+        "matrix: {strategy: [cached-features, top-blocks], head: [gap, flatten], seed: [0, 1],"
+        " exclude: [{strategy: top-blocks, head: flatten}]}",
+    )
+    cells = expand(path)
+    assert [cell.name for cell in cells][:3] == [
+        f"r-cached-features-{c}" for c in ("gap-s0", "gap-s1", "flatten-s0")
+    ]
+    assert len(cells) == 2 * 2 * 2 - 2
+    assert {cell.group for cell in cells} == {
+        "r-cached-features-gap",
+        "r-cached-features-flatten",
+        "r-top-blocks-gap",
+    }
+    assert cells[-1].recipe.seed == 1
+    dotted = expand(
+        recipe(
+            tmp_path,
+            "sketches",
+            "matrix: {head.dropout: [0.0, 0.5], learning_rate: [1e-3, 1e-4]}",
+            "d",
+        )
+    )
+    assert [cell.recipe.head.dropout for cell in dotted] == [0.0, 0.0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("matrix: {head: gap}", "r.yaml:6: the axis head is 'gap'; expected a list"),
+        ("matrix: [a]", "expected axes"),
+        ("matrix: {hed: [gap]}", "did you mean 'head'?"),
+        ("matrix: {seed: [0], exclude: [{hed: gap}]}", "exclude names hed"),
+        ("matrix: {seed: [0], exclude: gap}", "expected a list of combinations"),
+        ("matrix: {head: [gab]}", "'gap', 'gmp' or 'flatten'"),
+    ],
+)
+def test_a_wrong_matrix_is_refused_with_its_place(tmp_path, text, reason):
+    with pytest.raises(UsageError) as caught:
+        expand(recipe(tmp_path, "sketches", text))
+    assert reason in str(caught.value)
+
+
+def test_all_files_are_checked_before_anything_runs(tmp_path):
+    recipe(tmp_path, "sketches", "epoch: 1", "a")
+    recipe(tmp_path, "sketches", "hed: gap", "b")
+    with pytest.raises(UsageError) as caught:
+        collect([tmp_path])
+    assert "a.yaml" in str(caught.value)
+    assert "b.yaml" in str(caught.value)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="No recipe in"):
+        collect([tmp_path / "empty"])
+
+
+def test_extractions_are_counted_by_what_cells_share(tmp_path):
+    axes = "matrix: {head: [gap, gmp, flatten], learning_rate: [1e-4, 1e-3, 1e-2, 1e-1], seed: [0, 1, 2]}"
+    cells = expand(recipe(tmp_path, "sketches", f"strategy: cached-features\n{axes}"))
+    assert (len(cells), extractions(cells)) == (36, 1)
+    more = [
+        *cells,
+        *expand(
+            recipe(
+                tmp_path, "sketches", "matrix: {strategy: [top-blocks, full], blocks: [1, 2]}", "s"
+            )
+        ),
+    ]
+    assert extractions(more) == 3, (
+        "two lower cuts; `full` streams photos and its head starts from shared features"
+    )
+    views = expand(
+        recipe(
+            tmp_path,
+            "sketches",
+            "strategy: cached-features\naugment: light\nmatrix: {views: [2, 4]}",
+            "v",
+        )
+    )
+    assert extractions(views) == 2, "the photos themselves, and their augmented views"
+    ordered = [shelves(cell)[0] for cell in in_order(more)]
+    assert sum(a != b for a, b in itertools.pairwise(ordered)) == len(set(ordered)) - 1
+
+
+def test_results_do_not_depend_on_which_cells_ran_before(photos, tmp_path):
+    path = recipe(
+        tmp_path,
+        photos,
+        "head: {pool: gap, dropout: 0.3}\nmatrix: {seed: [0, 1], strategy: [frozen-base, top-blocks]}",
+    )
+    cells = expand(path)
+    forward = compare(cells, tmp_path / "forward", QUIET)
+    shutil.rmtree(tmp_path / "forward" / "cells" / cells[-1].name)
+    alone = compare(cells[-1:], tmp_path / "alone", QUIET)
+    assert forward["cells"][-1]["test"] == alone["cells"][0]["test"]
+    assert {cell["status"] for cell in forward["cells"]} == {"done"}
+    assert forward["cells"][0]["extracted"] > 0 == forward["cells"][2]["extracted"]
+
+
+def test_failing_cells_are_rows_with_reasons_and_the_others_go_on(photos, tmp_path):
+    folder = tmp_path / "recipes"
+    recipe(folder, photos, "strategy: cached-features", "good")
+    recipe(folder, photos, "strategy: top-blocks\nlearning_rate: 1e30", "nan")
+    recipe(folder, tmp_path / "nowhere", "strategy: cached-features", "nodata")
+    (folder / "noweights.yaml").write_text(f"data: {photos}\nbackbone: resnet50\nimage_size: 32\n")
+    environment = {
+        "FINETUNE_WEIGHTS_DIR": str(tmp_path),
+        "KERAS_HOME": str(tmp_path),
+        "https_proxy": "http://127.0.0.1:9",
+    }
+    done = finetune("compare", folder, "--out", tmp_path / "out", "--json", **environment)
+    assert done.returncode == 5, done.stderr
+    found = {cell["name"]: cell for cell in json.loads(done.stdout)["cells"]}
+    assert {name: cell["status"] for name, cell in found.items()} == {
+        **dict.fromkeys(("nodata", "noweights"), "failed"),
+        "good": "done",
+        "nan": "diverged",
+    }
+    assert "Three ways out" in found["noweights"]["reason"]
+    assert (
+        "does not exist" in found["nodata"]["reason"]
+        or "neither a folder" in found["nodata"]["reason"]
+    )
+    assert found["good"]["test"]["n"] == 7
+    assert "3 of 4 cells" in done.stderr
+
+
+def test_a_killed_worker_is_replaced(photos, tmp_path):
+    cells = expand(
+        recipe(tmp_path, photos, "strategy: cached-features\nmatrix: {head: [gap, gmp]}")
+    )
+    with Worker() as worker:
+        folders = [tmp_path / cell.name for cell in cells]
+        for folder in folders:
+            folder.mkdir()
+        assert worker.run(cells[0], folders[0]) is None
+        (process,) = worker._pool._processes.values()
+        os.kill(process.pid, signal.SIGKILL)
+        status, reason = worker.run(cells[1], folders[1])
+        assert (status, "died" in reason) == ("failed", True)
+        assert worker.run(cells[1], folders[1]) is None
+
+
+def test_running_again_repeats_only_what_changed(photos, tmp_path):
+    cells = expand(
+        recipe(tmp_path, photos, "strategy: cached-features\nmatrix: {head: [gap, gmp]}")
+    )
+    compare(cells, tmp_path / "out", QUIET)
+    metrics = {cell.name: tmp_path / "out" / "cells" / cell.name / "metrics.json" for cell in cells}
+    written = {name: path.stat().st_mtime_ns for name, path in metrics.items()}
+    compare(cells, tmp_path / "out", QUIET)
+    assert {name: path.stat().st_mtime_ns for name, path in metrics.items()} == written
+    changed = expand(
+        recipe(tmp_path, photos, "strategy: cached-features\nstore: float32\nmatrix: {head: [gmp]}")
+    )
+    compare([cells[0], *changed], tmp_path / "out", QUIET)
+    assert metrics["r-gap"].stat().st_mtime_ns == written["r-gap"]
+    assert metrics["r-gmp"].stat().st_mtime_ns != written["r-gmp"]
+    paint(photos / "test" / "plums" / "new.png", (70, 60, 160), 1234)
+    assert compare(cells, tmp_path / "out", QUIET)["cells"][0]["test"]["n"] == 8, (
+        "other photos are another measurement"
+    )
+
+
+def test_a_comparison_killed_at_any_point_goes_on_to_the_same_table(photos, tmp_path):
+    path = recipe(tmp_path, photos, "head: {pool: gap, dropout: 0.3}\nmatrix: {seed: [0, 1, 2]}")
+    compare(expand(path), tmp_path / "whole", QUIET)
+    command = [
+        sys.executable,
+        "-m",
+        "finetune",
+        "compare",
+        str(path),
+        "--out",
+        str(tmp_path / "cut"),
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    first = tmp_path / "cut" / "cells" / "r-s0" / "metrics.json"
+    deadline = time.monotonic() + 180
+    while not first.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    written = first.stat().st_mtime_ns
+    compare(expand(path), tmp_path / "cut", QUIET)
+    assert first.stat().st_mtime_ns == written, "a finished cell is not run again"
+    tables = [results(tmp_path / name) for name in ("whole", "cut")]
+    steady = [c for c in tables[0].columns if not any(word in c for word in ("seconds", "memory"))]
+    pd.testing.assert_frame_equal(tables[0][steady], tables[1][steady])
+
+
+def test_the_plan_says_what_is_shared(photos, tmp_path):
+    path = recipe(
+        tmp_path, photos, "strategy: cached-features\nmatrix: {head: [gap, gmp, flatten]}"
+    )
+    done = finetune("compare", path, "--dry-run", "--json", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert (len(plan["cells"]), plan["extractions"], plan["extractions_saved"]) == (3, 1, 2)
+    assert plan["bytes_to_store"] == 26 * 512 * 2
+    assert plan["seconds"] > 0
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,485 @@
+"""Ensembles: one model that says what its members say together, weights that validation chose, and an honest verdict."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import finetune, paint
+from scipy.special import softmax
+
+from finetune.cli.ensemble import BlendName
+from finetune.commands import run as runs
+from finetune.commands.ensemble import ROWS, ensemble
+from finetune.data.photos import decode
+from finetune.errors import DataError, IntegrityError, UsageError
+from finetune.evaluation.blend import (
+    BLENDS,
+    LEAST_WEIGHT,
+    Blend,
+    fit_weighted,
+    fit_weights,
+    paired_tests,
+    verdict,
+)
+from finetune.evaluation.metrics import per_photo, summarize
+from finetune.model.backbones import build_base
+from finetune.model.cut import split
+from finetune.model.ensemble import audit, join
+from finetune.model.heads import add_head
+from finetune.model.weights import load_weights
+from finetune.progress import Reporter
+from finetune.recipe.recipe import load
+from finetune.runs.classifier import Classifier
+from finetune.runs.members import read_members
+
+QUIET = Reporter(quiet=True)
+SIZE = 64
+# float32 stores: float16 activations would put predictions.csv 1e-4 off the saved model, member by member.
+SETTINGS = {
+    "weights": "random",
+    "image_size": SIZE,
+    "resize": "crop",
+    "store": "float32",
+    "batch_size": 8,
+}
+MEMBERS: dict[str, dict[str, Any]] = {
+    "gap": {"strategy": "cached-features"},
+    "gmp": {"strategy": "cached-features", "head": "gmp"},
+    # Steps so small that the loss on validation falls with that on training: otherwise epoch 0 is kept, and block 5 with it.
+    "top": {"strategy": "top-blocks", "epochs": 1, "learning_rate": 1e-7},
+}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Two classes that overlap: the colours of their photos scatter."""
+    root, rng = tmp_path_factory.mktemp("data") / "fruit", np.random.default_rng(0)
+    for part, count in {"train": 14, "validation": 13, "test": 14}.items():
+        for name, color in {"apples": (150, 90, 90), "plums": (130, 90, 110)}.items():
+            for i in range(count):
+                red, green, blue = np.clip(rng.normal(color, 20), 0, 255).astype(int)
+                paint(
+                    root / part / name / f"{i}.png",
+                    (red, green, blue),
+                    int(rng.integers(2**32)),
+                    size=(60, 40),
+                )
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(photos, tmp_path_factory) -> dict[str, Path]:
+    """Three finished runs that share a store."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("store")))
+        for name, values in MEMBERS.items():
+            runs.run(load(None, {"data": str(photos), **SETTINGS, **values}), folder / name, QUIET)
+    return {name: folder / name for name in MEMBERS}
+
+
+@pytest.fixture(scope="module")
+def ensembled(made, tmp_path_factory) -> dict[str, tuple[Path, dict]]:
+    """Folder and result of each blend as the chosen one."""
+    folder, members = tmp_path_factory.mktemp("ensemble"), read_members(list(made.values()))
+    return {name: (folder / name, ensemble(members, folder / name, QUIET, name)) for name in BLENDS}
+
+
+def table(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "predictions.csv")
+
+
+def pixels(photos: Path, files: list[str]) -> np.ndarray:
+    return np.stack([decode((photos / file).read_bytes(), SIZE, "crop") for file in files])
+
+
+def loss(values: np.ndarray, labels: np.ndarray) -> float:
+    return per_photo(values, labels)["loss"].mean()
+
+
+def draw(
+    rng: np.random.Generator, sharpness: float, noise: float, labels: np.ndarray, classes: int = 3
+) -> np.ndarray:
+    """Probabilities of a classifier: too sure of itself for a large sharpness."""
+    evidence = np.eye(classes)[labels] + noise * rng.normal(size=(len(labels), classes))
+    return softmax(sharpness * evidence, axis=1)
+
+
+# The joined model
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+def test_the_model_says_what_predictions_csv_of_its_members_say_blended(
+    blend, ensembled, made, photos
+):
+    out, result = ensembled[blend]
+    rows = table(out)
+    parts = [
+        table(path).set_index("file").loc[rows["file"], ["apples", "plums"]].to_numpy()
+        for path in made.values()
+    ]
+    expected = Blend(
+        tuple(result["weights"].values()), tuple(result["temperatures"].values())
+    ).apply(parts)
+    np.testing.assert_allclose(rows[["apples", "plums"]], expected, atol=1e-6)
+    assert expected.std(axis=0).min() > 0.01, (
+        "probabilities that do not depend on the photo prove nothing"
+    )
+    classifier = Classifier.open(out)
+    assert (classifier.classes, classifier.resize, classifier.recipe) == (
+        ("apples", "plums"),
+        "crop",
+        None,
+    )
+    for engine in ("openvino", "tensorflow"):
+        found = np.concatenate(
+            list(classifier.predict([pixels(photos, list(rows["file"]))], engine))
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=engine)
+
+
+def test_the_model_opens_without_finetune(ensembled, photos, tmp_path):
+    out, _ = ensembled["weighted"]
+    rows = table(out)
+    np.save(tmp_path / "photos.npy", pixels(photos, list(rows["file"])))
+    script = f"""
+import sys, keras, numpy
+model = keras.saving.load_model({str(out / "model.keras")!r})
+numpy.save({str(tmp_path / "found.npy")!r}, model.predict(numpy.load({str(tmp_path / "photos.npy")!r}), verbose=0))
+assert not [name for name in sys.modules if name.startswith("finetune")]
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(
+        np.load(tmp_path / "found.npy"), rows[["apples", "plums"]], atol=1e-5
+    )
+
+
+def test_what_members_share_is_there_once(made):
+    gap, gmp, top = (Classifier.open(path).model for path in made.values())
+    two = join([gap, gmp], Blend((0.5, 0.5), (1.0, 1.0)))
+    assert two.count_params() == gap.count_params() + 1026, "one trunk and a second head"
+    three = join([gap, gmp, top], Blend((0.2, 0.3, 0.5), (1.0, 1.0, 1.0)))
+    above = split(top, "block4_pool").tail.count_params()
+    assert three.count_params() == two.count_params() + above, (
+        "block 5 was trained and is there twice, the rest once"
+    )
+    assert len({layer.name for layer in three.layers}) == len(three.layers)
+
+
+def test_a_member_without_weight_is_left_out(made):
+    gap, _, top = (Classifier.open(path).model for path in made.values())
+    alone = join([gap, top], Blend((1.0, 0.0), (1.0, 1.0)))
+    assert alone.count_params() == gap.count_params()
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "densenet121"])
+def test_members_of_other_backbones_share_with_whom_they_can(backbone):
+    """A stranger comes first: what the second and the third share must be found between them."""
+    models = []
+    for name, pools in (("vgg16", ["gap"]), (backbone, ["gap", "flatten"])):
+        base = build_base(name, 32)
+        load_weights(base, name, "random")
+        models += [add_head(base, 3, pool, dropout=0.5) for pool in pools]
+    for model in models:
+        kernel, bias = model.get_layer("classifier").get_weights()
+        model.get_layer("classifier").set_weights(
+            [kernel / 50, bias + np.array([0.3, 0.0, -0.3], np.float32)]
+        )
+    stranger, first, second = models
+    blend = Blend((0.2, 0.5, 0.3), (1.0, 2.5, 0.4))
+    joined = join(models, blend)
+    same = {
+        "resnet50": stranger.get_layer("preprocess").count_params(),
+        "densenet121": 0,
+    }  # as VGG16's, or another
+    parts = [stranger, first, second.get_layer("classifier")]
+    assert joined.count_params() == sum(part.count_params() for part in parts) - same[backbone]
+    assert audit(joined, models, blend) <= 1e-5
+    with pytest.raises(IntegrityError, match="differs from its members"):
+        audit(joined, models, Blend((0.2, 0.3, 0.5), blend.temperatures))
+
+
+# Weights and temperatures
+
+
+def test_a_temperature_divides_the_logits():
+    logits = np.random.default_rng(0).normal(0, 20, (50, 3))
+    found = Blend((1.0,), (2.5,)).apply([softmax(logits, axis=1)])
+    np.testing.assert_allclose(found, softmax(logits / 2.5, axis=1), atol=1e-9)
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 3.0, 6.0])
+def test_fitted_weights_are_the_best_on_the_simplex(sharpness):
+    rng, labels = np.random.default_rng(3), np.arange(300) % 3
+    likely = np.column_stack(
+        [draw(rng, sharpness, noise, labels)[range(300), labels] for noise in (0.8, 0.9)]
+    )
+    weights = fit_weights(likely)
+    assert weights.sum() == pytest.approx(1)
+    assert (weights >= 0).all()
+    grid = np.linspace(0, 1, 1001)
+    losses = [-np.log(likely @ [weight, 1 - weight]).mean() for weight in grid]
+    assert weights[0] == pytest.approx(grid[np.argmin(losses)], abs=2e-3)
+    assert 0.05 < weights[0] < 0.95, "a corner would not show that the weights are fitted"
+
+
+def test_a_member_that_adds_nothing_gets_no_weight():
+    rng, labels = np.random.default_rng(0), np.arange(600) % 3
+    parts = [draw(rng, 3, 0.6, labels), draw(rng, 3, 0.7, labels), np.full((600, 3), 1 / 3)]
+    weights = np.array(fit_weighted(parts, labels).weights)
+    assert weights[2] == 0.0
+    assert weights.sum() == pytest.approx(1)
+    assert (weights[:2] > LEAST_WEIGHT).all()
+
+
+@pytest.mark.parametrize(("photos", "kept"), [(60, True), (70, False)])
+def test_a_weight_under_one_percent_is_none(photos, kept):
+    """The second member is better on a single photo; with more others its best weight falls from 2.7 to 0.5 %."""
+    likely = np.tile([0.9, 0.8], (photos, 1))
+    likely[0] = [0.1, 0.9]
+    # Where the derivative of the log loss is 0: (photos - 1) * 0.1 / (0.9 - 0.1 w) = 0.8 / (0.1 + 0.8 w).
+    best = (0.72 / (0.1 * (photos - 1)) - 0.1) / (0.8 + 0.08 / (0.1 * (photos - 1)))
+    assert (best > LEAST_WEIGHT) == kept
+    np.testing.assert_allclose(fit_weights(likely), [1 - best, best] if kept else [1, 0], atol=1e-5)
+
+
+def test_members_that_are_overconfident_together_are_scaled():
+    """They make the same mistakes, so that no weights can mend their confidence; a temperature can."""
+    rng, labels = np.random.default_rng(0), np.arange(300) % 3
+    evidence = np.eye(3)[labels] + 0.7 * rng.normal(size=(300, 3))
+    parts = [softmax(10 * (evidence + 0.02 * rng.normal(size=(300, 3))), axis=1) for _ in range(2)]
+    blend = fit_weighted(parts, labels)
+    assert min(blend.temperatures) > 2
+    assert loss(blend.apply(parts), labels) < 0.7 * min(loss(part, labels) for part in parts)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_weighted_is_never_worse_on_validation_than_a_member_or_the_mean(seed):
+    """Overconfident members that disagree: their plain mean is better calibrated than that of calibrated members."""
+    rng, labels = np.random.default_rng(seed), np.arange(200) % 3
+    for sharpness in ([2, 2, 2], [8, 8, 8], [1, 6, 15]):
+        parts = [
+            draw(rng, s, noise, labels) for s, noise in zip(sharpness, (0.6, 0.8, 1.0), strict=True)
+        ]
+        blends = {
+            name: loss(fit(parts, labels).apply(parts), labels) for name, fit in BLENDS.items()
+        }
+        assert (
+            blends["weighted"]
+            <= min(blends["mean"], *(loss(part, labels) for part in parts)) + 1e-4
+        ), sharpness
+
+
+def test_weights_are_fitted_on_validation_alone(ensembled, made, tmp_path):
+    """Other test predictions change the test figures and no weight."""
+    doctored = tmp_path / "top"
+    shutil.copytree(made["top"], doctored)
+    rows = table(doctored)
+    test = rows["split"] == "test"
+    rows.loc[test, ["apples", "plums"]] = rows.loc[test, ["plums", "apples"]].to_numpy()
+    rows.to_csv(doctored / "predictions.csv", index=False)
+    members = read_members([made["gap"], made["gmp"], doctored])
+    first, second = ensembled["weighted"][1], ensemble(members, tmp_path / "out", QUIET, "weighted")
+    for key in ("weights", "temperatures", "validation"):
+        assert first[key] == second[key]
+    assert first["weights"]["top"] > 0
+    assert first["test"]["loss"] != second["test"]["loss"]
+
+
+# The verdict
+
+
+def guesses(correct: np.ndarray) -> np.ndarray:
+    """Probabilities for class 0, the true one of all photos."""
+    return np.where(correct[:, None], [0.9, 0.1], [0.1, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("right", "difference", "words", "better"),
+    [
+        (range(5, 395), 0.05, "Combining pays: blend differs from member", "blend"),
+        (range(28, 394), -0.01, "Combining does not measurably pay", None),
+        (range(70, 390), -0.125, "Combining does harm", "member"),
+    ],
+)
+def test_the_verdict_follows_the_paired_test(right, difference, words, better):
+    labels = np.zeros(400, dtype=int)
+    member, blend = np.arange(400) >= 30, np.isin(np.arange(400), right)
+    pairs = paired_tests(
+        {"blend": guesses(blend)}, {"member": guesses(member), "other": guesses(member)}, labels
+    )
+    assert [(pair["blend"], pair["member"]) for pair in pairs] == [
+        ("blend", "member"),
+        ("blend", "other"),
+    ]
+    assert pairs[0]["difference"] == pytest.approx(difference)
+    assert pairs[0]["low"] <= difference <= pairs[0]["high"]
+    assert pairs[0]["only_blend"] - pairs[0]["only_member"] == pytest.approx(400 * difference)
+    assert pairs[0]["p_holm"] > pairs[0]["p"], "three pairs were compared"
+    sentence = verdict(pairs[0], 400)
+    assert pairs[0]["better"] == better
+    assert sentence.startswith(words)
+    assert f"{100 * difference:+.1f} points" in sentence
+    assert ("four times in five" in sentence) == (better is None)
+
+
+def test_few_photos_are_said_to_show_nothing():
+    labels = np.zeros(4, dtype=int)
+    (pair,) = paired_tests(
+        {"b": guesses(np.ones(4, bool))}, {"m": guesses(np.zeros(4, bool))}, labels
+    )
+    assert pair["detectable"] is None
+    assert "so few photos cannot show any difference" in verdict(pair, 4)
+
+
+# The folder and the command
+
+
+def test_json_report_and_folder(made, tmp_path):
+    out = tmp_path / "out"
+    done = finetune("ensemble", *made.values(), "--blend", "weighted", "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)  # one object and nothing else
+    assert (result["out"], result["members"], result["blend"]) == (
+        str(out),
+        list(MEMBERS),
+        "weighted",
+    )
+    assert set(result["weights"]) == set(result["temperatures"]) == set(MEMBERS)
+    assert sum(result["weights"].values()) == pytest.approx(1)
+    assert [row["name"] for row in result["rows"]] == [*MEMBERS, *ROWS.values()]
+    assert {(pair["blend"], pair["member"]) for pair in result["pairs"]} == {
+        (b, m) for b in ROWS.values() for m in MEMBERS
+    }
+    losses = {row["name"]: row["validation"]["loss"] for row in result["rows"]}
+    assert losses["blend-weighted"] <= min(losses.values()) + 1e-4
+    assert result["best_member"] == min(MEMBERS, key=lambda name: losses[name])
+    assert f"blend-weighted differs from {result['best_member']}" in result["verdict"]
+    assert json.loads((out / "metrics.json").read_text()) == result
+    for folder, row in ((out, result["rows"][-1]), (out / "blends" / "mean", result["rows"][-2])):
+        rows = table(folder).query("split == 'test'")
+        measured = summarize(
+            rows[["apples", "plums"]].to_numpy(), (rows["class"] == "plums").to_numpy().astype(int)
+        )
+        assert row["test"]["accuracy"] == measured["accuracy"]
+        assert row["test"]["loss"] == pytest.approx(measured["loss"], abs=1e-6)
+    assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == {
+        *(
+            "model.keras",
+            "classes.json",
+            "input.json",
+            "predictions.csv",
+            "metrics.json",
+            "confusion.png",
+            "README.md",
+        ),
+        *("report.html", "results.csv", "results.md", "blends"),
+    }
+    assert result["verdict"] in (out / "README.md").read_text()
+    assert set(pd.read_csv(out / "results.csv")["name"]) == {*MEMBERS, *ROWS.values()}
+    assert "head" in (out / "report.html").read_text(), "members still tell what their settings do"
+    nested = finetune("ensemble", out, made["gap"])
+    assert (nested.returncode, "is an ensemble" in nested.stderr) == (2, True)
+    with pytest.raises(UsageError, match="already holds a finished run"):
+        ensemble(read_members(list(made.values())), out, QUIET)
+
+
+def test_a_shared_extraction_is_paid_once(ensembled, made):
+    cost = ensembled["mean"][1]["cost"]
+    members = {name: json.loads((path / "metrics.json").read_text()) for name, path in made.items()}
+    extracted = {name: member["cost"]["extraction_seconds"] for name, member in members.items()}
+    shared = (extracted["gap"] + extracted["gmp"]) / 2 + extracted["top"]
+    trained = sum(member["seconds"]["train"] for member in members.values())
+    assert cost["seconds"] == pytest.approx(shared + trained, abs=2e-3)
+    assert (
+        cost["stored_bytes"]
+        == members["gap"]["cost"]["stored_bytes"] + members["top"]["cost"]["stored_bytes"]
+    )
+    assert cost["trainable"] == 1026 + 1026 + members["top"]["parameters"]["trainable"]
+    sizes = [members[name]["cost"]["multiply_adds"] for name in ("gap", "top")]
+    assert 1.01 * max(sizes) < cost["multiply_adds"] < 0.99 * sum(sizes)
+
+
+def test_equal_folder_names_become_paths(made, tmp_path):
+    shutil.copytree(made["gmp"], tmp_path / "gap")
+    members = read_members([made["gap"], tmp_path / "gap"])
+    assert [member.name for member in members] == [str(made["gap"]), str(tmp_path / "gap")]
+
+
+def test_members_photos_are_put_into_one_order(made, tmp_path):
+    shutil.copytree(made["gmp"], tmp_path / "gmp")
+    table(made["gmp"]).iloc[::-1].to_csv(tmp_path / "gmp" / "predictions.csv", index=False)
+    straight = read_members([made["gap"], made["gmp"]])[1].splits["test"]
+    turned = read_members([made["gap"], tmp_path / "gmp"])[1].splits["test"]
+    assert turned.files == straight.files
+    np.testing.assert_array_equal(turned.probabilities, straight.probabilities)
+
+
+def rewrite(folder: Path, file: str, **changes: object) -> None:
+    """Change keys of a JSON or YAML file."""
+    path = folder / file
+    reader, writer = (
+        (json.loads, json.dumps) if path.suffix == ".json" else (yaml.safe_load, yaml.safe_dump)
+    )
+    path.write_text(writer({**reader(path.read_text()), **changes}))
+
+
+def other_classes(folder: Path) -> None:
+    (folder / "classes.json").write_text('["apples", "pears"]')
+    with (folder / "predictions.csv").open() as file:
+        rows = [[cell.replace("plums", "pears") for cell in row] for row in csv.reader(file)]
+    (folder / "predictions.csv").write_text("\n".join(",".join(row) for row in rows))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "reason"),
+    [
+        (
+            lambda run: rewrite(run, "metrics.json", split="0" * 64),
+            DataError,
+            "saw different photos",
+        ),
+        (lambda run: (run / "metrics.json").unlink(), DataError, "is no finished run"),
+        (lambda run: (run / "recipe.yaml").unlink(), DataError, "holds no recipe.yaml"),
+        (other_classes, DataError, "gap knows apples, plums, and gmp knows apples, pears"),
+        (
+            lambda run: rewrite(run, "recipe.yaml", image_size=96),
+            UsageError,
+            "image_size 64, and gmp has 96",
+        ),
+        (
+            lambda run: rewrite(run, "recipe.yaml", resize="pad"),
+            UsageError,
+            "resize crop, and gmp has pad",
+        ),
+        (lambda run: rewrite(run, "metrics.json", members=["a"]), UsageError, "is an ensemble"),
+    ],
+)
+def test_runs_that_cannot_be_combined_are_refused(change, error, reason, made, tmp_path):
+    other = tmp_path / "gmp"
+    shutil.copytree(made["gmp"], other, ignore=shutil.ignore_patterns("model.keras"))
+    read_members([made["gap"], other])
+    change(other)
+    with pytest.raises(error, match=reason):
+        read_members([made["gap"], other])
+
+
+def test_one_run_or_the_same_run_twice_is_refused(made):
+    for chosen in ([made["gap"]], [made["gap"], made["gap"].parent / "." / "gap"]):
+        with pytest.raises(UsageError, match="two or more different runs"):
+            read_members(chosen)
+
+
+def test_the_command_offers_every_blend():
+    assert [name.value for name in BlendName] == list(BLENDS)

@@ -1,0 +1,154 @@
+"""What learns and what does not; and the saved model on its own."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from finetune.errors import IntegrityError
+from finetune.model.network import audit, build_network, freeze, frozen_digests
+from finetune.recipe.recipe import load
+from finetune.training.fit import Batches, Settings, fit, read_views
+
+PHOTOS = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+LABELS = np.arange(8, dtype=np.int32) % 2
+
+
+def network(backbone, **settings):
+    values = {
+        "backbone": backbone,
+        "weights": "random",
+        "image_size": 32,
+        "head": "gap",
+        **settings,
+    }
+    return build_network(load(None, values), 2)
+
+
+def statistics(model):
+    return {
+        v.path: v.numpy()
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+        for v in layer.non_trainable_weights[-2:]
+    }
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "densenet121"])
+def test_batchnorm_statistics_do_not_move_in_unfrozen_blocks(backbone):
+    """`trainable = False` on the layer protects them. `base(x, training=False)` would not: see the next test."""
+    net = network(backbone)
+    rows = keras.Model(net.whole.input, net.whole.get_layer(net.cut).output).predict(
+        PHOTOS, verbose=0
+    )
+    before, digests = statistics(net.whole), frozen_digests(net.whole)
+    kernels = [
+        layer.kernel.numpy() for layer in net.tail.layers if isinstance(layer, keras.layers.Conv2D)
+    ]
+    data = [Batches(read_views([rows]), LABELS, 4, seed) for seed in (0, None)]
+    fit(net.tail, *data, Settings(epochs=3, patience=3, batch_size=4, learning_rate=1e-4), "tail")
+    after = statistics(net.whole)
+    for path in before:
+        np.testing.assert_array_equal(before[path], after[path], err_msg=path)
+    moved = [
+        layer.kernel.numpy() for layer in net.tail.layers if isinstance(layer, keras.layers.Conv2D)
+    ]
+    assert any((a != b).any() for a, b in zip(kernels, moved, strict=True)), (
+        "the blocks must have learned something"
+    )
+    assert audit(net.whole, digests) == {"frozen": len(digests), "moved": 0}
+
+
+def test_calling_a_base_with_training_false_does_not_protect_batchnorm_in_keras_3():
+    """The trap itself: this documents why `freeze` sets the flag on the layers. If it fails, Keras has changed."""
+    inner = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(4), keras.layers.BatchNormalization()]
+    )
+    base = keras.Model(inner.inputs[0], inner.outputs[0])
+    x = keras.Input((4,))
+    model = keras.Model(x, keras.layers.Dense(1)(base(x, training=False)))
+    norm = inner.layers[-1]
+    before = norm.moving_mean.numpy()
+    model.compile("sgd", "mse")
+    rows = np.random.default_rng(0).normal(3, 1, (32, 4))
+    model.fit(rows, rows[:, :1], verbose=0)
+    moved = (norm.moving_mean.numpy() != before).any()
+    norm.trainable = False
+    model.compile("sgd", "mse")
+    before = norm.moving_mean.numpy()
+    model.fit(rows, rows[:, :1], verbose=0)
+    assert moved
+    np.testing.assert_array_equal(norm.moving_mean.numpy(), before)
+
+
+@pytest.mark.parametrize("backbone", ["vgg16", "resnet50", "densenet121"])
+@pytest.mark.parametrize("strategy", ["cached-features", "top-blocks", "full"])
+def test_exactly_what_the_strategy_says_learns(backbone, strategy):
+    net = network(backbone, strategy=strategy)
+    learning = {v.path.split("/")[0] for v in net.tail.trainable_variables}
+    assert not {v.path for v in net.whole.trainable_variables} - {
+        v.path for v in net.tail.trainable_variables
+    }
+    assert "preprocess" not in learning
+    if strategy == "cached-features":
+        assert learning == {"classifier"}
+    norms = {
+        layer.name
+        for layer in net.whole.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    }
+    assert not learning & norms
+    if strategy == "top-blocks":
+        assert learning > {"classifier"}
+        freeze(net.whole, net.tail, "train")
+        assert (
+            norms == set() or {v.path.split("/")[0] for v in net.tail.trainable_variables} & norms
+        )
+
+
+def test_the_audit_names_what_moved():
+    net = network("vgg16")
+    before = frozen_digests(net.whole)
+    kernel = net.whole.get_layer("block2_conv1").kernel
+    values = kernel.numpy()
+    values[0, 0, 0, 0] = np.nextafter(values[0, 0, 0, 0], 1)
+    kernel.assign(values)
+    with pytest.raises(
+        IntegrityError, match="1 of .* frozen variables changed.*block2_conv1/kernel"
+    ) as caught:
+        audit(net.whole, before)
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("backbone", ["vgg16", "resnet50", "densenet121"])
+def test_the_saved_model_stands_alone(backbone, tmp_path):
+    """Raw uint8 photos in, the same probabilities out, in a process that never imports finetune, in safe mode."""
+    net = network(backbone, head={"pool": "flatten", "hidden": 4, "dropout": 0.5})
+    expected = net.whole.predict(PHOTOS, verbose=0)
+    net.whole.save(tmp_path / "model.keras")
+    np.save(tmp_path / "photos.npy", PHOTOS)
+    script = (
+        "import json, sys, numpy as np, keras\n"
+        "model = keras.saving.load_model('model.keras', safe_mode=True)\n"
+        "rows = model.predict(np.load('photos.npy'), verbose=0).tolist()\n"
+        "assert not any(name.split('.')[0] == 'finetune' for name in sys.modules)\n"
+        "print(json.dumps([str(model.input.dtype), rows]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    dtype, found = json.loads(done.stdout.splitlines()[-1])
+    assert dtype == "uint8"
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_mixed_precision_keeps_pixels_and_probabilities_in_float32():
+    net = network("vgg16", mixed_precision=True)
+    assert net.whole.get_layer("block5_conv1").compute_dtype == "float16"
+    assert net.whole.get_layer("preprocess").compute_dtype == "float32"
+    assert net.whole.output.dtype == "float32"
+    assert keras.config.dtype_policy().name == "float32", "the process is left as it was"

@@ -1,0 +1,175 @@
+"""Weights: every source verified before anything is set."""
+
+import importlib.metadata
+import shutil
+import time
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from finetune.errors import DataError, IntegrityError, UsageError
+from finetune.model import weights
+from finetune.model.backbones import BACKBONES, build_base
+from finetune.model.weights import (
+    base_arrays,
+    layer_digest,
+    load_weights,
+    read_hdf5,
+    weights_digest,
+)
+
+
+@pytest.fixture(scope="module")
+def vgg16() -> keras.Model:
+    return build_base("vgg16", 32)
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    """Keras's cache is empty and its server refuses at once: a closed port on loopback."""
+    monkeypatch.setattr(keras.utils, "get_file", _get_file_from_closed_port(tmp_path))
+    monkeypatch.delenv("FINETUNE_WEIGHTS_DIR", raising=False)
+
+
+def _get_file_from_closed_port(cache: Path):
+    real = keras.utils.get_file
+    return lambda name, url, **rest: real(
+        name, "http://127.0.0.1:9/" + name, cache_dir=str(cache), **rest
+    )
+
+
+def forge(source: Path, target: Path, layer: str) -> Path:
+    """A copy of a weight file in which one bias of one layer differs in its last digit."""
+    shutil.copy(source, target)
+    target.chmod(0o644)
+    with h5py.File(target, "r+") as file:
+        bias = file[layer][file[layer].attrs["weight_names"][1]]
+        bias[0] = np.nextafter(bias[0], np.float32(1))
+    return target
+
+
+def test_the_real_file_has_the_published_values(vgg16, vgg16_file, monkeypatch):
+    monkeypatch.setenv("FINETUNE_WEIGHTS_DIR", str(vgg16_file.parent))
+    loaded = load_weights(vgg16, "vgg16", "imagenet")
+    bias = vgg16.get_layer("block5_conv3").get_weights()[1]
+    values = [bias.mean(), bias.std(), bias.min(), bias.max()]
+    np.testing.assert_allclose(values, [0.14986369, 0.4928213, -0.50036746, 9.431553], rtol=1e-6)
+    assert loaded.source == str(vgg16_file)
+    assert loaded.digest == weights_digest(base_arrays(vgg16))
+
+
+def test_a_forged_file_is_named_by_its_layer_and_nothing_is_loaded(
+    vgg16, vgg16_file, tmp_path, monkeypatch
+):
+    forge(vgg16_file, tmp_path / vgg16_file.name, "block3_conv2")
+    monkeypatch.setenv("FINETUNE_WEIGHTS_DIR", str(tmp_path))
+    before = weights_digest(base_arrays(vgg16))
+    with pytest.raises(IntegrityError, match="1 of 13 layers differ, first block3_conv2") as caught:
+        load_weights(vgg16, "vgg16", "imagenet")
+    assert caught.value.exit_code == 4
+    assert weights_digest(base_arrays(vgg16)) == before
+
+
+def test_the_offline_package_carries_the_same_weights(vgg16, no_network):
+    try:
+        importlib.metadata.distribution(weights.OFFLINE_PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"the package {weights.OFFLINE_PACKAGE} (extra offline) is not installed")
+    loaded = load_weights(vgg16, "vgg16", "imagenet")
+    assert loaded.source.startswith(weights.OFFLINE_PACKAGE)
+    assert {n: layer_digest(a) for n, a in base_arrays(vgg16).items()} == BACKBONES[
+        "vgg16"
+    ].layer_digests
+
+
+@pytest.mark.parametrize("name", ["resnet50", "densenet121"])
+def test_no_route_is_said_in_seconds_with_three_ways_out(name, no_network):
+    base, start = build_base(name, 32), time.perf_counter()
+    with pytest.raises(
+        DataError, match="Tried: .*FINETUNE_WEIGHTS_DIR is not set.*download failed.*Three ways out"
+    ) as caught:
+        load_weights(base, name, "imagenet")
+    assert time.perf_counter() - start < 10
+    assert BACKBONES[name].weights_file in str(caught.value)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_both_hdf5_formats_are_read_as_data(name, tmp_path):
+    base = keras.applications.__dict__[BACKBONES[name].builder](
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    )
+    base.save_weights(tmp_path / "new.weights.h5")
+    with h5py.File(tmp_path / "legacy.h5", "w") as file:
+        file.attrs["layer_names"] = [
+            layer.name.replace("conv1_conv", "conv1/conv") for layer in base.layers
+        ]
+        for layer in base.layers:
+            group = file.create_group(layer.name.replace("conv1_conv", "conv1/conv"))
+            names = [f"{layer.name}/{v.name}:0" for v in layer.weights]
+            group.attrs["weight_names"] = np.array(names, dtype="S")
+            for weight_name, value in zip(names, layer.get_weights(), strict=True):
+                group[weight_name] = value
+    expected = {layer.name: layer.get_weights() for layer in base.layers if layer.weights}
+    for file_name in ("new.weights.h5", "legacy.h5"):
+        ours = build_base(name, 32)
+        loaded = load_weights(ours, name, str(tmp_path / file_name))
+        assert loaded.digest == weights_digest(expected), file_name
+
+
+def test_wrong_files_are_integrity_errors(vgg16, tmp_path):
+    (tmp_path / "text.h5").write_text("no weights")
+    with pytest.raises(IntegrityError, match="no weight file that can be read"):
+        load_weights(vgg16, "vgg16", str(tmp_path / "text.h5"))
+    h5py.File(tmp_path / "empty.h5", "w").close()
+    with pytest.raises(IntegrityError, match="without Keras weights"):
+        load_weights(vgg16, "vgg16", str(tmp_path / "empty.h5"))
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save_weights(
+        tmp_path / "dense.weights.h5"
+    )
+    with pytest.raises(IntegrityError, match=r"Nothing was loaded"):
+        load_weights(vgg16, "vgg16", str(tmp_path / "dense.weights.h5"))
+
+
+def test_wrong_shapes_name_the_layers(vgg16, tmp_path):
+    arrays = {n: [v.copy() for v in a] for n, a in base_arrays(vgg16).items()}
+    arrays["block4_conv2"][0] = arrays["block4_conv2"][0][..., :-1]
+    with pytest.raises(IntegrityError, match=r"1 layers differ, first block4_conv2: expected"):
+        weights._check_shapes(vgg16, arrays, "test")
+    arrays = base_arrays(vgg16)
+    arrays["block1_conv1"][1][0] = np.nan
+    with pytest.raises(IntegrityError, match="NaN or infinity in block1_conv1"):
+        weights._check_shapes(vgg16, arrays, "test")
+
+
+def test_links_to_other_files_are_refused(tmp_path):
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["kernel"] = np.zeros(3)
+    with h5py.File(tmp_path / "linked.h5", "w") as file:
+        file.attrs["layer_names"] = ["layer"]
+        file.create_group("layer").attrs["weight_names"] = ["kernel"]
+        file["layer"]["kernel"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "kernel")
+    with pytest.raises(IntegrityError, match="lies in another file"):
+        read_hdf5(tmp_path / "linked.h5")
+
+
+def test_random_weights_are_the_same_in_every_run_and_other_words_are_refused(vgg16):
+    bases = build_base("vgg16", 32), build_base("vgg16", 64)
+    assert load_weights(bases[0], "vgg16", "random") == load_weights(bases[1], "vgg16", "random")
+    with pytest.raises(
+        UsageError, match="weights is 'imagnet'; allowed are imagenet, random or the path"
+    ):
+        load_weights(vgg16, "vgg16", "imagnet")
+
+
+def test_a_foreign_file_under_kerass_name_fails_its_md5(tmp_path, monkeypatch):
+    monkeypatch.setenv("FINETUNE_WEIGHTS_DIR", str(tmp_path))
+    base = build_base("resnet50", 32)
+    base.save_weights(tmp_path / "x.weights.h5")
+    (tmp_path / "x.weights.h5").rename(tmp_path / BACKBONES["resnet50"].weights_file)
+    with pytest.raises(
+        IntegrityError, match="its md5 is .*, Keras pins 4d473c1dd8becc155b73f8504c6f6626"
+    ):
+        load_weights(base, "resnet50", "imagenet")

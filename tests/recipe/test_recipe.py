@@ -1,0 +1,167 @@
+"""Recipes: every mistake at once, with its place and the nearest right word."""
+
+import itertools
+import sys
+import time
+
+import pytest
+
+from finetune.errors import UsageError
+from finetune.recipe.matrix import expand
+from finetune.recipe.recipe import build, load, parse, reopen
+from finetune.recipe.strategies import STRATEGIES
+
+
+def refused(path=None, settings=(), **values) -> str:
+    with pytest.raises(UsageError) as caught:
+        load(path, values, list(settings))
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_has_defaults_that_fit_together_and_survive_a_round_trip(strategy, tmp_path):
+    recipe = load(None, {"strategy": strategy})
+    (tmp_path / "r.yaml").write_text(recipe.dump())
+    assert load(tmp_path / "r.yaml", {}) == recipe
+
+
+def test_flags_override_the_file_and_set_overrides_both(tmp_path):
+    (tmp_path / "r.yaml").write_text("epochs: 3\nseed: 1\nhead: gmp\n")
+    recipe = load(
+        tmp_path / "r.yaml",
+        {"seed": 2, "data": None},
+        ["seed=3", "head.dropout=0.5", "learning_rate=1e-4"],
+    )
+    assert (
+        recipe.epochs,
+        recipe.seed,
+        recipe.head.pool,
+        recipe.head.dropout,
+        recipe.learning_rate,
+    ) == (3, 3, "gmp", 0.5, 1e-4)
+
+
+def test_all_mistakes_are_reported_at_once_with_line_and_suggestion(tmp_path):
+    (tmp_path / "r.yaml").write_text(
+        "# intent\nlerning_rate: 1e-5\nepochs: two\nhead:\n  pool: gap\n  dropot: 0.5\nbackbone: vgg\n"
+    )
+    message = refused(tmp_path / "r.yaml")
+    assert "r.yaml:2: unknown key 'lerning_rate'; did you mean 'learning_rate'?" in message
+    assert "r.yaml:3: epochs is 'two'" in message
+    assert "r.yaml:6: unknown key 'head.dropot'; did you mean 'dropout'?" in message
+    assert (
+        "r.yaml:7: backbone is 'vgg': input should be 'vgg16', 'resnet50' or 'densenet121'"
+        in message
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (
+            {"strategy": "cached-features", "augment": "light", "views": "fresh"},
+            "a store would freeze one draw",
+        ),
+        ({"strategy": "top-blocks", "views": "fresh"}, "views: fresh needs an augmentation"),
+        (
+            {"strategy": "top-blocks", "augment": "light", "views": 0},
+            "views: 0 does not go with this augment",
+        ),
+        ({"strategy": "cached-features", "views": 3}, "views: 3 does not go with this augment"),
+        ({"strategy": "frozen-base", "head": {"solver": "lbfgs"}}, "cannot take views: fresh"),
+        ({"head": {"hidden": 8, "solver": "lbfgs"}}, "with a hidden layer set solver: keras"),
+        ({"augment": "heavy"}, "augment is 'heavy'; allowed are none, light"),
+        ({"augment": {"flip": True, "rotatoin": 3.0}}, "did you mean 'rotation'?"),
+        ({"epochs": -1}, "greater than or equal to 0"),
+        ({"strategy": "top-block"}, "'top-blocks'"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"data": 2020}, "data is 2020"),
+        ({"solver": "lbfgs"}, "unknown key 'solver'"),
+    ],
+)
+def test_contradictions_are_refused_when_the_recipe_is_read(values, reason):
+    assert reason in refused(**values)
+
+
+def test_views_follow_from_strategy_and_augmentation():
+    found = [
+        load(None, {"strategy": s, "augment": a}).views
+        for s in STRATEGIES
+        for a in ("none", "light")
+    ]
+    assert found == [0, 4, 0, "fresh", 0, "fresh", 0, "fresh"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: [unclosed", "r.yaml:1"),
+        ("- a\n- b", "expected `key: value` lines, found list"),
+        ("x: !!python/object/apply:os.system [ls]", "r.yaml:1: could not determine a constructor"),
+        ("seed: 1\nseed: 2", "r.yaml:2: key 'seed' stands twice"),
+        ("a: &x 1\nb: *x", "r.yaml:2: aliases"),
+    ],
+)
+def test_what_is_no_recipe_is_said_with_its_line(tmp_path, text, reason):
+    (tmp_path / "r.yaml").write_text(text)
+    assert reason in refused(tmp_path / "r.yaml")
+
+
+def test_an_alias_bomb_is_refused_in_under_a_second():
+    names = [chr(ord("a") + i) for i in range(20)]
+    lines = [f"{names[0]}: &{names[0]} [{', '.join(['x'] * 10)}]"]
+    lines += [f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in itertools.pairwise(names)]
+    start = time.perf_counter()
+    with pytest.raises(UsageError, match="aliases"):
+        parse("\n".join(lines), "bomb.yaml")
+    with pytest.raises(UsageError, match="at most"):
+        parse("x: " + "[" * 2**21, "long.yaml")
+    with pytest.raises(UsageError, match=r"nested|deep"):
+        parse("x: " + "[" * 60_000, "deep.yaml")
+    assert time.perf_counter() - start < 1
+
+
+def test_numbers_like_1e_5_are_numbers():
+    assert parse("a: 1e-5\nb: 1.0e-5\nc: 1e5\nd: e5\n", "t")[0] == {
+        "a": 1e-5,
+        "b": 1e-5,
+        "c": 1e5,
+        "d": "e5",
+    }
+
+
+def test_a_recipe_cannot_be_changed():
+    recipe = build({}, "r", {})
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.seed = 3
+
+
+def test_a_missing_package_is_said_when_the_recipe_is_read_and_not_when_it_was_run(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setitem(
+        sys.modules, "tensorboard", None
+    )  # find_spec then finds none, whatever is installed
+    (tmp_path / "r.yaml").write_text("seed: 1\ntensorboard: true\nepochs: two\n")
+    message = refused(tmp_path / "r.yaml")
+    assert (
+        'r.yaml:2: tensorboard: true needs a package that is not installed; `pip install "finetune-cut[ten'
+        in message
+    )
+    assert "r.yaml:3: epochs is 'two'" in message
+    assert load(None, {"tensorboard": False}).tensorboard is False
+    (tmp_path / "r.yaml").write_text("tensorboard: true\n")
+    assert reopen(tmp_path / "r.yaml").tensorboard, (
+        "a finished run can be used where it could not be trained"
+    )
+    with pytest.raises(UsageError, match="tensorboard"):
+        expand(tmp_path / "r.yaml")
+
+
+def test_a_package_that_is_there_will_do(tmp_path, monkeypatch):
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard/__init__.py").touch()
+    monkeypatch.delitem(sys.modules, "tensorboard", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load(None, {"tensorboard": True}).tensorboard

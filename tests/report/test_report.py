@@ -1,0 +1,733 @@
+"""The report: the right numbers, nothing ranked that must not be, and a page that is safe and works in a browser."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import paint
+from PIL import Image
+
+from finetune.data.augment import PRESETS
+from finetune.errors import DataError
+from finetune.evaluation.metrics import (
+    apply_temperature,
+    expected_calibration_error,
+    fit_temperature,
+    summarize,
+)
+from finetune.report import figures as report_plots
+from finetune.report.axes import effects, read_settings
+from finetune.report.galleries import galleries
+from finetune.report.report import quantity, write_report
+from finetune.report.sections import read_predictions, sections
+
+SPLIT, OTHER = "a" * 64, "b" * 64
+HOSTILE = "<script>window.pwned = 1</script>"
+QUOTED = '"><img src=x onerror="window.pwned = 1">'
+
+
+def probabilities(
+    rng: np.random.Generator, labels: np.ndarray, classes: int, wrong: list[int]
+) -> np.ndarray:
+    """Right on all photos but those named."""
+    values = rng.dirichlet(np.ones(classes), len(labels)) * 0.4
+    top = np.where(np.isin(np.arange(len(labels)), wrong), (labels + 1) % classes, labels)
+    values[np.arange(len(labels)), top] += 0.6
+    return values
+
+
+def add_cell(
+    out: Path,
+    recipe: str,
+    seed: int = 0,
+    wrong: int | list[int] = 8,
+    validation_wrong: int = 4,
+    split: str = SPLIT,
+    seconds: float = 10.0,
+    strategy: str = "top-blocks",
+    classes: tuple[str, ...] = ("cats", "dogs"),
+    photos: int = 60,
+    epochs: int = 3,
+    head: str = "gap",
+) -> dict:
+    """A run folder of a cell that is done: wrong on the first ``wrong`` test photos, or on those listed."""
+    name = f"{recipe}-s{seed}"
+    run = out / "cells" / re.sub(r"\W", "_", name)
+    run.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    parts, measured = [], {}
+    for part, mistakes in (("validation", validation_wrong), ("test", wrong)):
+        labels = np.arange(photos) % len(classes)
+        values = probabilities(
+            rng, labels, len(classes), mistakes if isinstance(mistakes, list) else range(mistakes)
+        )
+        measured[part] = summarize(values, labels)
+        table = pd.DataFrame(
+            {"file": [f"{part}/{i}.png" for i in range(photos)], "class": np.take(classes, labels)}
+        )
+        parts.append(pd.concat([table, pd.DataFrame(values).assign(split=part)], axis=1))
+    header = ["file", "class", *classes, "split"]
+    pd.concat(parts).to_csv(run / "predictions.csv", index=False, header=header)
+    (run / "classes.json").write_text(json.dumps(classes))
+    history = {
+        "phase": "tail",
+        "epoch": range(epochs),
+        "loss": [None, 0.4, 0.2][:epochs],
+        "accuracy": 0.9,
+    }
+    history |= {
+        "val_loss": [0.6, 0.3, 0.35][:epochs],
+        "val_accuracy": 0.9,
+        "learning_rate": 1e-5,
+        "seconds": 1.0,
+    }
+    pd.DataFrame(history).to_csv(run / "history.csv", index=False)
+    settings = {
+        "data": "zoo",
+        "backbone": "vgg16",
+        "strategy": strategy,
+        "epochs": 20,
+        "views": 0,
+        "seed": seed,
+    }
+    head = {"pool": head, "hidden": 0, "dropout": 0.0, "solver": "lbfgs"}
+    (run / "recipe.yaml").write_text(
+        yaml.safe_dump({**settings, "head": head, "augment": PRESETS["none"]})
+    )
+    cost = {
+        "seconds": seconds,
+        "seconds_alone": 2 * seconds,
+        "parameters": 14_700_000,
+        "trainable": 1026,
+    }
+    cost |= {
+        "stored_bytes": 804_000_000,
+        "peak_memory": int(2e9 + seconds),
+        "multiply_adds": 15_346_630_656,
+    }
+    cell = {
+        "name": name,
+        "recipe": recipe,
+        "seed": seed,
+        "run": run.relative_to(out).as_posix(),
+        "split": split,
+    }
+    cell |= {
+        "status": "done",
+        "reason": None,
+        "backbone": "vgg16",
+        "strategy": strategy,
+        "head": "gap",
+    }
+    cell |= {
+        "augment": "none",
+        "views": 0,
+        "cut": "block4_pool",
+        "settings": {"strategy": strategy, "seed": seed},
+    }
+    times = {"extract": seconds, "train": seconds, "total": 2 * seconds}
+    return cell | measured | {"seconds": times, "cost": cost}
+
+
+def failed(recipe: str, reason: str, status: str = "failed", seed: int = 0) -> dict:
+    cell = {
+        "name": f"{recipe}-s{seed}",
+        "recipe": recipe,
+        "seed": seed,
+        "run": f"cells/{recipe}",
+        "status": status,
+    }
+    cell |= {
+        "backbone": "resnet50",
+        "strategy": "top-blocks",
+        "head": "gap",
+        "augment": "none",
+        "views": 0,
+    }
+    return cell | {"cut": "conv4", "settings": {}, "reason": reason}
+
+
+@pytest.fixture
+def zoo(tmp_path) -> Path:
+    """Sixty test photos, wider than high."""
+    for i in range(60):
+        paint(tmp_path / "zoo" / "test" / f"{i}.png", (3 * i, 90, 200 - 3 * i), i, size=(60, 30))
+    return tmp_path / "zoo"
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def cells(out) -> list[dict]:
+    """Three recipes with two seeds on one split, one recipe on another, one failed and one diverged cell."""
+    made = [
+        add_cell(out, "best", seed, wrong=[0], validation_wrong=1, seconds=300) for seed in (0, 1)
+    ]
+    made += [add_cell(out, "middle", seed, wrong=[0, 1 + seed, 5], seconds=20) for seed in (0, 1)]
+    made += [
+        add_cell(out, "cheap", seed, wrong=30 + seed, strategy="cached-features", epochs=0)
+        for seed in (0, 1)
+    ]
+    made += [add_cell(out, "elsewhere", split=OTHER, wrong=0)]
+    return [
+        *made,
+        failed("no-weights", "weights are not to be had"),
+        failed("wild", "loss is NaN", "diverged"),
+    ]
+
+
+def write(out: Path, cells: list[dict], root: Path | None = None, **plan: object) -> dict:
+    roots = {SPLIT: str(root)} if root else {}
+    return write_report(
+        out, cells, {"cells": len(cells), "extractions": 2, "data": ["zoo"], "roots": roots, **plan}
+    )
+
+
+class Page(HTMLParser):
+    """Elements with attributes, text by element, and each table as rows of (text, data-value)."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.text: dict[str, str] = {}
+        self.tables: list[list[list[tuple[str, str | None]]]] = []
+        self._open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        attributes = dict(attrs)
+        self.elements.append((tag, attributes))
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append(("", attributes.get("data-value")))
+        if tag not in ("meta", "img"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        for tag in set(self._open):
+            self.text[tag] = self.text.get(tag, "") + data
+        if {"td", "th"} & set(self._open):
+            text, value = self.tables[-1][-1][-1]
+            self.tables[-1][-1][-1] = (text + data, value)
+
+    def attributes(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def rankings(self) -> list[dict[str, dict[str, tuple[str, str | None]]]]:
+        """Each ranking table as recipe -> heading -> (text, data-value)."""
+        found = []
+        for table in self.tables:
+            heads = [text.strip() for text, _ in table[1]] if len(table) > 1 else []
+            if "tie group" in heads:
+                rows = [dict(zip(heads, row, strict=True)) for row in table[2:]]
+                found.append({row["recipe"][0].split(" ")[0]: row for row in rows})
+        return found
+
+
+def page_of(out: Path) -> Page:
+    return Page((out / "report.html").read_text())
+
+
+def test_the_policy_allows_our_script_and_style_and_nothing_else(out, cells, zoo):
+    write(out, cells, zoo)
+    page = page_of(out)
+    policy = next(meta["content"] for meta in page.attributes("meta") if "http-equiv" in meta)
+    directives = dict(part.strip().split(" ", 1) for part in policy.split(";"))
+    for directive, tag in (("script-src", "script"), ("style-src", "style")):
+        digest = base64.b64encode(hashlib.sha256(page.text[tag].encode()).digest()).decode()
+        assert directives.pop(directive) == f"'sha256-{digest}'"
+    assert directives == {
+        "default-src": "'none'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+
+
+def test_the_page_loads_nothing(out, cells, zoo):
+    write(out, cells, zoo)
+    page = page_of(out)
+    for tag, attributes in page.elements:
+        for name, value in attributes.items():
+            assert name != "style", "a style attribute would be blocked"
+            assert not name.startswith("on"), f"{tag} has a handler"
+            if name in ("src", "href", "action", "data", "srcset"):
+                assert value.startswith(("#", "data:image/jpeg;base64,")), (
+                    f"{tag} {name}={value[:60]}"
+                )
+    assert len(page.attributes("img")) > 10
+    assert not re.search(r"url\(|@import|https?:", page.text["style"] + page.text["script"])
+    targets = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    assert {link["href"].removeprefix("#") for link in page.attributes("a")} <= targets
+
+
+def hostile_cells(out: Path) -> list[dict]:
+    classes = (HOSTILE, QUOTED)
+    made = [
+        add_cell(out, f"recipe {QUOTED}", classes=classes),
+        add_cell(out, HOSTILE, wrong=9, classes=classes),
+    ]
+    for cell in made:
+        path = out / cell["run"] / "predictions.csv"
+        table = pd.read_csv(path)
+        table["file"] = table["file"] + HOSTILE + QUOTED
+        table.to_csv(path, index=False)
+    return [*made, failed(QUOTED, HOSTILE)]
+
+
+def test_hostile_names_are_inert(out):
+    write(out, hostile_cells(out), command=HOSTILE)
+    page = page_of(out)
+    assert len(page.attributes("script")) == 1
+    assert (
+        page.text["script"] == files("finetune.report").joinpath("templates/report.js").read_text()
+    )
+    assert page.attributes("img") == []
+    for tag in ("figcaption", "td", "code"):
+        assert HOSTILE in page.text[tag]
+    assert HOSTILE in page.text["p"], "the verdict"
+    assert "<script" not in (out / "results.md").read_text()
+
+
+def test_rows_of_different_splits_are_never_ranked_together(out, cells):
+    result = write(out, cells)
+    assert [set(table) for table in page_of(out).rankings()] == [
+        {"best", "middle", "cheap"},
+        {"elsewhere"},
+    ]
+    assert {row["recipe"]: row["split"] for row in result["ranking"]} == {
+        "best": SPLIT,
+        "middle": SPLIT,
+        "cheap": SPLIT,
+        "elsewhere": OTHER,
+    }
+    assert [row["number"] for row in result["ranking"]] == [1, 2, 3, 1]
+    assert result["verdict"].count("zoo (") == 2, "each split has a verdict of its own"
+    assert "cannot be compared" in page_of(out).text["p"]
+    markdown = (out / "results.md").read_text()
+    assert markdown.count("| # |") == 2
+    assert markdown.index("split bbbbbbbb") < markdown.index("| elsewhere")
+
+
+def test_failed_and_diverged_cells_are_listed(out, cells):
+    write(out, cells)
+    rows = next(table for table in page_of(out).tables if table[0][0][0] == "cell")
+    assert [[text for text, _ in row] for row in rows[1:]] == [
+        ["no-weights-s0", "failed", "weights are not to be had"],
+        ["wild-s0", "diverged", "loss is NaN"],
+    ]
+    table = pd.read_csv(out / "results.csv")
+    assert len(table) == len(cells)
+    assert table.set_index("name")["reason"]["wild-s0"] == "loss is NaN"
+    assert "- diverged: wild-s0: loss is NaN" in (out / "results.md").read_text()
+
+
+def test_numbers_in_the_table_are_the_metrics(out, cells):
+    result = write(out, cells)
+    table, numbers = page_of(out).rankings()[0], {row["recipe"]: row for row in result["ranking"]}
+    for name in ("best", "middle", "cheap"):
+        own = [cell for cell in cells if cell["recipe"] == name]
+        shown = min(own, key=lambda cell: cell["validation"]["loss"])  # the lower median of two
+        parts = read_predictions(out / shown["run"])[1]
+        metrics = summarize(parts["test"].probabilities, parts["test"].labels)
+        temperature = fit_temperature(parts["validation"].probabilities, parts["validation"].labels)
+        scaled = apply_temperature(parts["test"].probabilities, temperature)
+        expected = {
+            "test": metrics["accuracy"],
+            "95 % interval": metrics["accuracy_interval"][0],
+            "mean ± sd (seeds)": np.mean([cell["test"]["accuracy"] for cell in own]),
+            "validation": np.mean([cell["validation"]["accuracy"] for cell in own]),
+            "log loss": metrics["loss"],
+            "ECE": metrics["ece"],
+            "ECE, scaled": expected_calibration_error(scaled, parts["test"].labels),
+            "time": own[0]["cost"]["seconds"],
+            "time alone": own[0]["cost"]["seconds_alone"],
+            "mult-adds": own[0]["cost"]["multiply_adds"],
+        }
+        assert {heading: float(table[name][heading][1]) for heading in expected} == pytest.approx(
+            expected
+        )
+        assert numbers[name]["sd"] == pytest.approx(
+            np.std([cell["test"]["accuracy"] for cell in own], ddof=1)
+        )
+    assert table["middle"]["test"][0] == "95.0"
+    assert table["cheap"]["mean ± sd (seeds)"][0] == "49.17 ± 1.18 (2)"
+    assert table["best"]["stored"][0] == "804 MB"
+
+
+def test_verdict_and_tie_groups(out, cells):
+    result = write(out, cells)
+    assert "best beats cheap by 48.3 points" in result["verdict"]
+    assert [(row["recipe"], row["group"]) for row in result["ranking"][:3]] == [
+        ("middle", 1),
+        ("best", 1),
+        ("cheap", 2),
+    ]
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_verdict_names_the_axes_that_make_no_difference(out):
+    cells = [
+        add_cell(out, f"top-{head}", wrong=2 + i, head=head)
+        for i, head in enumerate(("gap", "gmp"))
+    ]
+    for i, head in enumerate(("gap", "gmp")):
+        cells.append(
+            add_cell(out, f"cached-{head}", wrong=30 + i, strategy="cached-features", head=head)
+        )
+    verdict = write(out, cells)["verdict"]
+    assert verdict.endswith("; the choice of head makes no measurable difference.")
+    items = " ".join(page_of(out).text["li"].split())
+    assert (
+        "strategy: 2 of 2 pairs that differ in it alone are told apart, won by top-blocks (2)."
+        in items
+    )
+    assert "head: no measurable difference in 2 pairs" in items
+
+
+def test_recommendation_is_blind_to_the_test_photos(out):
+    cells = [
+        add_cell(out, "lucky", wrong=0, validation_wrong=30),
+        add_cell(out, "sound", wrong=9, validation_wrong=3),
+    ]
+    cells += [add_cell(out, "dear", wrong=0, validation_wrong=2, seconds=999)]
+    ranking = write(out, cells)["ranking"]
+    assert [row["recipe"] for row in ranking if row["recommended"]] == [
+        "sound"
+    ]  # within one standard error of dear
+
+
+def test_csv_is_the_same_apart_from_its_last_columns(out, cells):
+    write(out, cells)
+    first = (out / "results.csv").read_text().splitlines()
+    slower = [
+        {**cell, "cost": {**cell["cost"], "seconds": 1 / cell["cost"]["seconds"]}}
+        for cell in cells[:7]
+    ]
+    write(out, [*cells[7:], *slower[::-1]])
+    second = (out / "results.csv").read_text().splitlines()
+    kept = first[0].split(",peak_memory,")[0].count(",") + 1
+    assert "seconds" not in ",".join(first[0].split(",")[:kept])
+    assert "test_accuracy" in first[0].split(",")[:kept]
+    assert first != second
+    assert [line.split(",")[:kept] for line in first] == [line.split(",")[:kept] for line in second]
+
+
+def test_one_cell_is_a_page(out, zoo):
+    result = write(out, [add_cell(out, "alone")], zoo)
+    assert result["verdict"] == "alone is the only recipe: there is nothing to compare it with."
+    page = page_of(out)
+    assert list(page.rankings()[0]) == ["alone"]
+    assert "The most confident mistakes" in page.text["h4"]
+    assert "Only one recipe" not in page.text["h4"]
+
+
+def test_only_failed_cells_are_a_page(out):
+    result = write(out, [failed("a", "no weights"), failed("b", "no memory")])
+    assert (result["ranking"], result["verdict"]) == (
+        [],
+        "There is nothing to rank: 0 of 2 cells finished.",
+    )
+    assert "no memory" in page_of(out).text["td"]
+    assert len(pd.read_csv(out / "results.csv")) == 2
+
+
+def test_a_recipe_that_mostly_diverges_is_not_ranked(out):
+    cells = [add_cell(out, "steady"), add_cell(out, "shaky")]
+    cells += [failed("shaky", "loss is NaN", "diverged", seed) for seed in (1, 2)]
+    assert [row["recipe"] for row in write(out, cells)["ranking"]] == ["steady"]
+    assert "shaky (2 of 3 seeds diverged)" in page_of(out).text["p"]
+
+
+def test_photos_are_matched_by_name(out):
+    cells = [add_cell(out, "a", wrong=3), add_cell(out, "b", wrong=3)]
+    path = out / cells[1]["run"] / "predictions.csv"
+    table = pd.read_csv(path)
+    table.iloc[::-1].to_csv(path, index=False)
+    pair = sections(out, cells)[0].pairs.iloc[0]
+    assert (pair["only_a"], pair["only_b"]) == (0, 0)
+    table.assign(file="copy/" + table["file"]).to_csv(path, index=False)
+    with pytest.raises(DataError, match="different photos"):
+        sections(out, cells)
+
+
+def test_classes_may_be_called_like_columns(out):
+    classes = ("NA", "class", "file", "split")
+    cell = add_cell(out, "odd", wrong=5, classes=classes)
+    names, parts = read_predictions(out / cell["run"])
+    assert tuple(names) == classes
+    assert summarize(parts["test"].probabilities, parts["test"].labels) == pytest.approx(
+        {key: pytest.approx(value) for key, value in cell["test"].items()}
+    )
+
+
+def test_galleries_choose_the_photos(out, zoo):
+    cells = [
+        add_cell(out, "a", wrong=[0, 1, 2]),
+        add_cell(out, "b", wrong=[0, 1, 3]),
+        add_cell(out, "c", wrong=[0, 2]),
+    ]
+    all_wrong, one_right, confident = galleries(sections(out, cells)[0], zoo, limit=2)
+    assert [photo["file"] for photo in all_wrong["photos"]] == ["test/0.png"]
+    assert {photo["file"]: photo["text"].split(",")[0] for photo in one_right["photos"]} == {
+        "test/1.png": "only c is right",
+        "test/2.png": "only b is right",
+    }
+    assert (confident["found"], len(confident["photos"])) == (4, 2)
+    assert all_wrong["photos"][0] | {"src": ""} == {
+        "file": "test/0.png",
+        "true": "cats",
+        "text": "taken for dogs",
+        "src": "",
+        "width": 160,
+        "height": 80,
+    }
+
+
+def test_thumbnails_are_the_photos_or_say_that_they_are_missing(out, zoo):
+    (zoo / "test" / "1.png").write_bytes(b"no picture")
+    (zoo / "test" / "2.png").unlink()
+    section = sections(out, [add_cell(out, "a", wrong=[0, 1, 2])])[0]
+    photos = {photo["file"]: photo for photo in galleries(section, zoo, limit=9)[0]["photos"]}
+    thumbnail = Image.open(io.BytesIO(base64.b64decode(photos["test/0.png"]["src"].split(",")[1])))
+    assert (thumbnail.format, thumbnail.size) == ("JPEG", (160, 80))
+    painted = np.asarray(Image.open(zoo / "test" / "0.png")).mean(axis=(0, 1))
+    np.testing.assert_allclose(np.asarray(thumbnail).mean(axis=(0, 1)), painted, atol=4)
+    assert photos["test/1.png"]["src"] is photos["test/2.png"]["src"] is None
+    assert galleries(section, None, limit=9)[0]["photos"][0]["src"] is None
+
+
+def test_a_page_full_of_photos_stays_small(out, tmp_path):
+    root = tmp_path / "large"
+    for i in range(60):
+        paint(root / "test" / f"{i}.png", (100, 120, 140), i, size=(400, 400))
+    write(out, [add_cell(out, f"r{i}", wrong=list(range(i, 40 + i))) for i in range(4)], root)
+    assert len(page_of(out).attributes("img")) > 20
+    assert (out / "report.html").stat().st_size < 4e6
+
+
+def test_effects_count_pairs_that_differ_in_one_axis_alone(out):
+    cells = [add_cell(out, "a"), add_cell(out, "b", strategy="cached-features"), add_cell(out, "c")]
+    a, b, c = (read_settings(out / cell["run"]) for cell in cells)
+    c |= {"head": "gmp", "solver": "keras"}
+    b |= {"epochs": "100", "views": "2"}  # go with the strategy
+    d = b | {"head": "gmp", "learning_rate": "0.1"}
+    names = [("a", "b"), ("a", "c"), ("b", "c"), ("a", "d"), ("b", "d")]
+    pairs = pd.DataFrame(
+        [{"a": x, "b": y, "better": "b" if y == "b" else None} for x, y in names], dtype=object
+    )
+    assert effects({"a": a, "b": b, "c": c, "d": d}, pairs) == [
+        {"axis": "strategy", "pairs": 1, "apart": 1, "wins": {"cached-features": 1}},
+        {"axis": "head", "pairs": 1, "apart": 0, "wins": {}},
+    ]
+
+
+def test_front_is_what_nothing_beats():
+    rng = np.random.default_rng(0)
+    cost, accuracy = rng.integers(1, 9, 60), rng.integers(1, 9, 60)
+    both = list(zip(cost, accuracy, strict=True))
+    expected = [
+        not any(
+            c <= cost[i] and a >= accuracy[i] and (c < cost[i] or a > accuracy[i]) for c, a in both
+        )
+        for i in range(60)
+    ]
+    assert report_plots.front(cost, accuracy).tolist() == expected
+    assert 0 < sum(expected) < 60
+
+
+@pytest.mark.parametrize("width", [358, 900])
+@pytest.mark.parametrize("seconds", [[5.0], [3.0, 3.1, 3.2], [0.0, 40.0, 9e5]])
+def test_pareto_stays_in_its_box(seconds, width):
+    points = [
+        {
+            "recipe": f"recipe-{i}",
+            "number": i,
+            "cost_seconds": value,
+            "accuracy": 1 - i / 50,
+            "group": 1,
+        }
+        for i, value in enumerate(seconds)
+    ]
+    plot = report_plots.pareto(points, width, 340)
+    inside = plot["plot"]
+    for point in plot["points"]:
+        assert inside["left"] <= point["x"] <= inside["right"]
+        assert inside["top"] <= point["y"] <= inside["bottom"]
+        assert 0 <= point["label"]["x"] <= width
+    assert len(plot["x_ticks"]) >= 1
+    assert len({text for _, text in plot["y_ticks"]}) == len(plot["y_ticks"]) >= 2
+
+
+def test_curves_share_an_axis_and_mark_the_lowest_validation_loss():
+    history = pd.DataFrame({"loss": [None, 0.5, 0.2], "val_loss": [0.9, 0.3, 0.4]})
+    longer = pd.DataFrame({"loss": [None, 0.1], "val_loss": [3.0, 0.01]})
+    plot = report_plots.curves(
+        {"a": (history, [history]), "b": (longer, [longer]), "none": (history[:0], [history[:0]])}
+    )
+    assert [panel["name"] for panel in plot["panels"]] == ["a", "b"]
+    assert plot["panels"][0]["kept"] == [
+        float(x) for x in plot["panels"][0]["shown"].split()[1].split(",")
+    ]
+    assert len(plot["panels"][0]["train"].split()) == 2, (
+        "nothing was measured on training photos before the first epoch"
+    )
+    assert report_plots.curves({"none": (history[:0], [history[:0]])}) is None
+
+
+def test_numbers_in_words():
+    assert [quantity(value) for value in (7, 1026, 14_714_688, 999_600, 2e20)] == [
+        "7",
+        "1.03 k",
+        "14.7 M",
+        "1 M",
+        "200 E",
+    ]
+    seconds = (0.34, 9.96, 59, 61, 3599, 5400, 90_000)
+    assert [report_plots.duration(value) for value in seconds] == [
+        "0.3 s", "10 s", "59 s", "1 min", "60 min", "1.5 h", "25 h",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_have_contrast(scheme):
+    """WCAG 2.2, 1.4.3: text needs 4.5:1."""
+    css = files("finetune.report").joinpath("templates/report.css").read_text()
+    blocks = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
+    colors = dict(re.findall(r"--([\w-]+): (#\w+)", blocks[0 if scheme == "light" else 1]))
+    texts = {
+        "paper": ("ink", "soft", "accent", "warm"),
+        "wash": ("ink", "soft"),
+        "accent-wash": ("ink", "soft", "accent"),
+    }
+    for ground, inks in {**texts, "accent": ("paper",)}.items():
+        for ink in inks:
+            dark, light = sorted(luminance(colors[name]) for name in (ground, ink))
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, f"{ink} on {ground}"
+
+
+def luminance(color: str) -> float:
+    digits = color[1:] if len(color) == 7 else "".join(2 * digit for digit in color[1:])
+    srgb = np.array([int(digits[i : i + 2], 16) for i in (0, 2, 4)]) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Headless Chromium, driven over its own chromedriver; nothing is downloaded."""
+    chromium = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
+    driver = shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip(
+            "needs Chromium and chromedriver (Debian: apt-get install chromium chromium-driver)"
+        )
+    webdriver = pytest.importorskip(
+        "selenium.webdriver", reason="needs selenium (pip install selenium)"
+    )
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    flags = (
+        "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    )
+    for flag in (
+        *flags.split(),
+        "disable-component-update",
+        "disable-sync",
+        "disable-dev-shm-usage",
+    ):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as chrome:
+        yield chrome
+
+
+def show(browser, out: Path, width: int = 1280, scheme: str = "light") -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    browser.get((out / "report.html").as_uri())
+
+
+def order(browser, column: int = 1) -> list[str]:
+    script = "return [...document.querySelectorAll('table.ranking tbody tr')].map(r => r.cells[arguments[0]].innerText)"
+    return [text.split()[0] for text in browser.execute_script(script, column)]
+
+
+def test_sorting_in_a_browser(browser, out, cells, zoo):
+    write(out, cells[:6], zoo)
+    show(browser, out)
+    assert order(browser) == ["middle", "best", "cheap"]
+    headers = {
+        th.text.split("\n")[0].strip(): th
+        for th in browser.find_elements("css selector", ".ranking thead th")
+    }
+    accuracy = headers["test"].find_element("tag name", "button")
+    accuracy.click()
+    assert (order(browser), headers["test"].get_attribute("aria-sort")) == (
+        ["best", "middle", "cheap"],
+        "descending",
+    )
+    accuracy.send_keys("\ue007")  # Enter
+    assert (order(browser), headers["test"].get_attribute("aria-sort")) == (
+        ["cheap", "middle", "best"],
+        "ascending",
+    )
+    assert headers["#"].get_attribute("aria-sort") is None
+    headers["recipe"].find_element("tag name", "button").send_keys(" ")
+    assert order(browser) == ["best", "cheap", "middle"]
+    assert [th.get_attribute("aria-sort") for th in headers.values()].count("ascending") == 1
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_fits_and_follows_the_colour_scheme(browser, out, cells, zoo, width, scheme):
+    long_name = add_cell(
+        out, "a-recipe-whose-name-" + 8 * "is-long-", classes=("c" * 80, "dogs"), split=OTHER + "1"
+    )
+    write(out, [*cells, long_name], zoo)
+    show(browser, out, width, scheme)
+    assert browser.execute_script("return document.scrollingElement.scrollWidth <= innerWidth")
+    assert browser.execute_script(
+        "return [...document.images].every(image => image.complete && image.naturalWidth > 0)"
+    )
+    assert browser.get_log("browser") == []
+    picture = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+    picture.save(out / f"{width}-{scheme}.png")
+    assert picture.width == width
+    assert (np.mean(picture.getpixel((2, 2))) > 128) == (scheme == "light")
+    assert len(picture.getcolors(maxcolors=2**24)) > 50, "an empty page"
+
+
+def test_hostile_names_do_not_run_in_a_browser(browser, out):
+    write(out, hostile_cells(out))
+    show(browser, out)
+    assert browser.execute_script("return window.pwned === undefined")
+    assert browser.get_log("browser") == []
