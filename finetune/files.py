@@ -8,9 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import platformdirs
 from filelock import FileLock, Timeout
 
 from finetune.errors import BusyError
+
+
+def cache_dir() -> Path:
+    """``FINETUNE_CACHE``, or the platform's cache folder."""
+    cache = os.environ.get("FINETUNE_CACHE")
+    return Path(cache).expanduser() if cache else platformdirs.user_cache_path("finetune")
 
 
 def commit(path: Path, write: Callable[[BinaryIO], object]) -> None:
