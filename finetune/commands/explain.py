@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from finetune.activations.cache import Work
 from finetune.data.photos import SUFFIXES, BadPhoto, decode, list_photos
 from finetune.errors import DataError
 from finetune.evaluation.gradcam import default_layer, feature_maps, grad_cam
@@ -29,7 +28,6 @@ from finetune.progress import Reporter
 from finetune.runs.classifier import Classifier, two_columns
 
 _ROWS = 10  # photos on a page of a contact sheet
-_EACH = 4  # test photos of a run that are shown, of the right and of the wrong
 _SILENT = Reporter(quiet=True)
 
 
@@ -149,66 +147,6 @@ class _Question:
         """Names of classes and layers may hold what a file's name may not."""
         name = ".".join(parts).translate(dict.fromkeys(map(ord, '/\\:*?"<>|\0'), "_"))
         return _save(picture, self.out / f"{name}.png")
-
-
-def explain_run(work: Work, probabilities: np.ndarray) -> Image.Image | None:
-    """Heat of the predicted class over a few test photos, computed from the stored activations.
-
-    Args:
-        work: a run whose network has learned.
-        probabilities: float32 (n, classes) of the test photos.
-
-    Returns:
-        A contact sheet: the photos of ``telling``, right ones above, each with file, true -> predicted class and the
-        predicted one's probability. None if none of these photos can be opened any more, which loses no run.
-    """
-    photos, classes = work.dataset.split("test"), work.dataset.classes
-    rows = []
-    for chosen in filter(len, telling(probabilities, work.dataset.labels("test"))):
-        predicted = probabilities[chosen].argmax(axis=1)
-        (heats,) = grad_cam(work.network.tail, work.rows["test", 0][chosen], (), predicted)
-        tiles = []
-        for index, label, heat in zip(chosen, predicted, heats, strict=True):
-            photo, share = photos[index], float(probabilities[index, label])
-            try:
-                picture = open_photo(photo.path.read_bytes(), TILE)
-            except (BadPhoto, OSError) as error:
-                work.reporter.warn(f"{photo.path} is not explained: {error}")
-                continue
-            lines = [
-                Path(photo.file).name,
-                f"{classes[photo.label]} → {classes[label]}, {percent(share)}",
-            ]
-            tiles.append(
-                Tile(overlay(picture, spread(heat, picture.size, work.recipe.resize)), lines)
-            )
-        rows.append(tiles)
-    return contact_sheet(rows) if any(rows := [row for row in rows if row]) else None
-
-
-def telling(
-    probabilities: np.ndarray, labels: np.ndarray, each: int = _EACH
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which photos tell most about a classifier.
-
-    Args:
-        probabilities: (n, classes).
-        labels: int (n,).
-        each: how many, at most, of the right and of the wrong.
-
-    Returns:
-        Indexes of the surest right photos, the classes taking turns, and of the mistakes with the least probability of the
-        true class.
-    """
-    predicted, surest = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    right = np.flatnonzero(predicted == labels)
-    right = right[np.argsort(-surest[right], kind="stable")]
-    turn = np.array(
-        [np.sum(labels[right[:place]] == labels[index]) for place, index in enumerate(right)]
-    )
-    right = right[np.lexsort((labels[right], turn))][:each] if len(right) else right
-    wrong = np.flatnonzero(predicted != labels)
-    return right, wrong[np.argsort(probabilities[wrong, labels[wrong]], kind="stable")][:each]
 
 
 def _page(rows: Sequence[Sequence[Tile]], out: Path, before: int) -> str:
