@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.data.photos import SUFFIXES, BadPhoto, Photo, decode, kind
+from finetune.data.photos import SUFFIXES, BadPhoto, Photo, decode, kind, printable
 from finetune.errors import DataError, UsageError
 
 SPLITS = ("train", "validation", "test")
@@ -292,7 +292,7 @@ class _Walk:
         label = {name: index for index, name in enumerate(classes)}
         found = [(path, key) for key, folder in folders.items() for path in self.photos(folder)]
         return [
-            Photo(path, path.relative_to(self.root).as_posix(), label[class_name], split, sha256)
+            Photo(path, printable(path.relative_to(self.root)), label[class_name], split, sha256)
             for (path, (split, class_name)), sha256 in zip(
                 found, self.hashes([path for path, _ in found]), strict=True
             )
