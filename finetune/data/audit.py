@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from finetune.data.dataset import SPLITS, Dataset, Photo, leaks
+from finetune.data.dataset import SPLITS, Dataset, duplicates, leaks
+from finetune.data.photos import Photo
 from finetune.data.photos import BadPhoto, decode
 
 # Hamming distance up to which two hashes count as one picture. Among the 8 million pairs of cats-and-dogs-small the two at
