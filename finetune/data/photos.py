@@ -1,9 +1,9 @@
 """Photo files: found in folders, read as one stream, and decoded to upright uint8 RGB squares."""
 
 import hashlib
-import io
 import os
-from collections import deque
+import re
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -12,41 +12,30 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from finetune.data.augment import AUGMENT_VERSION, augment
+from finetune.data.decode import DECODE_VERSION as DECODE_VERSION
+from finetune.data.decode import MAX_BYTES
+from finetune.data.decode import RESIZE_MODES as RESIZE_MODES
+from finetune.data.decode import SUFFIXES as SUFFIXES
+from finetune.data.decode import BadPhoto as BadPhoto
+from finetune.data.decode import decode as decode
 from finetune.errors import DataError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Part of every store key: raise it when any pixel that this module returns changes.
-DECODE_VERSION = 1
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
-
-# Antialiased: Pillow widens the bilinear kernel when it shrinks a picture.
-_RESIZE: dict[str, Callable[[Image.Image, tuple[int, int]], Image.Image]] = {
-    "squash": lambda photo, size: photo.resize(size, Image.Resampling.BILINEAR),
-    "crop": lambda photo, size: ImageOps.fit(photo, size, Image.Resampling.BILINEAR),
-    "pad": lambda photo, size: ImageOps.pad(photo, size, Image.Resampling.BILINEAR),
-}
-RESIZE_MODES = tuple(_RESIZE)
-
-
 _AHEAD = 64  # photos that are decoded before the consumer asks for them
-
-
-class BadPhoto(ValueError):
-    """The bytes are no picture that can be decoded; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Photo:
     """One photo file of a data set.
 
-    ``file`` is its posix path relative to the data set's root, ``label`` the index of its class,
-    ``split`` its split and ``sha256`` the hex digest of the file's bytes.
+    ``file`` is its posix path relative to the data set's root, as ``printable`` writes it,
+    ``label`` the index of its class, ``split`` its split and ``sha256`` the hex digest of the
+    file's bytes (of a file above ``MAX_BYTES``, of its beginning); photos of one ``group`` are not
+    independent of each other ("" is none).
     """
 
     path: Path
@@ -54,6 +43,7 @@ class Photo:
     label: int
     split: str
     sha256: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,10 +65,7 @@ class Pixels:
             DataError: the file of a ``Photo`` has changed since it was listed.
         """
         path = photo.path if isinstance(photo, Photo) else photo
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise BadPhoto(f"it cannot be read: {error.strerror or error}") from error
+        data = read_bytes(path)
         if isinstance(photo, Photo) and hashlib.sha256(data).hexdigest() != photo.sha256:
             raise DataError(
                 f"{path} has changed since it was listed. Run again when the folder is at rest."
@@ -90,6 +77,34 @@ class Pixels:
         """What of this belongs into the key of a cache entry."""
         augmented = {"augment_version": AUGMENT_VERSION} if self.augment else {}
         return {"decode_version": DECODE_VERSION, **augmented, **asdict(self)}
+
+
+def read_bytes(path: Path) -> bytes:
+    """A photo file's bytes. Raises BadPhoto: it cannot be read, or is larger than any photo."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise BadPhoto(f"it has {size:,} bytes; allowed: {MAX_BYTES:,}")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadPhoto(f"it cannot be read: {error.strerror or error}") from error
+
+
+def printable(path: Path) -> str:
+    """A path as text that every file format holds; ``unprintable`` gives the path back.
+
+    Posix, with ``\\xNN`` for each byte that is no UTF-8, and for a backslash that looks like one.
+    """
+    text = os.fsencode(path.as_posix()).replace(b"\\x", b"\\x5cx")
+    return text.decode("utf-8", "backslashreplace")
+
+
+def unprintable(text: str) -> Path:
+    """The path that ``printable`` wrote as this text."""
+    escape = re.compile(rb"\\x([0-9a-f]{2})")
+    return Path(
+        os.fsdecode(escape.sub(lambda code: bytes.fromhex(code[1].decode()), text.encode()))
+    )
 
 
 def read_photos(
@@ -188,56 +203,6 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def decode(data: bytes, size: int, resize: str = "squash") -> np.ndarray:
-    """Decode one photo file and resize it to a square.
-
-    Args:
-        data: the file's bytes (JPEG, PNG, BMP, GIF, WebP or TIFF; of an animation, the first frame).
-        size: side of the square in pixels.
-        resize: ``squash`` (both sides to ``size``), ``crop`` (the central square) or ``pad`` (black bars).
-
-    Returns:
-        uint8 array of shape (size, size, 3), RGB, 0-255, turned upright by its EXIF orientation.
-
-    Raises:
-        BadPhoto: the bytes cannot be decoded.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as photo:
-            # libjpeg scales by 1/2, 1/4 or 1/8 while it decodes; twice the target leaves the antialiased resize its say.
-            photo.draft(None, (2 * size, 2 * size))
-            upright = ImageOps.exif_transpose(photo)
-            return np.asarray(_RESIZE[resize](_to_rgb(upright), (size, size)))
-    except UnidentifiedImageError as error:  # whose own text names a buffer in memory
-        raise BadPhoto("UnidentifiedImageError: no picture in a known format") from error
-    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, DecompressionBombError, ...
-        raise BadPhoto(
-            f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        ) from error
-
-
-def _to_rgb(photo: Image.Image) -> Image.Image:
-    """Any Pillow mode to 8-bit RGB; transparent pixels show white paper."""
-    if photo.mode.startswith("I") or photo.mode == "F":
-        photo = Image.fromarray(_eight_bits(np.asarray(photo)))
-    if photo.has_transparency_data:
-        photo = photo.convert("RGBA")
-        paper = Image.new("RGBA", photo.size, "white")
-        photo = Image.alpha_composite(paper, photo)
-    return photo.convert("RGB")
-
-
-def _eight_bits(grey: np.ndarray) -> np.ndarray:
-    """16-bit grey (or floats in 0-1) to uint8; Pillow's own conversion would clip everything above 255."""
-    if grey.dtype.kind == "f":
-        if grey.min() < 0 or grey.max() > 1:
-            raise ValueError(
-                f"floating-point pixels from {grey.min():g} to {grey.max():g}; allowed: 0 to 1"
-            )
-        return np.round(grey * 255).astype(np.uint8)
-    return (np.clip(grey, 0, 65535) // 257).astype(np.uint8)
-
-
 _SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
@@ -258,38 +223,56 @@ def list_photos(paths: Sequence[Path]) -> Iterator[Path]:
     """Find photos lazily.
 
     Args:
-        paths: files, which are taken whatever their names are, and folders, of which every photo at any depth is taken.
+        paths: files, which are taken whatever their names are, and folders, of which every photo at
+            any depth is taken.
 
     Returns:
-        The photos path by path; those of a folder sorted by name, each folder in it visited once however it is linked.
+        The photos path by path; those of a folder sorted by name, each folder in it visited once
+        however it is linked.
 
     Raises:
-        DataError: a path does not exist (at once, with all that do not); a folder cannot be listed (when it is its turn).
+        DataError: a path does not exist (at once, with all that do not); a folder cannot be listed
+            (when it is its turn).
     """
     if missing := [str(path) for path in paths if not (path.is_file() or path.is_dir())]:
         raise DataError(
             f"No such file or folder: {', '.join(missing)}. Nothing was computed; correct the paths."
         )
-    return (photo for path in paths for photo in (_walk(path) if path.is_dir() else [path]))
+    return (photo for path in paths for photo in (_listed(path) if path.is_dir() else [path]))
 
 
-def _walk(folder: Path, seen: set[Path] | None = None) -> Iterator[Path]:
-    resolved = folder.resolve()
-    seen = (
-        set(resolved.parents) if seen is None else seen
-    )  # a link upwards would lead out of the folder that was given
-    if resolved in seen:
-        return
-    seen.add(resolved)
+def _listed(folder: Path) -> Iterator[Path]:
     try:
-        names = sorted(os.listdir(folder))
+        # A link upwards would lead out of the folder that was given.
+        yield from walk(folder, set(folder.resolve().parents), Counter())
     except OSError as error:
         raise DataError(
-            f"{folder} cannot be listed ({error.strerror}). Make it readable, or leave it out."
+            f"{error.filename} cannot be listed ({error.strerror}). "
+            "Make it readable, or leave it out."
         ) from error
-    for path in (folder / name for name in names):
-        match kind(path):
-            case "photo":
-                yield path
-            case "folder":
-                yield from _walk(path, seen)
+
+
+def walk(folder: Path, seen: set[Path], ignored: Counter[str]) -> Iterator[Path]:
+    """Photos of a folder and of the folders in it, sorted by name.
+
+    Args:
+        folder: where to begin.
+        seen: resolved folders that are not entered; those that are visited join them.
+        ignored: counts by kind the entries that are no photos.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    resolved = folder.resolve()
+    if resolved in seen:
+        ignored["link to a folder already visited"] += 1
+        return
+    seen.add(resolved)
+    for path in sorted(folder.iterdir()):
+        what = kind(path)
+        if what == "photo":
+            yield path
+        elif what == "folder":
+            yield from walk(path, seen, ignored)
+        else:
+            ignored[what] += 1

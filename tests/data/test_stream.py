@@ -1,6 +1,7 @@
 """One stream of photos: in order, bad ones in their places, decoded no further ahead than needed."""
 
 import hashlib
+import os
 import threading
 from pathlib import Path
 
@@ -8,7 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data.photos import Photo, Pixels, map_ahead, read_photos, through
+from finetune.data.dataset import read_folder
+from finetune.data.photos import (
+    Photo,
+    Pixels,
+    map_ahead,
+    printable,
+    read_photos,
+    through,
+    unprintable,
+)
 from finetune.errors import DataError
 
 
@@ -101,3 +111,24 @@ def test_reading_ahead_is_bounded_and_ends_with_the_consumer():
     before = threading.active_count()
     results.close()
     assert threading.active_count() <= before
+
+
+@pytest.mark.parametrize(
+    "name", [b"caf\xc3\xa9.png", b"\xff\xfe.png", b"a\\xff.png", b"a\nb,c.png"]
+)
+def test_every_name_becomes_text_and_comes_back(name):
+    path = Path("cats", os.fsdecode(name))
+    text = printable(path)
+    assert text.encode().decode() == text
+    assert unprintable(text) == path
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has names of UTF-16")
+def test_a_name_that_is_not_utf_8_is_a_photo_of_the_data_set(tmp_path):
+    for label in ("cats", "dogs"):
+        (tmp_path / label).mkdir()
+        for i in range(3):
+            grey(tmp_path / label / os.fsdecode(b"\xe9%d.png" % i), 10 * i + len(label))
+    dataset = read_folder(tmp_path)
+    assert dataset.photos[0].file.encode() == dataset.photos[0].file.encode("ascii")
+    assert all(tmp_path / unprintable(photo.file) == photo.path for photo in dataset.photos)
