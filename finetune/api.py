@@ -5,7 +5,6 @@ Everything heavy is imported when it is first needed. Errors are those of ``fine
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from finetune.backend import load_keras
 from finetune.errors import DataError
 from finetune.progress import Reporter
-from finetune.recipe.recipe import load
 from finetune.runs.folder import read_result
 
 if TYPE_CHECKING:
@@ -141,26 +139,12 @@ def run(
     Raises:
         FinetuneError: see its subclasses.
     """
-    options = {
-        "data": data and str(data),
-        "backbone": backbone,
-        "strategy": strategy,
-        "head": head,
-        "seed": seed,
-    }
-    options |= {"weights": weights and str(weights), "image_size": image_size, "epochs": epochs}
-    given = {key: value for key, value in options.items() if value is not None}
-    if isinstance(recipe, Mapping):
-        resolved = load(None, {**recipe, **given}, list(settings))
-    else:
-        resolved = load(_path(recipe), given, list(settings))
-    load_keras()
     from finetune.commands import run as runs
 
-    name = f"{resolved.strategy}-{resolved.backbone}-{datetime.now():%Y%m%d-%H%M%S-%f}"
-    folder = _path(out) or Path("runs", name)
-    runs.run(resolved, folder, Reporter(quiet=not progress))
-    return Run(folder, progress)
+    options: dict[str, Any] = {"data": data, "backbone": backbone, "strategy": strategy, "head": head}
+    options |= {"weights": weights, "image_size": image_size, "epochs": epochs, "seed": seed}
+    found = runs.run(recipe, **options, settings=settings, out=out, reporter=Reporter(quiet=not progress))  # type: ignore[arg-type]
+    return Run(found.run, progress)
 
 
 def compare(
@@ -171,11 +155,8 @@ def compare(
     Cells run in a process of their own, which imports the calling script: call this below ``if __name__ == "__main__"``.
     """
     from finetune.commands.compare import compare as run_all
-    from finetune.recipe.matrix import collect
 
-    return run_all(
-        collect([Path(path) for path in recipes]), Path(out), Reporter(quiet=not progress), photos
-    )
+    return run_all(*recipes, out=out, photos=photos, reporter=Reporter(quiet=not progress))
 
 
 def extract_features(
@@ -190,16 +171,12 @@ def extract_features(
     progress: bool = False,
 ) -> dict[str, Any]:
     """Write ``features.npy`` and ``index.csv``: ``finetune extract-features``; returns what its ``--json`` prints."""
-    chosen: dict[str, Any] = {
-        "data": data and str(data),
-        "backbone": backbone,
-        "weights": weights and str(weights),
-    }
-    resolved = load(None, {**chosen, "image_size": image_size, "strategy": "cached-features"})
-    load_keras()
     from finetune.commands.extract_features import extract_features as extract
 
-    return extract(resolved, cut, pooling, Path(out), Reporter(quiet=not progress))
+    reporter = Reporter(quiet=not progress)
+    return extract(
+        data, backbone=backbone, weights=weights, image_size=image_size, cut=cut, pooling=pooling, out=out, reporter=reporter
+    )
 
 
 def ensemble(*runs: Place | Run, out: Place, blend: str = "mean", progress: bool = False) -> Run:

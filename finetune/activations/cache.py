@@ -68,6 +68,14 @@ class ActivationCache:
         self._engines: dict[tuple[str, str], Engine] = {}
         self._features: dict[tuple, np.ndarray] = {}
 
+    def begin(self, reporter: Reporter) -> None:
+        """Another trial: nothing is computed or bad yet, and other processes may have added rows."""
+        self.reporter = reporter
+        self.bad = []
+        self.computed = 0
+        for store in self._entries.values():
+            store.refresh()
+
     def pixels(self, view: int) -> Pixels:
         """How the photos of a view are loaded."""
         return self._pixels if view else Pixels(self._pixels.size, self._pixels.resize)

@@ -19,6 +19,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,7 +31,9 @@ from finetune.model.backbones import BACKBONES, INPUT
 
 FORMAT_VERSION = 2
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
-_OPEN_FILES = 64  # shards that are open at a time, of the 256 to 1,024 files that a process may open
+_OPEN_FILES = (
+    64  # shards that are open at a time, of the 256 to 1,024 files that a process may open
+)
 
 
 def entry_fields(
@@ -177,9 +180,9 @@ class Rows:
 
     def __init__(self, rows: Sequence[_Row]):
         self._rows = rows
-        first = _header(rows[0].shard)
-        self.dtype = first.dtype
-        self.shape = (len(rows), *first.shape[1:])
+        first = _header(rows[0].shard) if rows else None
+        self.dtype = first.dtype if first else np.dtype(np.uint8)
+        self.shape = (len(rows), *(first.shape[1:] if first else ()))
         self.nbytes = int(np.prod(self.shape)) * self.dtype.itemsize
         self.seconds = sum(row.seconds for row in rows)  # to compute them, whenever that was
 
@@ -202,7 +205,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class _Open:
-    file: BinaryIO
+    file: FileIO
     offset: int
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -216,7 +219,7 @@ def _read(shard: Path, index: int, target: np.ndarray) -> None:
     with _open_lock:
         opened = _opened(shard)
         opened.file.seek(opened.offset + index * target.nbytes)
-        if opened.file.readinto(memoryview(target).cast("B")) != target.nbytes:  # type: ignore[attr-defined]
+        if opened.file.readinto(target.data.cast("B")) != target.nbytes:
             raise OSError(f"{shard} is shorter than when it was checked")
 
 
@@ -229,7 +232,7 @@ def _opened(shard: Path) -> _Open:
     if shard in _open:
         _open.move_to_end(shard)
         return _open[shard]
-    file = shard.open("rb", buffering=0)
+    file = FileIO(shard)
     np.lib.format.read_magic(file)  # type: ignore[arg-type]
     shape, _, dtype = np.lib.format.read_array_header_1_0(file)  # type: ignore[arg-type]
     if len(_open) >= _OPEN_FILES:

@@ -10,12 +10,12 @@ from finetune.errors import IntegrityError
 
 def ls(as_json: JsonOption = False) -> None:
     """List what is stored: backbone, cut, size, photos and bytes."""
-    from finetune.activations.store import shelves
+    from finetune.activations.store import entries
     from finetune.data.catalog import cache_dir
 
-    found = shelves(cache_dir())
+    found = entries(cache_dir())
     if as_json:
-        return print_json({"cache": str(cache_dir()), "shelves": found})
+        return print_json({"cache": str(cache_dir()), "entries": found})
     for shelf in found:
         fields, pixels = shelf["fields"], shelf["fields"]["pixels"]
         views = " augmented" if pixels["augment"] else ""

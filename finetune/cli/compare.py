@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from finetune.cli.options import JsonOption, interruptible, need_keras, print_json, reporter
+from finetune.cli.options import JsonOption, interruptible, print_json, reporter
 from finetune.errors import SomeCellsFailed
 
 
@@ -25,20 +25,18 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Run many recipes, share what they share, and say which differences are real."""
-    from finetune.recipe.matrix import collect
-
-    cells = collect(recipes)
-    if dry_run:
-        need_keras()
-        from finetune.execution import plan as planner
-
-        plan = planner.plan(cells, reporter())
-        return print_json(plan) if as_json else print(planner.text(plan))
     from finetune.commands import compare as comparison
 
+    if dry_run:
+        planned = comparison.plan_compare(*recipes, reporter=reporter())
+        if as_json:
+            return print_json(planned)
+        from finetune.execution.plan import plan_text
+
+        return print(plan_text(planned))
     result = interruptible(
-        lambda: comparison.compare(cells, out, reporter(), photos),
-        lambda: f"finished cells are kept in {out}. Give the same command again to go on.",
+        lambda: comparison.compare(*recipes, out=out, photos=photos, reporter=reporter()),
+        lambda: f"finished trials are kept in {out}. Give the same command again to go on.",
     )
     print_json(result) if as_json else print(
         f"{(out / 'results.md').read_text()}\n{result['report']}"
@@ -46,6 +44,6 @@ def compare(
     failed = [cell["name"] for cell in result["cells"] if cell["status"] != "done"]
     if failed:
         raise SomeCellsFailed(
-            f"{len(failed)} of {len(cells)} cells have no result: {', '.join(failed[:5])}; the report says why."
+            f"{len(failed)} of {len(result['cells'])} cells have no result: {', '.join(failed[:5])}; the report says why."
         )
     return None

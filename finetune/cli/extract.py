@@ -14,7 +14,6 @@ from finetune.cli.options import (
     SizeOption,
     SkipOption,
     WeightsOption,
-    need_keras,
     plain,
     print_json,
     reporter,
@@ -40,16 +39,17 @@ def extract_features(
     as_json: JsonOption = False,
 ) -> None:
     """Run the photos through the backbone once; write features.npy and index.csv."""
-    from finetune.recipe.recipe import load
-
-    chosen = {"data": data, "backbone": backbone, "weights": weights, "image_size": image_size}
-    chosen |= {"strategy": "cached-features", "skip_bad": skip_bad or None}
-    resolved = load(None, plain(chosen), settings)
-    need_keras()
     from finetune.commands import extract_features as features
 
+    chosen = {"data": data, "backbone": backbone, "weights": weights, "image_size": image_size}
     result = features.extract_features(
-        resolved, cut, pooling.value, out or Path("features"), reporter()
+        **plain(chosen),
+        cut=cut,
+        pooling=pooling.value,
+        settings=settings or (),
+        skip_bad=skip_bad,
+        out=out or Path("features"),
+        reporter=reporter(),
     )
     shape = " x ".join(map(str, result["shape"]))
     speed = (

@@ -1,7 +1,6 @@
 """`finetune run`."""
 
 import json
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,13 +17,10 @@ from finetune.cli.options import (
     Strategy,
     WeightsOption,
     interruptible,
-    need_keras,
     plain,
     print_json,
     reporter,
-    say,
 )
-from finetune.errors import UsageError
 
 
 def run(
@@ -49,47 +45,28 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Train one recipe, from photos to a saved classifier."""
-    from finetune.recipe.recipe import load
-    from finetune.runs.folder import read_recipe, read_result
+    from finetune.commands import run as runs
 
-    chosen = {
+    given = {
         "data": data,
         "backbone": backbone,
         "strategy": strategy,
+        "head": head,
         "weights": weights,
         "image_size": image_size,
+        "epochs": epochs,
+        "seed": seed,
     }
-    chosen |= {"epochs": epochs, "seed": seed, "skip_bad": skip_bad or None}
-    if resume and (
-        recipe or out or settings or head or any(value is not None for value in chosen.values())
-    ):
-        raise UsageError(
-            "--resume takes the recipe of the run folder; give it no recipe, --out or other settings."
-        )
-    heads = [f"head.pool={head.value}"] if head else []
-    resolved = load(
-        read_recipe(resume) if resume else recipe, plain(chosen), [*heads, *(settings or [])]
+    values = {**plain(given), "settings": settings or (), "skip_bad": skip_bad}
+    values |= {"resume": resume, "reporter": reporter()}
+    if dry_run:
+        planned = runs.plan_run(recipe, **values)
+        return print_json(planned) if as_json else print(_plan_text(planned))
+    folder = resume or out
+    result = interruptible(
+        lambda: runs.run(recipe, out=out, **values).to_json(), lambda: _saved(folder or Path("runs"))
     )
-    folder = (
-        resume
-        or out
-        or Path(
-            "runs", f"{resolved.strategy}-{resolved.backbone}-{datetime.now():%Y%m%d-%H%M%S-%f}"
-        )
-    )
-    if resume and (result := read_result(resume)):
-        say(f"{resume} is finished already; nothing was done.")
-    else:
-        need_keras()
-        from finetune.commands import run as runs
-
-        if dry_run:
-            result = runs.plan(resolved, reporter())
-        else:
-            result = interruptible(
-                lambda: runs.run(resolved, folder, reporter()), lambda: _saved(folder)
-            )
-    print_json(result) if as_json else print(_plan_text(result) if dry_run else _run_text(result))
+    print_json(result) if as_json else print(_run_text(result))
 
 
 def _saved(folder: Path) -> str:

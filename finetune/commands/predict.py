@@ -12,8 +12,7 @@ from typing import BinaryIO
 import numpy as np
 
 from finetune.activations.engine import BATCH
-from finetune.activations.extract import chunks, map_ahead
-from finetune.data.photos import BadPhoto, decode, list_photos
+from finetune.data.photos import BadPhoto, chunks, decode, list_photos, map_ahead
 from finetune.errors import IntegrityError, UsageError
 from finetune.runs.classifier import Classifier
 

@@ -11,7 +11,13 @@ from finetune.data.dataset import Dataset
 from finetune.data.photos import BadPhoto
 from finetune.evaluation.gradcam import grad_cam
 from finetune.evaluation.overlays import (
-    TILE, Tile, contact_sheet, open_photo, overlay, percent, spread,
+    TILE,
+    Tile,
+    contact_sheet,
+    open_photo,
+    overlay,
+    percent,
+    spread,
 )
 from finetune.progress import Reporter
 

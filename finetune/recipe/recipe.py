@@ -63,6 +63,8 @@ class Recipe(BaseModel):
 
     model_config = _FROZEN
     data: str = "cats-and-dogs-small"
+    min_per_class: int = Field(0, ge=0)
+    groups: str | None = None
     backbone: Literal[tuple(BACKBONES)] = "vgg16"  # type: ignore[valid-type]
     weights: str = "imagenet"
     strategy: Literal[tuple(STRATEGIES)] = "top-blocks"  # type: ignore[valid-type]

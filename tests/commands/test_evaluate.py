@@ -11,7 +11,7 @@ import pytest
 from conftest import finetune, paint
 from PIL import Image
 
-from finetune.commands import run as runs
+from finetune.execution import trial as runs
 from finetune.commands.evaluate import evaluate
 from finetune.data.dataset import read_labelled
 from finetune.errors import DataError, UsageError
@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", str(root / "cache"))
-        runs.run(load(None, values), root / "run", QUIET)
+        runs.run_trial(load(None, values), root / "run", QUIET)
     return root
 
 

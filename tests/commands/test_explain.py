@@ -14,7 +14,7 @@ from test_report import add_cell, write
 
 from finetune.activations.cache import Work
 from finetune.commands import explain as command
-from finetune.commands import run as runs
+from finetune.execution import trial as runs
 from finetune.commands.explain import explain, explain_run, telling
 from finetune.data.photos import decode
 from finetune.data.sketches import draw_with_mask, write_sketches
@@ -336,7 +336,7 @@ def trained(tmp_path_factory) -> tuple[Path, Path]:
                 )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", str(folder / "cache"))
-        runs.run(
+        runs.run_trial(
             recipe(folder / "photos", strategy="cached-features", resize="crop"),
             folder / "run",
             QUIET,
@@ -547,7 +547,7 @@ def test_real_weights_look_at_the_animal(vgg16_file, tmp_path):
     """Zhang et al., ECCV 2016. More pictures, layers and heads: benchmarks/pointing_game.py."""
     write_sketches(tmp_path / "sketches", counts={"train": 100, "validation": 30, "test": 2})
     values = {"data": str(tmp_path / "sketches"), "weights": str(vgg16_file), "image_size": 128}
-    runs.run(load(None, {**values, "strategy": "cached-features"}), tmp_path / "run", QUIET)
+    runs.run_trial(load(None, {**values, "strategy": "cached-features"}), tmp_path / "run", QUIET)
     model = Classifier.open(tmp_path / "run").model
     heats, masks = [], []
     for label, animal in enumerate(("cat", "dog")):

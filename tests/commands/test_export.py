@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from finetune.backend import load_openvino
 from finetune.cli.app import app
 from finetune.commands import export as exports
-from finetune.commands import run as runs
+from finetune.execution import trial as runs
 from finetune.commands.export import export
 from finetune.errors import IntegrityError, UsageError
 from finetune.model.backbones import build_base
@@ -69,7 +69,7 @@ def run(tmp_path_factory) -> Path:
     }  # what was stored as float16 gives probabilities with three digits
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        runs.run(load(None, settings), folder, Reporter(quiet=True))
+        runs.run_trial(load(None, settings), folder, Reporter(quiet=True))
     return folder
 
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from finetune.activations.engine import BATCH
 from finetune.cli.predict import Format
-from finetune.commands import run as runs
+from finetune.execution import trial as runs
 from finetune.commands.predict import FORMATS, Prediction, as_text, predict, score, write
 from finetune.data.photos import decode
 from finetune.errors import DataError, IntegrityError, UsageError
@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", str(root / "cache"))
-        runs.run(load(None, values | {"resize": "pad"}), root / "run", Reporter(quiet=True))
+        runs.run_trial(load(None, values | {"resize": "pad"}), root / "run", Reporter(quiet=True))
     return root
 
 
