@@ -235,7 +235,7 @@ def _opened(shard: Path) -> _Open:
     file = FileIO(shard)
     np.lib.format.read_magic(file)  # type: ignore[arg-type]
     shape, _, dtype = np.lib.format.read_array_header_1_0(file)  # type: ignore[arg-type]
-    if len(_open) >= _OPEN_FILES:
+    while len(_open) >= _OPEN_FILES:
         _open.popitem(last=False)[1].file.close()
     _open[shard] = _Open(file, file.tell(), shape, dtype)  # type: ignore[arg-type]
     return _open[shard]

@@ -1,15 +1,24 @@
 """Photos to stored activations: each once, in order, whatever happens."""
 
+import errno
+import multiprocessing
+import threading
+
 import numpy as np
 import pytest
+from filelock import FileLock
 
-from finetune.activations.extract import Pixels, chunks, extract, map_ahead
+from finetune.activations import extract as extraction
+from finetune.activations.extract import extract
 from finetune.activations.store import Store, row_name
 from finetune.data.augment import PRESETS
 from finetune.data.dataset import read_folder
-from finetune.errors import DataError, IntegrityError
+from finetune.data.photos import Pixels
+from finetune.errors import BusyError, DataError, IntegrityError
+from finetune.progress import SILENT, Reporter
 
-FIELDS = {"backbone": "test", "cut": "photo", "weights": "", "preprocessing": {}}
+PLAIN = Pixels(16)
+FIELDS = {"backbone": "test", "cut": "block", "weights": "", "preprocessing": {}}
 
 
 def mean_engine(scale: float = 1.0, calls: list | None = None):
@@ -24,137 +33,180 @@ def mean_engine(scale: float = 1.0, calls: list | None = None):
     return run
 
 
-def expected(items, pixels, scale=1.0):
-    keys = [f"stored/{photo.sha256}/{view}" if view else None for photo, view in items]
-    return np.stack(
-        [pixels.load(p, k).mean(axis=(0, 1)) * scale for (p, _), k in zip(items, keys, strict=True)]
-    )
+def never():
+    pytest.fail("nothing is missing")
+
+
+def open_store(root, dtype="float32", pixels=PLAIN) -> Store:
+    return Store(root, {**FIELDS, "pixels": pixels.fields()}, dtype)
+
+
+def fill(store, photos, open_engine=mean_engine, view=0, pixels=PLAIN, reporter=SILENT):
+    return extract(store, photos, view, pixels, open_engine, 12, "test", reporter)
+
+
+def values(store, photos, view=0):
+    return store.rows([row_name(photo.sha256, view) for photo in photos])[range(len(photos))]
+
+
+class Heard(Reporter):
+    """Keeps what it is warned of."""
+
+    def __init__(self):
+        super().__init__(silent=True)
+        self.warnings = []
+
+    def warn(self, text):
+        self.warnings.append(text)
 
 
 def test_every_photo_has_its_row_and_only_new_ones_are_computed(photos, tmp_path):
-    dataset, pixels, calls = read_folder(photos), Pixels(16), []
-    items = [(photo, 0) for photo in dataset.photos]
-    store, computed, _ = extract(
-        tmp_path, FIELDS, "float16", pixels, items[:9], lambda: mean_engine(calls=calls)
-    )
-    assert (computed, sum(calls)) == (9, 9)
-    store, computed, _ = extract(
-        tmp_path, FIELDS, "float16", pixels, items, lambda: mean_engine(calls=calls)
-    )
-    assert (computed, sum(calls)) == (len(items) - 9, len(items))
-    names = [row_name(photo.sha256) for photo, _ in items]
-    found = store.rows(names)[range(len(names))]
-    np.testing.assert_allclose(found, expected(items, pixels), rtol=1e-3)
-    _, computed, _ = extract(
-        tmp_path, FIELDS, "float16", pixels, items, lambda: pytest.fail("nothing is missing")
-    )
-    assert computed == 0
+    listed = read_folder(photos).photos
+    calls: list[int] = []
+    engine = mean_engine(calls=calls)
+    assert fill(open_store(tmp_path), listed[:9], lambda: engine) == (9, [])
+    store = open_store(tmp_path)
+    assert fill(store, listed, lambda: engine) == (len(listed) - 9, [])
+    assert sum(calls) == len(listed)
+    expected = np.stack([Pixels(16).load(photo).mean(axis=(0, 1)) for photo in listed])
+    np.testing.assert_allclose(values(store, listed), expected, rtol=1e-3)
+    assert fill(open_store(tmp_path), listed, never) == (0, [])
 
 
 def test_a_renamed_photo_is_found_again_and_an_edited_one_is_not(photos, tmp_path):
-    items = [(photo, 0) for photo in read_folder(photos).photos]
-    extract(tmp_path, FIELDS, "float16", Pixels(16), items, mean_engine)
-    first = items[0][0].path
+    listed = read_folder(photos).photos
+    fill(open_store(tmp_path), listed)
+    first = listed[0].path
     first.rename(first.with_name("renamed.png"))
-    again = [(photo, 0) for photo in read_folder(photos).photos]
-    _, computed, _ = extract(
-        tmp_path, FIELDS, "float16", Pixels(16), again, lambda: pytest.fail("a name is no content")
-    )
-    edited = again[1][0].path
+    again = read_folder(photos).photos
+    fill(open_store(tmp_path), again, never)
+    edited = again[1].path
     edited.write_bytes(edited.read_bytes() + b"\0")
-    again = [(photo, 0) for photo in read_folder(photos).photos]
-    _, computed, _ = extract(tmp_path, FIELDS, "float16", Pixels(16), again, mean_engine)
-    assert computed == 1
+    assert fill(open_store(tmp_path), read_folder(photos).photos).computed == 1
 
 
 def test_views_are_deterministic_and_differ_from_each_other(photos, tmp_path):
-    dataset = read_folder(photos)
+    train = read_folder(photos).split("train")
     pixels = Pixels(32, augment=PRESETS["light"] | {"contrast": 0.5})
-    items = [(photo, view) for view in (1, 2) for photo in dataset.split("train")]
-    shelves = [
-        extract(tmp_path / name, FIELDS, "float32", pixels, items, mean_engine)[0] for name in "ab"
-    ]
-    names = [row_name(photo.sha256, view) for photo, view in items]
-    first, second = (shelf.rows(names)[range(len(names))] for shelf in shelves)
-    np.testing.assert_array_equal(first, second)
-    half = len(names) // 2
-    assert (np.abs(first[:half] - first[half:]).max(axis=1) > 0).all(), (
-        "view 2 is another draw than view 1"
-    )
+    found = []
+    for name in "ab":
+        store = open_store(tmp_path / name, pixels=pixels)
+        for view in (1, 2):
+            fill(store, train, view=view, pixels=pixels)
+        found.append([values(store, train, view) for view in (1, 2)])
+    np.testing.assert_array_equal(found[0], found[1])
+    assert (np.abs(found[0][0] - found[0][1]).max(axis=1) > 0).all()
 
 
-def test_float16_overflow_turns_the_store_to_float32_and_is_said_once(photos, tmp_path):
-    items, said = [(photo, 0) for photo in read_folder(photos).photos], []
-    arguments = (tmp_path, FIELDS, "float16", Pixels(16), items)
-    store, computed, _ = extract(*arguments, lambda: mean_engine(1000.0), warn=said.append)
-    assert (store.dtype, computed, len(said)) == (np.float32, len(items), 1)
-    assert "65504" in said[0]
-    found = store.rows([row_name(p.sha256) for p, _ in items])[range(len(items))]
-    np.testing.assert_allclose(found, expected(items, Pixels(16), 1000.0), rtol=1e-6)
-    again, computed, _ = extract(
-        *arguments, lambda: pytest.fail("float32 rows are there"), warn=said.append
-    )
-    assert (again.dtype, computed, len(said)) == (np.float32, 0, 1)
-
-
-def test_broken_weights_are_not_stored(photos, tmp_path):
-    items = [(photo, 0) for photo in read_folder(photos).photos]
+def test_broken_weights_and_what_float16_cannot_hold_are_not_stored(photos, tmp_path):
+    listed = read_folder(photos).photos
     with pytest.raises(IntegrityError, match="NaN or infinity"):
-        extract(tmp_path, FIELDS, "float32", Pixels(16), items, lambda: mean_engine(np.nan))
-    assert Store(tmp_path, {**FIELDS, "pixels": Pixels(16).fields()}, "float32").missing(["x"]) == [
-        "x"
-    ]
+        fill(open_store(tmp_path), listed, lambda: mean_engine(np.nan))
+    with pytest.raises(OverflowError, match="65504"):
+        fill(open_store(tmp_path, "float16"), listed, lambda: mean_engine(1000.0))
+    assert len(open_store(tmp_path)) == len(open_store(tmp_path, "float16")) == 0
 
 
 def test_what_was_computed_before_an_interruption_is_kept(photos, tmp_path):
-    items = [(photo, 0) for photo in read_folder(photos).photos]
+    listed = read_folder(photos).photos
 
     def interrupted(batches):
-        for number, batch in enumerate(mean_engine()(batch[:5] for batch in batches)):
-            if number:
-                raise KeyboardInterrupt
-            yield batch
-            raise KeyboardInterrupt
+        yield next(mean_engine()(batches))[:5]
+        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extract(tmp_path, FIELDS, "float16", Pixels(16), items, lambda: interrupted)
-    _, computed, _ = extract(tmp_path, FIELDS, "float16", Pixels(16), items, mean_engine)
-    assert computed == len(items) - 5
+        fill(open_store(tmp_path), listed, lambda: interrupted)
+    assert fill(open_store(tmp_path), listed).computed == len(listed) - 5
 
 
-def test_bad_photos_are_told_at_once_and_cost_no_good_one_its_row(photos, tmp_path):
-    items = [(photo, 0) for photo in read_folder(photos).photos]
-    reference, _, _ = extract(tmp_path / "whole", FIELDS, "float32", Pixels(16), items, mean_engine)
-    broken = {3, 4, len(items) - 1}
-    for number in broken:
-        items[number][0].path.write_bytes(f"no picture {number}".encode())
-    items = [(photo, 0) for photo in read_folder(photos).photos]
-    said = []
-    store, computed, bad = extract(
-        tmp_path / "bad", FIELDS, "float32", Pixels(16), items, mean_engine, warn=said.append
-    )
-    assert [photo.file for photo, _ in bad] == [items[number][0].file for number in sorted(broken)]
-    assert all("cannot be decoded" in line for line in said)
-    assert (len(said), computed) == (3, len(items) - 3)
-    good = [
-        row_name(photo.sha256) for number, (photo, _) in enumerate(items) if number not in broken
-    ]
-    np.testing.assert_array_equal(
-        store.rows(good)[range(len(good))], reference.rows(good)[range(len(good))]
-    )
+def test_work_is_committed_by_time_as_well(photos, tmp_path, monkeypatch):
+    listed = read_folder(photos).photos
+    monkeypatch.setattr(extraction, "_COMMIT_SECONDS", 0.0)
+    store = open_store(tmp_path)
+    fill(store, listed)
+    assert len(list(store.folder.glob("shard-*.json"))) == len(listed)
+
+
+def test_bad_photos_are_reported_at_once_copies_included_and_cost_no_good_one_its_row(
+    photos, tmp_path
+):
+    listed = read_folder(photos).photos
+    fill(whole := open_store(tmp_path / "whole"), listed)
+    broken = [listed[number].path for number in (3, 4, len(listed) - 1)]
+    for path, text in zip(broken, (b"one", b"one", b"another"), strict=True):
+        path.write_bytes(b"no picture: " + text)
+    listed = read_folder(photos).photos
+    heard = Heard()
+    store = open_store(tmp_path / "bad")
+    computed, bad = fill(store, listed, reporter=heard)
+    assert [photo.path for photo, _ in bad] == broken, "both copies of one content"
+    assert (len(heard.warnings), computed) == (2, len(listed) - 3)
+    good = [photo for photo in listed if photo.path not in broken]
+    np.testing.assert_array_equal(values(store, good), values(whole, good))
 
 
 def test_a_photo_that_changes_under_way_is_not_stored_under_its_old_name(photos, tmp_path):
-    items = [(photo, 0) for photo in read_folder(photos).photos]
-    items[3][0].path.write_bytes(items[4][0].path.read_bytes())
+    listed = read_folder(photos).photos
+    listed[3].path.write_bytes(listed[4].path.read_bytes())
     with pytest.raises(DataError, match="has changed since"):
-        extract(tmp_path, FIELDS, "float16", Pixels(16), items, mean_engine)
+        fill(open_store(tmp_path), listed)
 
 
-def test_order_and_limits_of_the_threads():
-    assert list(map_ahead(lambda x: x * x, range(100), ahead=7)) == [x * x for x in range(100)]
-    asked = []
-    ahead = map_ahead(lambda x: x, (asked.append(i) or i for i in range(1000)), ahead=8)
-    next(ahead)
-    assert len(asked) == 8, "only as many as may wait are drawn from a long list"
-    assert [len(chunk) for chunk in chunks(range(7), 3)] == [3, 3, 1]
+def test_a_read_only_cache_names_the_variable_to_set(photos, tmp_path, monkeypatch):
+    def refuse(folder):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    listed = read_folder(photos).photos
+    fill(open_store(tmp_path), listed[:5])
+    monkeypatch.setattr(extraction, "make_folder", refuse)
+    assert fill(open_store(tmp_path), listed[:5], never) == (0, []), "what is there can be read"
+    with pytest.raises(DataError, match="FINETUNE_CACHE"):
+        fill(open_store(tmp_path), listed)
+
+
+def test_space_is_asked_for_before_the_first_photo_is_computed(photos, tmp_path):
+    listed = read_folder(photos).photos
+    with pytest.raises(BusyError, match="bytes are needed"):
+        extract(open_store(tmp_path), listed, 0, Pixels(16), never, 2**60, "test", SILENT)
+
+
+def test_another_process_is_waited_for_and_its_rows_are_used(photos, tmp_path, monkeypatch):
+    listed = read_folder(photos).photos
+    monkeypatch.setattr(extraction, "_POLL_SECONDS", 0.02)
+    store = open_store(tmp_path)
+    fill(store, listed[:1])
+    other = FileLock(store.folder / ".lock", is_singleton=False)
+    other.acquire()
+    found = []
+    waiting = threading.Thread(
+        target=lambda: found.append(fill(open_store(tmp_path), listed, never)), daemon=True
+    )
+    waiting.start()
+    computed = np.stack([Pixels(16).load(photo).mean(axis=(0, 1)) for photo in listed[1:]])
+    names = [row_name(photo.sha256) for photo in listed[1:]]
+    store.add(names, computed.astype(np.float32))  # by the holder, which has not let go yet
+    waiting.join(30)
+    assert found == [(0, [])]
+    other.release()
+
+
+def hold(path, held):
+    FileLock(path).acquire()
+    held.set()
+    threading.Event().wait()
+
+
+def test_the_lock_of_a_dead_process_is_free(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "_POLL_SECONDS", 0.02)
+    store = open_store(tmp_path)
+    store.folder.mkdir(parents=True)
+    context = multiprocessing.get_context("fork")
+    held = context.Event()
+    holder = context.Process(target=hold, args=(store.folder / ".lock", held))
+    holder.start()
+    assert held.wait(30)
+    (store.folder / ".shard-x.npy.y.tmp").write_bytes(b"half")
+    holder.kill()
+    holder.join()
+    assert fill(store, read_folder(photos).photos).computed == 26
+    assert not list(store.folder.glob(".*.tmp")), "what it left is swept"

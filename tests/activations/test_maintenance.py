@@ -23,7 +23,7 @@ FIELDS = {
 
 
 def filled(root: Path, shards: int = 2, **changes: object) -> Store:
-    """A shelf of one row per shard: p0, p1, ..."""
+    """A entry of one row per shard: p0, p1, ..."""
     store = Store(root, {**FIELDS, **changes}, "float32")
     for i in range(shards):
         store.add([f"p{i}"], np.full((1, 2, 3), i, np.float32))
@@ -31,7 +31,7 @@ def filled(root: Path, shards: int = 2, **changes: object) -> Store:
 
 
 def age(folder: Path, days: float) -> None:
-    """Date all files of a shelf back."""
+    """Date all files of a entry back."""
     for file in folder.iterdir():
         os.utime(file, (time.time() - days * DAY,) * 2)
 
@@ -91,6 +91,15 @@ def test_a_damaged_shard_is_set_aside_and_its_rows_are_missing(cache, harm):
     assert again.missing(["p0", "p1"]) == ["p1"]
     again.add(["p1"], np.ones((1, 2, 3), np.float32))
     assert verify(cache)["ok"], "computed anew, it is whole again"
+
+
+def test_a_damaged_manifest_is_found_and_set_aside(cache):
+    store = filled(cache)
+    (store.folder / "manifest.json").write_text("{")
+    report = verify(cache)
+    assert (report["ok"], report["damaged"]) == (False, [str(store.folder / "manifest.json")])
+    assert verify(cache)["ok"]
+    assert Store(cache, FIELDS, "float32").missing(["p0"]) == [], "its rows are still there"
 
 
 def test_verify_ends_with_4_once_and_names_the_file(cache):
@@ -156,7 +165,7 @@ def test_only_old_orphans_and_what_was_set_aside_are_removed(cache):
     assert collect(cache) == []
 
 
-def test_a_shelf_that_was_not_used_goes_and_one_that_was_read_stays(cache):
+def test_a_entry_that_was_not_used_goes_and_one_that_was_read_stays(cache):
     unused, read, written = (filled(cache, cut=cut) for cut in ("a", "b", "c"))
     for store in (unused, read, written):
         age(store.folder, days=31)
@@ -169,7 +178,7 @@ def test_a_shelf_that_was_not_used_goes_and_one_that_was_read_stays(cache):
     result = json.loads(done.stdout)
     assert (result["bytes"], result["dry_run"]) == (size, False)
     assert result["removed"] == [
-        {"kind": "shelf", "path": str(unused.folder), "bytes": size, "days": 31.0}
+        {"kind": "entry", "path": str(unused.folder), "bytes": size, "days": 31.0}
     ]
     assert {path.name for path in (cache / "activations").iterdir()} == {
         read.folder.name,
@@ -181,7 +190,7 @@ def test_gc_prints_what_it_would_remove_and_days_are_chosen(cache):
     age(filled(cache).folder, days=3)
     dry = finetune("cache", "gc", "--older-than", 2, "--dry-run")
     assert (dry.returncode, len(shards(cache))) == (0, 2)
-    assert "shelf" in dry.stdout
+    assert "entry" in dry.stdout
     assert "3.0 days old" in dry.stdout
     assert f"would be removed from {cache}" in dry.stdout
     assert f"0.0 MiB removed from {cache}" in finetune("cache", "gc", "--older-than", 2).stdout
@@ -189,7 +198,7 @@ def test_gc_prints_what_it_would_remove_and_days_are_chosen(cache):
     assert finetune("cache", "gc", "--older-than", -1).returncode == 2
 
 
-def test_a_shelf_in_use_and_foreign_folders_are_never_removed(cache):
+def test_a_entry_in_use_and_foreign_folders_are_never_removed(cache):
     store = filled(cache)
     age(store.folder, days=0.5 / 24)
     for foreign in (cache / "activations/mine", cache / "data"):
@@ -257,7 +266,7 @@ def test_rows_are_read_from_a_cache_that_cannot_be_written(cache, monkeypatch, n
             store.rows(["p1"])
 
 
-def test_the_nearest_shelf_says_what_differs_and_a_filled_one_nothing(cache):
+def test_the_nearest_entry_says_what_differs_and_a_filled_one_nothing(cache):
     filled(cache, backbone="resnet50", cut="top")
     filled(cache)
     wanted = Store(cache, {**FIELDS, "pixels": {**FIELDS["pixels"], "size": 96}}, "float32")

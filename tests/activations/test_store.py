@@ -1,13 +1,17 @@
 """The store: content-addressed, committed whole, verified."""
 
+import errno
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from finetune.activations.store import Store, nearest_difference, row_name, shelves
+from finetune.activations import store as stores
+from finetune.activations.store import Store, entries, entry_fields, nearest_difference, row_name
 from finetune.backend import peak_bytes, reset_peak
+from finetune.data.photos import Pixels
+from finetune.errors import BusyError
 from finetune.training.fit import read_views
 
 FIELDS = {
@@ -105,16 +109,99 @@ def test_a_shard_without_its_manifest_is_invisible(tmp_path):
     assert Store(tmp_path, FIELDS, "float16").missing(["a"]) == ["a"]
 
 
-def test_wrong_rows_are_refused_and_shelves_are_listed(tmp_path):
+def test_wrong_rows_are_refused_and_entries_are_listed(tmp_path):
     store = Store(tmp_path, FIELDS, "float16")
     with pytest.raises(ValueError, match="2 names for 1 rows"):
         store.add(["a", "b"], rows(1))
     with pytest.raises(ValueError, match="float32"):
         store.add(["a"], rows(1).astype(np.float32))
     store.add(["a", "b"], rows(2))
-    (shelf,) = shelves(tmp_path)
-    assert (shelf["rows"], shelf["shape"], shelf["fields"]["cut"]) == (2, [2, 2, 3], "block4_pool")
-    assert shelf["bytes"] > rows(2).nbytes
+    (entry,) = entries(tmp_path)
+    assert (entry["rows"], entry["shape"], entry["fields"]["cut"]) == (2, [2, 2, 3], "block4_pool")
+    assert entry["bytes"] > rows(2).nbytes
+
+
+def test_precision_is_part_of_the_key_and_photos_depend_on_no_trunk():
+    """Half-precision rows under the key of float32 ones would depend on who came first."""
+    fields = [
+        entry_fields("vgg16", "w", "block4_pool", precision, Pixels(32))
+        for precision in ("float32", "float16", "bfloat16")
+    ]
+    assert len({json.dumps(value) for value in fields}) == 3
+    photos = [
+        entry_fields(backbone, "w", "photo", "float32", Pixels(32)) for backbone in ("vgg16", "x")
+    ]
+    assert photos[0] == photos[1]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path: path.write_text('{"sha256": '),
+        lambda path: path.write_text("[]"),
+        lambda path: path.write_text(
+            json.dumps(json.loads(path.read_text()) | {"rows": ["b", "a"]})
+        ),
+        lambda path: path.write_text(path.read_text().replace('"seconds": 0.0', '"seconds": "x"')),
+        lambda path: path.write_bytes(b"\xff\xfe"),
+    ],
+    ids=["half", "a list", "rows swapped", "no number", "no text"],
+)
+def test_a_damaged_json_is_set_aside_and_stops_nobody(tmp_path, harm):
+    store = Store(tmp_path, FIELDS, "float16")
+    store.add(["a", "b"], rows(2))
+    (path,) = store.folder.glob("shard-*.json")
+    harm(path)
+    again = Store(tmp_path, FIELDS, "float16")
+    assert again.missing(["a", "b"]) == ["a", "b"]
+    assert [shard.stem for shard in again.damaged] == [path.stem]
+    assert entries(tmp_path)[0]["rows"] == 0
+    again.add(["a", "b"], rows(2))
+    assert Store(tmp_path, FIELDS, "float16").missing(["a", "b"]) == []
+
+
+def test_a_damaged_manifest_is_left_out_of_the_list_and_written_anew(tmp_path):
+    store = Store(tmp_path, FIELDS, "float16")
+    store.add(["a"], rows(1))
+    (store.folder / "manifest.json").write_text('{"key": "x"}')
+    assert entries(tmp_path) == []
+    again = Store(tmp_path, FIELDS, "float16")
+    assert len(again.rows(["a"])) == 1
+    again.add(["b"], rows(1))
+    assert entries(tmp_path)[0]["rows"] == 2
+
+
+def test_few_files_are_open_however_many_shards_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "_OPEN_FILES", 3)
+    store = Store(tmp_path, FIELDS, "float16")
+    values = rows(8)
+    for i in range(8):
+        store.add([f"p{i}"], values[i : i + 1])
+    found = store.rows([f"p{i}" for i in range(8)])
+    for _ in range(2):
+        np.testing.assert_array_equal(found[[5, 0, 7, 2]], values[[5, 0, 7, 2]])
+        assert len([path for path in stores._open if tmp_path in path.parents]) <= 3
+
+
+def test_a_full_disk_names_the_shard_and_its_bytes(tmp_path, monkeypatch):
+    """``np.save`` writes with ``tofile``, whose error has no number."""
+    store = Store(tmp_path, FIELDS, "float16")
+    monkeypatch.setattr(stores, "_write_array", full_disk)
+    with pytest.raises(BusyError, match=r"disk is full: .*shard-.*npy \(24 bytes\)"):
+        store.add(["a"], rows(1))
+    assert Store(tmp_path, FIELDS, "float16").missing(["a"]) == ["a"]
+    assert not list(store.folder.glob(".*tmp"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
+def test_the_error_number_of_a_full_disk_is_kept():
+    with pytest.raises(OSError, match="No space left") as caught, open("/dev/full", "wb") as file:
+        stores._write_array(file, np.zeros(2**20, np.float32))
+    assert caught.value.errno == errno.ENOSPC
+
+
+def full_disk(file, values):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.skipif(

@@ -13,8 +13,11 @@ import pandas as pd
 import pytest
 from conftest import finetune, paint
 
-from finetune.commands.compare import Worker, compare, extractions, in_order, shelves
-from finetune.errors import UsageError
+from finetune.commands.compare import compare, compare_trials
+from finetune.errors import BusyError, UsageError
+from finetune.execution.local import Worker
+from finetune.execution.sharing import entries, extractions, in_order
+from finetune.files import locked
 from finetune.progress import Reporter
 from finetune.recipe.matrix import collect, expand
 
@@ -94,7 +97,7 @@ def test_all_files_are_checked_before_anything_runs(tmp_path):
 def test_extractions_are_counted_by_what_cells_share(tmp_path):
     axes = "matrix: {head: [gap, gmp, flatten], learning_rate: [1e-4, 1e-3, 1e-2, 1e-1], seed: [0, 1, 2]}"
     cells = expand(recipe(tmp_path, "sketches", f"strategy: cached-features\n{axes}"))
-    assert (len(cells), extractions(cells)) == (36, 1)
+    assert (len(cells), extractions(cell.recipe for cell in cells)) == (36, 1)
     more = [
         *cells,
         *expand(
@@ -103,7 +106,7 @@ def test_extractions_are_counted_by_what_cells_share(tmp_path):
             )
         ),
     ]
-    assert extractions(more) == 3, (
+    assert extractions(cell.recipe for cell in more) == 3, (
         "two lower cuts; `full` streams photos and its head starts from shared features"
     )
     views = expand(
@@ -114,8 +117,10 @@ def test_extractions_are_counted_by_what_cells_share(tmp_path):
             "v",
         )
     )
-    assert extractions(views) == 2, "the photos themselves, and their augmented views"
-    ordered = [shelves(cell)[0] for cell in in_order(more)]
+    assert extractions(cell.recipe for cell in views) == 2, (
+        "the photos themselves, and their augmented views"
+    )
+    ordered = [entries(cell.recipe)[0] for cell in in_order(more)]
     assert sum(a != b for a, b in itertools.pairwise(ordered)) == len(set(ordered)) - 1
 
 
@@ -126,9 +131,9 @@ def test_results_do_not_depend_on_which_cells_ran_before(photos, tmp_path):
         "head: {pool: gap, dropout: 0.3}\nmatrix: {seed: [0, 1], strategy: [frozen-base, top-blocks]}",
     )
     cells = expand(path)
-    forward = compare(cells, tmp_path / "forward", QUIET)
+    forward = compare_trials(cells, tmp_path / "forward", QUIET)
     shutil.rmtree(tmp_path / "forward" / "cells" / cells[-1].name)
-    alone = compare(cells[-1:], tmp_path / "alone", QUIET)
+    alone = compare_trials(cells[-1:], tmp_path / "alone", QUIET)
     assert forward["cells"][-1]["test"] == alone["cells"][0]["test"]
     assert {cell["status"] for cell in forward["cells"]} == {"done"}
     assert forward["cells"][0]["extracted"] > 0 == forward["cells"][2]["extracted"]
@@ -159,7 +164,7 @@ def test_failing_cells_are_rows_with_reasons_and_the_others_go_on(photos, tmp_pa
         or "neither a folder" in found["nodata"]["reason"]
     )
     assert found["good"]["test"]["n"] == 7
-    assert "3 of 4 cells" in done.stderr
+    assert "3 of 4" in done.stderr
 
 
 def test_a_killed_worker_is_replaced(photos, tmp_path):
@@ -182,26 +187,26 @@ def test_running_again_repeats_only_what_changed(photos, tmp_path):
     cells = expand(
         recipe(tmp_path, photos, "strategy: cached-features\nmatrix: {head: [gap, gmp]}")
     )
-    compare(cells, tmp_path / "out", QUIET)
+    compare_trials(cells, tmp_path / "out", QUIET)
     metrics = {cell.name: tmp_path / "out" / "cells" / cell.name / "metrics.json" for cell in cells}
     written = {name: path.stat().st_mtime_ns for name, path in metrics.items()}
-    compare(cells, tmp_path / "out", QUIET)
+    compare_trials(cells, tmp_path / "out", QUIET)
     assert {name: path.stat().st_mtime_ns for name, path in metrics.items()} == written
     changed = expand(
         recipe(tmp_path, photos, "strategy: cached-features\nstore: float32\nmatrix: {head: [gmp]}")
     )
-    compare([cells[0], *changed], tmp_path / "out", QUIET)
+    compare_trials([cells[0], *changed], tmp_path / "out", QUIET)
     assert metrics["r-gap"].stat().st_mtime_ns == written["r-gap"]
     assert metrics["r-gmp"].stat().st_mtime_ns != written["r-gmp"]
     paint(photos / "test" / "plums" / "new.png", (70, 60, 160), 1234)
-    assert compare(cells, tmp_path / "out", QUIET)["cells"][0]["test"]["n"] == 8, (
+    assert compare_trials(cells, tmp_path / "out", QUIET)["cells"][0]["test"]["n"] == 8, (
         "other photos are another measurement"
     )
 
 
-def test_a_comparison_killed_at_any_point_goes_on_to_the_same_table(photos, tmp_path):
+def test_a_comparison_killed_after_a_trial_goes_on_to_the_same_table(photos, tmp_path):
     path = recipe(tmp_path, photos, "head: {pool: gap, dropout: 0.3}\nmatrix: {seed: [0, 1, 2]}")
-    compare(expand(path), tmp_path / "whole", QUIET)
+    compare_trials(expand(path), tmp_path / "whole", QUIET)
     command = [
         sys.executable,
         "-m",
@@ -221,7 +226,7 @@ def test_a_comparison_killed_at_any_point_goes_on_to_the_same_table(photos, tmp_
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     written = first.stat().st_mtime_ns
-    compare(expand(path), tmp_path / "cut", QUIET)
+    compare_trials(expand(path), tmp_path / "cut", QUIET)
     assert first.stat().st_mtime_ns == written, "a finished cell is not run again"
     tables = [results(tmp_path / name) for name in ("whole", "cut")]
     steady = [c for c in tables[0].columns if not any(word in c for word in ("seconds", "memory"))]
@@ -239,3 +244,54 @@ def test_the_plan_says_what_is_shared(photos, tmp_path):
     assert plan["bytes_to_store"] == 26 * 512 * 2
     assert plan["seconds"] > 0
     assert not (tmp_path / "out").exists()
+
+
+def processes_of(parent: int) -> list[int]:
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True
+    )
+    return [int(pid) for pid in listed.stdout.split()]
+
+
+def is_running(pid: int) -> bool:
+    status = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return bool(status.stdout.strip()) and not status.stdout.startswith("Z")
+
+
+@pytest.mark.skipif(shutil.which("ps") is None, reason="needs ps")
+def test_the_worker_ends_with_its_parent(photos, tmp_path):
+    path = recipe(tmp_path, photos, "matrix: {seed: [0, 1, 2, 3]}")
+    command = [sys.executable, "-m", "finetune", "compare", str(path), "--out", str(tmp_path / "o")]
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not list((tmp_path / "o").glob("cells/*/recipe.yaml")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    workers = processes_of(driver.pid)
+    assert workers
+    driver.kill()
+    driver.wait()
+    while any(map(is_running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(is_running, workers))
+    with locked(tmp_path / "o"):
+        pass
+
+
+def test_a_trial_that_another_process_works_on_is_busy_and_not_failed(photos, tmp_path):
+    path = recipe(tmp_path, photos, "strategy: cached-features")
+    folder = tmp_path / "out" / "cells" / "r"
+    with locked(folder), pytest.raises(BusyError, match="Another process works in") as caught:
+        compare(path, out=tmp_path / "out")
+    assert caught.value.exit_code == 75
+    assert not (folder / "failure.json").exists()
+
+
+def test_an_unreadable_result_is_not_finished(photos, tmp_path):
+    path = recipe(tmp_path, photos, "strategy: cached-features\nmatrix: {head: [gap, gmp]}")
+    first = compare(path, out=tmp_path / "out")
+    for name, harm in (("r-gap/metrics.json", "{"), ("r-gmp/predictions.csv", "file,class\n")):
+        (tmp_path / "out" / "cells" / name).write_text(harm)
+    again = compare(path, out=tmp_path / "out")
+    assert [cell["test"] for cell in again["cells"]] == [cell["test"] for cell in first["cells"]]
+    assert [cell["extracted"] for cell in again["cells"]] == [0, 0]
+    assert again["extractions"] == first["extractions"] == 1

@@ -1,6 +1,7 @@
 """Whole runs on a few small photos with random weights: the run folder, the store, resuming, the plan."""
 
 import csv
+import io
 import json
 
 import keras
@@ -10,13 +11,13 @@ from conftest import paint
 
 from finetune.activations import cache as activation_cache
 from finetune.data.photos import decode
-from finetune.errors import BusyError, DataError, UsageError
+from finetune.errors import BusyError, DataError, IntegrityError, UsageError
 from finetune.execution import trial as runs
 from finetune.execution.plan import plan_trial
 from finetune.files import locked
 from finetune.progress import Reporter
 from finetune.recipe.recipe import load
-from finetune.runs.folder import read_result
+from finetune.runs.folder import checked, finished_run, read_result, read_run
 from finetune.training.fit import Diverged
 
 QUIET = Reporter(quiet=True)
@@ -229,3 +230,117 @@ def test_float16_stores_move_no_probability_by_more_than_2e_3(photos, tmp_path):
         )
         found.append([float(row["apples"]) for row in predictions(tmp_path / store)])
     np.testing.assert_allclose(*found, atol=2e-3)
+
+
+# Defects that were mended
+
+
+@pytest.mark.parametrize("strategy", ["top-blocks", "full", "frozen-base"])
+def test_the_plan_of_fresh_views_counts_what_the_run_computes(photos, tmp_path, strategy):
+    chosen = recipe(photos, strategy=strategy, augment="light", epochs=0)
+    plan = plan_trial(chosen, QUIET)
+    result = runs.run_trial(chosen, tmp_path / "run", QUIET)
+    assert plan["to_extract"] == result.extracted
+    assert sum(entry["seconds"] for entry in result.entries.values()) == pytest.approx(
+        result.cost["extraction_seconds"], abs=0.01
+    )
+    assert {entry["cut"] for entry in result.entries.values()} >= {chosen.cut, "block5_pool"}, (
+        "the rows that the head starts from have their cost"
+    )
+    assert plan_trial(chosen, QUIET)["to_extract"] == 0
+
+
+def test_half_precision_and_float32_do_not_share_rows(photos, tmp_path):
+    keys = []
+    for name, mixed in (("half", True), ("whole", False)):
+        chosen = recipe(photos, strategy="cached-features", mixed_precision=mixed)
+        result = runs.run_trial(chosen, tmp_path / name, QUIET)
+        assert result.extracted == 26
+        keys += list(result.entries)
+    assert len(set(keys)) == 2
+
+
+def test_a_finished_run_can_be_planned_and_is_not_run_again(photos, tmp_path):
+    out = tmp_path / "run"
+    run(data=photos, weights="random", image_size=32, strategy="cached-features", out=out)
+    assert plan_run(resume=out)["to_extract"] == 0
+    assert run(resume=out) == read_run(out)
+    with pytest.raises(UsageError, match="--resume takes the recipe"):
+        run(resume=out, seed=1)
+
+
+def test_the_advice_to_skip_bad_photos_works_as_printed(photos, tmp_path):
+    (photos / "train" / "apples" / "bad.png").write_bytes(b"no picture")
+    given = {"data": photos, "weights": "random", "image_size": 32, "strategy": "cached-features"}
+    for name, skipped in (("same", given), ("resumed", {"resume": tmp_path / "resumed"})):
+        out = {} if "resume" in skipped else {"out": tmp_path / name}
+        with pytest.raises(DataError, match="--skip-bad"):
+            run(**given, out=tmp_path / name)
+        assert run(**skipped, **out, skip_bad=True).excluded == 1
+
+
+def test_the_recipe_of_a_run_folder_runs_from_inside_it(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = {"weights": "random", "image_size": 32, "strategy": "cached-features"}
+    first = run(data="photos", **settings, out="run")
+    monkeypatch.chdir(tmp_path / "run")
+    second = run("recipe.yaml", out=tmp_path / "again")
+    assert (second.extracted, second.test) == (0, first.test)
+
+
+def test_a_run_that_fails_at_once_leaves_no_folder(tmp_path):
+    with pytest.raises(DataError):
+        run(data=tmp_path / "nowhere", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "classes.json", "predictions.csv", "model.keras"])
+def test_a_flipped_byte_of_a_finished_run_is_noticed(photos, tmp_path, name):
+    out = tmp_path / "run"
+    runs.run_trial(recipe(photos, strategy="cached-features"), out, QUIET)
+    checked(out)
+    data = bytearray((out / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (out / name).write_bytes(data)
+    with pytest.raises(IntegrityError) as caught:
+        checked(out, name)
+    assert caught.value.exit_code == 4
+    assert (finished_run(out) is None) == (name != "model.keras")
+
+
+def test_the_result_says_how_the_head_was_found_and_dumps_to_its_file(photos, tmp_path):
+    result = runs.run_trial(recipe(photos, strategy="cached-features"), tmp_path / "run", QUIET)
+    path = result.head["path"]
+    assert [result.head["c"], result.head["validation_loss"]] in path
+    assert result.head["validation_loss"] == min(loss for _, loss in path)
+    assert read_run(tmp_path / "run") == result
+    assert read_result(tmp_path / "run") == result.to_json()
+
+
+def test_frozen_base_starts_from_the_converged_head(photos, tmp_path):
+    heads = [
+        runs.run_trial(recipe(photos, strategy=strategy), tmp_path / strategy, QUIET)
+        for strategy in ("cached-features", "frozen-base")
+    ]
+    with (tmp_path / "frozen-base" / "history.csv").open() as file:
+        start = next(csv.DictReader(file))
+    assert float(start["val_loss"]) == pytest.approx(heads[0].head["validation_loss"], abs=2e-3)
+
+
+def test_a_run_whose_last_epoch_was_the_best_says_so(photos, tmp_path):
+    file = io.StringIO()
+    chosen = recipe(photos, "head.solver=keras", strategy="cached-features", epochs=1)
+    runs.run_trial(chosen, tmp_path / "run", Reporter(file=file))
+    assert "--epochs 2" in file.getvalue()
+
+
+def test_a_bench_changes_no_result(photos, tmp_path):
+    """What a worker keeps from trial to trial: networks, traced functions, features, heads."""
+    bench = runs.Bench()
+    for number, seed in enumerate((0, 1, 0)):
+        chosen = recipe(photos, "head.dropout=0.3", strategy="top-blocks", seed=seed)
+        runs.run_trial(chosen, tmp_path / f"warm{number}", QUIET, bench=bench)
+    runs.run_trial(chosen, tmp_path / "cold", QUIET)
+    assert predictions(tmp_path / "warm2") == predictions(tmp_path / "cold")
+    assert predictions(tmp_path / "warm0") == predictions(tmp_path / "cold")
+    assert predictions(tmp_path / "warm1") != predictions(tmp_path / "cold")

@@ -10,22 +10,32 @@ import pytest
 
 from finetune.errors import IntegrityError
 from finetune.model.network import audit, build_network, freeze, frozen_digests
-from finetune.recipe.recipe import load
 from finetune.training.fit import Batches, Settings, fit, read_views
 
 PHOTOS = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
 LABELS = np.arange(8, dtype=np.int32) % 2
 
 
-def network(backbone, **settings):
-    values = {
-        "backbone": backbone,
-        "weights": "random",
-        "image_size": 32,
-        "head": "gap",
-        **settings,
-    }
-    return build_network(load(None, values), 2)
+CUTS = {
+    "cached-features": {
+        "vgg16": "block5_pool",
+        "resnet50": "conv5_block3_out",
+        "densenet121": "relu",
+    },
+    "top-blocks": {
+        "vgg16": "block4_pool",
+        "resnet50": "conv4_block6_out",
+        "densenet121": "pool4_pool",
+    },
+    "full": dict.fromkeys(("vgg16", "resnet50", "densenet121"), "photo"),
+}
+
+
+def network(backbone, strategy="top-blocks", **settings):
+    cut = CUTS[strategy][backbone]
+    return build_network(
+        backbone, 32, 2, **{"weights": "random", "pool": "gap", "cut": cut, **settings}
+    )
 
 
 def statistics(model):
@@ -126,7 +136,7 @@ def test_the_audit_names_what_moved():
 @pytest.mark.parametrize("backbone", ["vgg16", "resnet50", "densenet121"])
 def test_the_saved_model_stands_alone(backbone, tmp_path):
     """Raw uint8 photos in, the same probabilities out, in a process that never imports finetune, in safe mode."""
-    net = network(backbone, head={"pool": "flatten", "hidden": 4, "dropout": 0.5})
+    net = network(backbone, pool="flatten", hidden=4, dropout=0.5)
     expected = net.whole.predict(PHOTOS, verbose=0)
     net.whole.save(tmp_path / "model.keras")
     np.save(tmp_path / "photos.npy", PHOTOS)
@@ -147,8 +157,23 @@ def test_the_saved_model_stands_alone(backbone, tmp_path):
 
 
 def test_mixed_precision_keeps_pixels_and_probabilities_in_float32():
-    net = network("vgg16", mixed_precision=True)
+    net = network("vgg16", precision="float16")
     assert net.whole.get_layer("block5_conv1").compute_dtype == "float16"
     assert net.whole.get_layer("preprocess").compute_dtype == "float32"
     assert net.whole.output.dtype == "float32"
     assert keras.config.dtype_policy().name == "float32", "the process is left as it was"
+
+
+def test_a_reset_network_is_the_one_that_was_built():
+    net = network("vgg16", hidden=4, dropout=0.5, seed=3)
+    first = [variable.numpy() for variable in net.whole.variables]
+    for layer in net.tail.layers:
+        layer.set_weights([weight + 1 for weight in layer.get_weights()])
+    net.reset(4)
+    assert any((a != b.numpy()).any() for a, b in zip(first, net.whole.variables, strict=True))
+    net.reset(3)
+    for before, variable in zip(first, net.whole.variables, strict=True):
+        np.testing.assert_array_equal(before, variable.numpy(), err_msg=variable.path)
+    again = network("vgg16", hidden=4, dropout=0.5, seed=3)
+    for before, variable in zip(first, again.whole.variables, strict=True):
+        np.testing.assert_array_equal(before, variable.numpy(), err_msg=variable.path)

@@ -1,12 +1,14 @@
 """The one training path: order, partial batches, best weights, stopping, going on, and doing it all again bit by bit."""
 
+import threading
+
 import keras
 import numpy as np
 import pytest
 
 from finetune.errors import IntegrityError
 from finetune.training.checkpoint import read_progress
-from finetune.training.fit import Batches, Diverged, Settings, fit, read_views
+from finetune.training.fit import Batches, Diverged, Settings, best_epoch, fit, read_views
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(37, 6, 6, 3)).astype(np.float16)
@@ -146,7 +148,7 @@ def test_a_checkpoint_of_another_recipe_is_not_continued_and_a_broken_one_is_sai
     )
     assert len(history) == 5
     (tmp_path / "c.npz").write_bytes(b"PK broken")
-    with pytest.raises(IntegrityError, match="no checkpoint that can be read"):
+    with pytest.raises(IntegrityError, match="is damaged .* Delete it"):
         train(small(), checkpoint=tmp_path / "c.npz")
 
 
@@ -191,3 +193,60 @@ def test_class_weights_schedule_and_decay_change_training():
         assert any(
             (a != b).any() for a, b in zip(plain.get_weights(), other.get_weights(), strict=True)
         ), change
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_a_flipped_byte_in_a_checkpoint_is_an_integrity_error(tmp_path, place):
+    path = tmp_path / "c.npz"
+    train(small(), checkpoint=path)
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * place)] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(IntegrityError, match="Delete it to train from the beginning"):
+        train(small(), checkpoint=path)
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(IntegrityError, match="Delete it"):
+        train(small(), checkpoint=path)
+
+
+def test_a_smaller_last_batch_and_a_second_training_cost_no_trace():
+    traces = []
+
+    class Counted(keras.layers.Layer):
+        def call(self, x):
+            traces.append(x.shape)
+            return x
+
+    photo = keras.Input((6, 6, 3))
+    x = Counted()(photo)
+    outputs = keras.layers.Dense(2, activation="softmax")(keras.layers.Flatten()(x))
+    model = keras.Model(photo, outputs)
+    start = model.get_weights()
+    first = train(model)
+    traced = len(traces)
+    model.set_weights(start)
+    second = train(model, Settings(**{**vars(SETTINGS), "learning_rate": 1e-2}))
+    assert len(traces) == traced, "the functions of the first training are used again"
+    assert all(shape[0] is None for shape in traces), "batches of any size"
+    for a, b in zip(first, second, strict=True):
+        assert a["val_loss"] == b["val_loss"], "and the optimizer begins anew"
+    model.set_weights(start)
+    other = train(model, Settings(**{**vars(SETTINGS), "learning_rate": 1e-4}))
+    assert other[1]["val_loss"] != first[1]["val_loss"], "at the rate that was asked for"
+
+
+def test_the_best_epoch_is_the_first_of_equal_ones():
+    history = [{"val_loss": loss} for loss in (0.5, 0.3, 0.4, 0.3)]
+    assert best_epoch(history) == 1
+
+
+def test_batches_are_read_ahead_while_training(tmp_path):
+    threads = set()
+
+    def read(batches, epoch):
+        for indices in batches:
+            threads.add(threading.current_thread().name)
+            yield X[indices]
+
+    fit(small(), Batches(read, Y, 8, seed=3), Batches(read_views([X]), Y, 16), SETTINGS, "tail")
+    assert threads - {threading.main_thread().name}

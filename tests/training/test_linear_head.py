@@ -35,6 +35,8 @@ def test_the_folded_head_is_the_fitted_model_and_the_penalty_is_the_best_on_vali
         y[half:], softmax(x[half:] @ head.kernel + head.bias, axis=1).astype(np.float64)
     )
     assert found == pytest.approx(head.validation_loss, rel=1e-3)
+    np.testing.assert_allclose(head.probabilities(x[:3]).sum(axis=1), 1, rtol=1e-6)
+    assert (head.c, head.validation_loss) == min(head.path, key=lambda step: step[1])
     centre, scale = x[:half].mean(axis=0), x[:half].std()
     for factor in (0.1, 10):
         other = LogisticRegression(C=head.c * factor, max_iter=2000).fit(
