@@ -10,6 +10,7 @@ import pytest
 from conftest import paint
 
 from finetune.activations import cache as activation_cache
+from finetune.commands.run import plan_run, run
 from finetune.data.photos import decode
 from finetune.errors import BusyError, DataError, IntegrityError, UsageError
 from finetune.execution import trial as runs
