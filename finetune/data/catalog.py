@@ -19,6 +19,7 @@ from finetune.data.download import Report, describe, extract_members, fetch
 from finetune.data.photos import BadPhoto, decode
 from finetune.errors import BusyError, DataError, UsageError
 from finetune.files import cache_dir as cache_dir  # until all callers take it from there
+from finetune.files import commit_folder
 
 # Numbers of the photos of each class, as in Chollet, Deep Learning with Python, 1st edition, listing 5.4.
 CATS_AND_DOGS_SMALL = {
@@ -34,6 +35,7 @@ ARCHIVE_SIZE = 824_887_076
 # Microsoft publishes no digest. This is the one that GoMLX (examples/dogsvscats) pins for the same address.
 ARCHIVE_SHA256: str | None = "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9"
 
+MANIFESTS = (".csv", ".parquet")
 LOCK_SECONDS = 600  # how long to wait for another process that builds the same data set
 _NUMBERED = re.compile(r"(?:^|/)(cat|dog)[./](\d+)\.jpg$", re.IGNORECASE)
 _COPIES = (
@@ -42,21 +44,31 @@ _COPIES = (
 )
 
 
-def resolve(data: str) -> Dataset:
-    """Read the data set of a name of ``NAMES`` (built first if it is nowhere) or of a folder's path.
+def resolve(data: str, min_per_class: int = 0) -> Dataset:
+    """Read the data set of a name of ``NAMES`` (built first if it is nowhere), or of a path.
+
+    Args:
+        data: the name, a folder as ``read_folder`` takes it, or a table as ``read_manifest`` does.
+        min_per_class: as for ``read_folder``.
 
     Raises:
-        DataError: neither a name nor a folder, or the folder is no usable data set.
+        DataError: it is none of these, or no usable data set.
     """
     if data in NAMES:
-        return read_folder(locate(data), data)
-    folder = Path(data).expanduser()
-    if folder.exists():
-        return read_folder(folder)
-    near = difflib.get_close_matches(data.lower().replace("_", "-"), NAMES, n=1)
+        return read_folder(locate(data), data, min_per_class)
+    path = Path(data).expanduser()
+    if path.is_file() and path.suffix.lower() in MANIFESTS:
+        from finetune.data.manifest import read_manifest  # pandas: few data sets need it
+
+        return read_manifest(path, min_per_class)
+    if path.exists():
+        return read_folder(path, min_per_class=min_per_class)
+    close = difflib.get_close_matches(data.lower().replace("_", "-"), NAMES, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
     raise DataError(
-        f"{data!r} is neither a folder nor the name of a data set{f' (did you mean {near[0]}?)' if near else ''}. "
-        f"Give the path of a folder with class folders of photos, or one of these names: {', '.join(NAMES)}."
+        f"{data!r} is neither a folder nor the name of a data set{hint}. Give the path of a folder "
+        "with class folders of photos, of a table of photos (.csv, .parquet), or one of these "
+        f"names: {', '.join(NAMES)}."
     )
 
 
@@ -110,7 +122,9 @@ def build(name: str, source: Path | None = None, progress: Report | None = None)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder.with_name(f".{folder.name}.lock"), timeout=LOCK_SECONDS):
             if source is not None or not folder.exists():
-                _build_whole(folder, lambda new: named.write(new, source, progress))
+                commit_folder(
+                    folder, lambda new: _write_recorded(new, named.write(new, source, progress))
+                )
     except filelock.Timeout as error:
         raise BusyError(
             f"Another process has been building {folder} for {LOCK_SECONDS} s. Try again later."
@@ -126,20 +140,8 @@ def build(name: str, source: Path | None = None, progress: Report | None = None)
     return folder
 
 
-def _build_whole(folder: Path, write: Callable[[Path], dict]) -> None:
-    """Write a data set beside its place and rename it; the lock's holder may clear what a killed build left there."""
-    new, old = (folder.with_name(f".{folder.name}.{state}") for state in ("new", "old"))
-    for left in (new, old):
-        shutil.rmtree(left, ignore_errors=True)
-    try:
-        new.mkdir()
-        (new / "source.json").write_text(json.dumps(write(new), indent=2) + "\n", encoding="utf-8")
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(new, folder)
-    finally:
-        for left in (new, old):
-            shutil.rmtree(left, ignore_errors=True)
+def _write_recorded(folder: Path, record: dict) -> None:
+    (folder / "source.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_cats_and_dogs(folder: Path, source: Path | None, progress: Report | None) -> dict:
@@ -268,7 +270,7 @@ def _write_digits(folder: Path, source: Path | None, progress: Report | None) ->
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedDataset:
     """A named data set: its folder in the cache, what writes it, and whether it is built from a copy or a download."""
 
     folder: Callable[[], str]
@@ -278,19 +280,19 @@ class Named:
 
 
 NAMES = {
-    "cats-and-dogs-small": Named(
+    "cats-and-dogs-small": NamedDataset(
         lambda: "cats_and_dogs_small",
         _write_cats_and_dogs,
         True,
         "2,000/1,000/1,000 photos of Kaggle's Dogs vs. Cats (Asirra, Microsoft Research), cut as in Chollet's book",
     ),
-    "sketches": Named(
+    "sketches": NamedDataset(
         _sketches_folder,
         _write_sketches,
         False,
         "200/100/100 cats and dogs of 128 px, drawn by the package itself: needs no network",
     ),
-    "digits": Named(
+    "digits": NamedDataset(
         lambda: "digits",
         _write_digits,
         False,

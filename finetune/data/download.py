@@ -32,6 +32,8 @@ MAX_MEMBER = (
 )  # bytes of one unpacked file; a photo of the archives that we know has under 1 MB
 MAX_UNPACKED = 4 * 2**30  # bytes of all unpacked files
 
+MAX_DOWNLOAD = 4 * 2**30  # bytes of a file whose size is not known beforehand
+
 Report = Callable[[int, int | None], None]
 
 
@@ -73,6 +75,9 @@ def fetch(
             kept = part.stat().st_size if part.exists() else 0
             rest = f" The same command goes on from the {kept:,} bytes in {part}." if kept else ""
             raise DataError(f"{url} could not be downloaded: {_reason(error)}.{rest}") from error
+        except IntegrityError:
+            part.unlink(missing_ok=True)
+            raise
     file = target if target.exists() else part
     record = {"url": url} | describe(file)
     if (size or record["size"], sha256 or record["sha256"]) != (record["size"], record["sha256"]):
@@ -119,6 +124,7 @@ def _receive(url: str, part: Path, size: int | None, report: Report) -> None:
             )
         with part.open("ab" if have else "wb") as file:
             for chunk in response.iter_content(2**16):
+                _check_length(url, file.tell() + len(chunk), size or total or MAX_DOWNLOAD)
                 file.write(chunk)
                 report(file.tell(), total)
             file.flush()
@@ -127,6 +133,14 @@ def _receive(url: str, part: Path, size: int | None, report: Report) -> None:
                 raise requests.ConnectionError(
                     f"the connection ended after {file.tell():,} of {total:,} bytes"
                 )
+
+
+def _check_length(url: str, have: int, allowed: int) -> None:
+    """A server that gives no length, or a wrong one, does not fill the disk."""
+    if have > allowed:
+        raise IntegrityError(
+            f"{url} sends more than the {allowed:,} bytes that it may have. Use a local copy instead."
+        )
 
 
 def extract_members(archive: Path, wanted: Callable[[str], str | None], folder: Path) -> list[Path]:

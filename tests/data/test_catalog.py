@@ -220,7 +220,7 @@ def test_what_is_made_takes_no_copy(name: str, tmp_path: Path) -> None:
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], None]) -> None:
     """Let ``digits`` be written by another function."""
-    named = catalog.Named(
+    named = catalog.NamedDataset(
         lambda: "digits", lambda folder, source, progress: write(folder) or {}, False, "stand-in"
     )
     monkeypatch.setitem(NAMES, "digits", named)
@@ -241,7 +241,7 @@ def test_an_interrupted_build_leaves_nothing(
 
 
 def test_what_a_killed_build_left_is_cleared(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(cache, {"data/.digits.new/half.png": b"x", "data/.digits.old/half.png": b"x"})
+    put(cache, {"data/.digits.new.tmp/half.png": b"x", "data/.digits.old.tmp/half.png": b"x"})
     stand_in(monkeypatch, lambda folder: (folder / "whole.png").touch())
     assert files_in(build("digits")) == ["source.json", "whole.png"]
     assert sorted(path.name for path in (cache / "data").iterdir()) == [".digits.lock", "digits"]
