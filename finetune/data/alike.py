@@ -1,4 +1,4 @@
-"""Photos that show the same: saved again, mirrored, cropped or shifted a little, or of one burst."""
+"""Photos that show the same: saved again, mirrored, cropped or shifted, or of one burst."""
 
 from collections.abc import Sequence
 

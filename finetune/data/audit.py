@@ -1,4 +1,4 @@
-"""A data set looked at before it is trained on: what is bad, what stands twice, what it can tell."""
+"""A data set looked at before it is trained on: what is bad or twice, what it can tell."""
 
 import math
 from collections import Counter

@@ -168,7 +168,8 @@ def read_labelled(
     photos = reading.read(folders, [*classes, *others])
     if split not in (None, "all") and any(photo.split == "" for photo in photos):
         raise UsageError(
-            f"{root} has no splits; leave out --split {split}: all photos in its class folders are used."
+            f"{root} has no splits; leave out --split {split}: "
+            "all photos in its class folders are used."
         )
     used = {photo.label for photo in photos}
     if unknown := [other for label, other in enumerate(others, len(classes)) if label in used]:
@@ -237,7 +238,7 @@ def without(dataset: Dataset, bad: Iterable[tuple[Photo, str]]) -> Dataset:
 
 
 def leaks(dataset: Dataset) -> list[tuple[Photo, ...]]:
-    """Groups of files with identical content in more than one split or under more than one class."""
+    """Groups of files with identical content in more than one split or class."""
     return [group for group in _identical(dataset) if len(_places(group)) > 1]
 
 
