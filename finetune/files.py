@@ -82,6 +82,31 @@ def commit_by_name(path: Path, write: Callable[[Path], object], size: int = 0) -
     _sync_directory(path.parent)
 
 
+def commit_folder(folder: Path, write: Callable[[Path], object]) -> None:
+    """Commit a folder: it is built under a hidden name beside its place and then renamed.
+
+    Args:
+        folder: the folder to make or replace; the caller holds a lock on it, so that what is left
+            of a killed commit may go.
+        write: is called with the empty folder to fill.
+    """
+    make_folder(folder.parent)
+    new = folder.with_name(f".{folder.name}.new.tmp")
+    old = folder.with_name(f".{folder.name}.old.tmp")
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        new.mkdir()
+        write(new)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(new, folder)
+        _sync_directory(folder.parent)
+    finally:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def commit_text(path: Path, text: str) -> None:
     """Commit a text file as UTF-8."""
     data = text.encode()

@@ -1,1 +1,1 @@
-"""Photos: named data sets, class folders, splits, decoding and augmentation. Nothing here imports TensorFlow."""
+"""Photos: data sets, class folders, splits, decoding, augmentation. Nothing imports TensorFlow."""

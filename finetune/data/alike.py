@@ -1,4 +1,4 @@
-"""Photos that show the same: saved again, mirrored, cropped or shifted a little, or of one burst."""
+"""Photos that show the same: saved again, mirrored, cropped or shifted, or of one burst."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,6 @@ SMALLEST = 32
 
 _GRID = 12
 _THUMBNAIL = 64
-_CROP = 0.05 * _THUMBNAIL
 _FLAT = 8.0  # length of the steps, in grey values, below which a picture is an even surface
 _ROWS = 256  # photos that are compared with all others at once
 
@@ -46,8 +45,9 @@ def alike(thumbnails: Sequence[np.ndarray]) -> list[tuple[int, int]]:
     for start in range(0, len(thumbnails), _ROWS):
         views = np.stack([_describe(picture) for picture in thumbnails[start : start + _ROWS]])
         for view in range(views.shape[1]):
-            found = np.argwhere(views[:, view] @ plain.T >= ALIKE) + (start, 0)
-            pairs |= {(min(pair), max(pair)) for pair in found.tolist() if pair[0] != pair[1]}
+            rows, columns = np.nonzero(views[:, view] @ plain.T >= ALIKE)
+            found = zip((rows + start).tolist(), columns.tolist(), strict=True)
+            pairs |= {(min(pair), max(pair)) for pair in found if pair[0] != pair[1]}
     return sorted(pairs)
 
 
@@ -65,15 +65,19 @@ def components(pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
 
 def _describe(picture: np.ndarray, views: bool = True) -> np.ndarray:
     """Unit vectors float32 (views, 242) of a thumbnail; zeros for an even surface."""
-    side, crop = _THUMBNAIL, _CROP
+    side = float(_THUMBNAIL)
+    crop = 0.05 * side
     boxes = [(0.0, 0.0, side, side)]
     if views:
         low, high = crop / 2, side - crop / 2
         boxes += [(low, low, high, high)]
-        boxes += [(x, y, x + side - crop, y + side - crop) for x in (0, crop) for y in (0, crop)]
+        boxes += [
+            (x, y, x + side - crop, y + side - crop) for x in (0.0, crop) for y in (0.0, crop)
+        ]
     image = Image.fromarray(picture.astype(np.float32))
     size = (_GRID, _GRID)
-    grids = np.stack([image.resize(size, Image.Resampling.BOX, box) for box in boxes])
+    resized = [image.resize(size, Image.Resampling.BOX, box) for box in boxes]
+    grids = np.stack([np.asarray(grid) for grid in resized])
     if views:
         grids = np.concatenate([grids, grids[:, :, ::-1]])
     across = np.diff(grids, axis=2)[:, :-1]

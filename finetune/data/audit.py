@@ -1,4 +1,4 @@
-"""A data set looked at before it is trained on: what is bad, what stands twice, what it can tell."""
+"""A data set looked at before it is trained on: what is bad or twice, what it can tell."""
 
 import math
 from collections import Counter
@@ -120,9 +120,9 @@ def warnings_of(dataset: Dataset) -> list[str]:
         )
     few = [f"{name!r} {n:,}" for name, n in _counts(dataset, "test").items() if n < _FEW_TEST]
     if few:
-        verb = "has" if len(few) == 1 else "have"
+        subject = "1 class has" if len(few) == 1 else f"{len(few):,} classes have"
         warnings.append(
-            f"{count(len(few), 'class')} {verb} fewer than {_FEW_TEST} test photos "
+            f"{subject} fewer than {_FEW_TEST} test photos "
             f"({listed(few, _SHOWN)}): figures per class are coarse."
         )
     validation = len(dataset.split("validation"))

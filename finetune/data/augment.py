@@ -1,4 +1,4 @@
-"""Random views of a photo: a pure function of (pixels, settings, key), so that a view can be stored or drawn again."""
+"""Random views of a photo: a pure function of (pixels, settings, key), which can be stored."""
 
 import random
 from collections.abc import Mapping
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image, ImageEnhance
 
-# Part of every store key of augmented activations: raise it when any pixel that this module returns changes.
+# Part of every store key of augmented activations: raise it when any pixel that this module returns
+# changes.
 AUGMENT_VERSION = 1
 
 NONE = {
@@ -28,14 +29,17 @@ def augment(photo: np.ndarray, settings: Mapping[str, float | bool], key: str) -
 
     Args:
         photo: uint8 array (size, size, 3), RGB.
-        settings: ``flip`` (mirror half of the views), ``rotation`` and ``shear`` (largest angle, degrees), ``zoom``,
-            ``translation`` and ``contrast`` (largest change, as a fraction of scale, side and contrast).
+        settings: ``flip`` (mirror half of the views), ``rotation`` and ``shear`` (largest angle,
+        degrees), ``zoom``,
+            ``translation`` and ``contrast`` (largest change, as a fraction of scale, side and
+            contrast).
         key: what the view is drawn from; the same key gives the same view on every machine.
 
     Returns:
         uint8 array (size, size, 3). Pixels from beyond the border are mirrored in.
     """
-    # random.Random seeds from the text itself and its stream is stable between Python versions; numpy promises neither.
+    # random.Random seeds from the text itself and its stream is stable between Python versions;
+    # numpy promises neither.
     draw = random.Random(key)
     inverse = _inverse_affine(settings, draw)
     contrast = 1 + draw.uniform(-1, 1) * settings["contrast"]
@@ -51,7 +55,7 @@ def augment(photo: np.ndarray, settings: Mapping[str, float | bool], key: str) -
 
 
 def _inverse_affine(settings: Mapping[str, float | bool], draw: random.Random) -> np.ndarray:
-    """(2, 3) matrix from the view's to the photo's coordinates about the centre; its last column is in sides."""
+    """(2, 3) matrix from view to photo about the centre; its last column is in sides."""
     angle, shear = (
         np.deg2rad(draw.uniform(-1, 1) * settings[name]) for name in ("rotation", "shear")
     )

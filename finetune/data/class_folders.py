@@ -52,7 +52,7 @@ class ClassFolders:
         label = {name: index for index, name in enumerate(classes)}
         photos = []
         unreadable = []
-        digests = map_ahead(_sha256, [path for path, _ in found])
+        digests = hash_files([path for path, _ in found])
         for (path, (split, name)), digest in zip(found, digests, strict=True):
             file = printable(path.relative_to(self.root))
             if isinstance(digest, OSError):
@@ -62,24 +62,6 @@ class ClassFolders:
         if unreadable:
             self.problems.append(f"files that cannot be read: {listed(unreadable)}")
         return sorted(photos, key=lambda photo: (("", *SPLITS).index(photo.split), photo.label))
-
-    def class_problems(self, folders: Iterable[tuple[str, str]]) -> list[str]:
-        """Classes that the training split has and another lacks, or the reverse."""
-        names: dict[str, set[str]] = {}
-        for split, name in folders:
-            names.setdefault(split, set()).add(name)
-        known = names.pop("train", set())
-        problems = []
-        for split in sorted(names) if known else ():
-            lacks = known - names[split]
-            extra = names[split] - known
-            problems += [
-                f"{split}/ lacks the class {name!r}{near(name, extra)}" for name in sorted(lacks)
-            ]
-            problems += [
-                f"{split}/ has a new class {name!r}{near(name, known)}" for name in sorted(extra)
-            ]
-        return problems
 
     def _folders(self, folder: Path, called: str) -> list[Path]:
         """Sorted folders in a folder that is to hold class folders; the rest is counted."""
@@ -106,6 +88,30 @@ class ClassFolders:
         except OSError as error:
             self.problems.append(f"{error.filename} cannot be listed ({error.strerror})")
             return []
+
+
+def class_problems(keys: Iterable[tuple[str, str]]) -> list[str]:
+    """Of (split, class name): classes that the training split has and another lacks, or reverse."""
+    names: dict[str, set[str]] = {}
+    for split, name in keys:
+        names.setdefault(split, set()).add(name)
+    known = names.pop("train", set())
+    problems = []
+    for split in sorted(names) if known else ():
+        lacks = known - names[split]
+        extra = names[split] - known
+        problems += [
+            f"{split}/ lacks the class {name!r}{near(name, extra)}" for name in sorted(lacks)
+        ]
+        problems += [
+            f"{split}/ has a new class {name!r}{near(name, known)}" for name in sorted(extra)
+        ]
+    return problems
+
+
+def hash_files(paths: Iterable[Path]) -> list[str | OSError]:
+    """Hex sha256 of each file, or why it cannot be read; of a giant, that of its beginning."""
+    return list(map_ahead(_sha256, paths))
 
 
 def near(name: str, names: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.data.class_folders import ClassFolders, listed, near
+from finetune.data.class_folders import ClassFolders, class_problems, listed, near
 from finetune.data.photos import SUFFIXES, Photo, Pixels, read_photos
 from finetune.data.splits import SPLITS as SPLITS
 from finetune.data.splits import draw_photos
@@ -97,34 +97,50 @@ def read_folder(root: Path, name: str | None = None, min_per_class: int = 0) -> 
     folders = reading.class_folders()
     classes = tuple(sorted({class_name for _, class_name in folders}))
     photos = reading.read(folders, classes)
-    splits = sorted({split for split, _ in folders}, key=("", *SPLITS).index)
-    counts = _counts(photos, classes)
-    small = [
-        class_name
-        for class_name in classes
-        if min_per_class > 0
-        and (
-            sum(counts[split, class_name] for split in splits) < min_per_class
-            or any(counts[split, class_name] < _FEWEST[split] for split in splits)
-        )
-    ]
-    left_out = tuple((name, sum(counts[split, name] for split in splits)) for name in small)
-    classes, photos = _only(photos, classes, small)
-    folders = {key: folder for key, folder in folders.items() if key[1] not in small}
-    problems = reading.problems + reading.class_problems(folders)
-    problems += too_few(photos, classes, [*folders])
+    ignored = dict(+reading.ignored)
+    unsettled = Dataset(name or root.resolve().name, root, classes, tuple(photos), ignored)
+    return settle(unsettled, [*folders], min_per_class, reading.problems, _NEEDED)
+
+
+def settle(
+    dataset: Dataset,
+    keys: Sequence[tuple[str, str]],
+    min_per_class: int,
+    problems: Sequence[str],
+    needed: str,
+) -> Dataset:
+    """A data set as it was read -> one to train on: large enough, split and in order.
+
+    Args:
+        dataset: photos whose ``split`` may be "", which is then drawn.
+        keys: the (split, class name) that must have photos.
+        min_per_class: as for ``read_folder``.
+        problems: what is wrong already.
+        needed: the end of the message.
+
+    Raises:
+        DataError: anything is wrong.
+    """
+    classes = dataset.classes
+    splits = sorted({split for split, _ in keys})
+    small: dict[str, int] = {}
+    counts = _counts(dataset.photos, classes)
+    for name in classes if min_per_class > 0 else ():
+        found = [counts[split, name] for split in splits]
+        lacks = any(n < _FEWEST[split] for n, split in zip(found, splits, strict=True))
+        if lacks or sum(found) < min_per_class:
+            small[name] = sum(found)
+    classes, photos = _only(dataset.photos, classes, small)
+    keys = [key for key in keys if key[1] not in small]
+    problems = [*problems, *class_problems(keys), *too_few(photos, classes, keys)]
     if problems:
-        raise DataError(f"{root} cannot be used as a data set: {'; '.join(problems)}. {_NEEDED}")
+        raise DataError(
+            f"{dataset.root} cannot be used as a data set: {'; '.join(problems)}. {needed}"
+        )
     hashed = "" in splits
-    return Dataset(
-        name or root.resolve().name,
-        root,
-        classes,
-        ordered(draw_photos(photos) if hashed else photos),
-        dict(+reading.ignored),
-        hashed=hashed,
-        left_out=left_out,
-    )
+    photos = ordered(draw_photos(photos) if hashed else photos)
+    left_out = tuple(small.items())
+    return replace(dataset, classes=classes, photos=photos, hashed=hashed, left_out=left_out)
 
 
 def read_labelled(
@@ -152,7 +168,8 @@ def read_labelled(
     photos = reading.read(folders, [*classes, *others])
     if split not in (None, "all") and any(photo.split == "" for photo in photos):
         raise UsageError(
-            f"{root} has no splits; leave out --split {split}: all photos in its class folders are used."
+            f"{root} has no splits; leave out --split {split}: "
+            "all photos in its class folders are used."
         )
     used = {photo.label for photo in photos}
     if unknown := [other for label, other in enumerate(others, len(classes)) if label in used]:
@@ -221,7 +238,7 @@ def without(dataset: Dataset, bad: Iterable[tuple[Photo, str]]) -> Dataset:
 
 
 def leaks(dataset: Dataset) -> list[tuple[Photo, ...]]:
-    """Groups of files with identical content in more than one split or under more than one class."""
+    """Groups of files with identical content in more than one split or class."""
     return [group for group in _identical(dataset) if len(_places(group)) > 1]
 
 
@@ -247,12 +264,12 @@ def _counts(photos: Iterable[Photo], classes: Sequence[str]) -> Counter[tuple[st
 
 
 def _only(
-    photos: list[Photo], classes: Sequence[str], small: Collection[str]
-) -> tuple[tuple[str, ...], list[Photo]]:
+    photos: Iterable[Photo], classes: Sequence[str], small: Collection[str]
+) -> tuple[tuple[str, ...], tuple[Photo, ...]]:
     """Classes and photos without those of the small classes, labelled anew."""
     kept = tuple(name for name in classes if name not in small)
     label = {classes.index(name): index for index, name in enumerate(kept)}
-    return kept, [replace(p, label=label[p.label]) for p in photos if p.label in label]
+    return kept, tuple(replace(p, label=label[p.label]) for p in photos if p.label in label)
 
 
 def too_few(

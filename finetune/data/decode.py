@@ -1,4 +1,4 @@
-"""One photo file's bytes to upright RGB pixels: the one place that opens pictures, and its limits."""
+"""One photo file's bytes to upright RGB pixels: the one place that opens pictures."""
 
 import ctypes
 import io
@@ -21,7 +21,8 @@ MAX_MEMORY = 850_000_000
 _BYTES_PER_PIXEL = 16
 _MAX_SCANS = 64  # of a progressive JPEG, which writers give about 10: each goes over all pixels
 
-# Pillow opens whatever it knows, if it is let: EPS, for one, starts Ghostscript. MPO is a JPEG file.
+# Pillow opens whatever it knows, if it is let: EPS, for one, starts Ghostscript. MPO is a JPEG
+# file.
 FORMATS = ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF"]
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 if features.check("avif"):

@@ -1,4 +1,4 @@
-"""Files from the network: resumed, checked and committed whole; and zip archives unpacked without trusting them."""
+"""Files from the network: resumed, checked, committed whole; zip archives unpacked safely."""
 
 import hashlib
 import os
@@ -32,6 +32,8 @@ MAX_MEMBER = (
 )  # bytes of one unpacked file; a photo of the archives that we know has under 1 MB
 MAX_UNPACKED = 4 * 2**30  # bytes of all unpacked files
 
+MAX_DOWNLOAD = 4 * 2**30  # bytes of a file whose size is not known beforehand
+
 Report = Callable[[int, int | None], None]
 
 
@@ -44,7 +46,8 @@ def fetch(
 ) -> dict[str, str | int]:
     """Download a file, going on where an interrupted download stopped.
 
-    The bytes gather in ``target`` + ``.part``, which only becomes ``target`` when it is whole and as expected. A
+    The bytes gather in ``target`` + ``.part``, which only becomes ``target`` when it is whole and
+    as expected. A
     ``target`` that is there already is checked and kept.
 
     Args:
@@ -52,7 +55,8 @@ def fetch(
         target: where the file goes; its folder is made if missing.
         size: bytes the file must have, if known.
         sha256: hex digest the file must have, if known.
-        progress: called with (bytes there, bytes in all or None); a bar on a terminal's stderr if missing.
+        progress: called with (bytes there, bytes in all or None); a bar on a terminal's stderr if
+        missing.
 
     Returns:
         ``url``, ``size`` in bytes and ``sha256``.
@@ -61,7 +65,7 @@ def fetch(
         DataError: no answer, an error status, or the connection broke; what has arrived is kept.
         IntegrityError: the size or digest is another; what has arrived is deleted.
     """
-    import requests  # a third of the time until `finetune check` begins; few commands download anything
+    import requests  # slow, and few commands download anything
 
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
@@ -73,13 +77,17 @@ def fetch(
             kept = part.stat().st_size if part.exists() else 0
             rest = f" The same command goes on from the {kept:,} bytes in {part}." if kept else ""
             raise DataError(f"{url} could not be downloaded: {_reason(error)}.{rest}") from error
+        except IntegrityError:
+            part.unlink(missing_ok=True)
+            raise
     file = target if target.exists() else part
     record = {"url": url} | describe(file)
     if (size or record["size"], sha256 or record["sha256"]) != (record["size"], record["sha256"]):
         file.unlink()
         raise IntegrityError(
             f"{url} has {record['size']:,} bytes with sha256 {record['sha256']}, but expected were "
-            f"{size or 'any'} bytes with sha256 {sha256 or 'any'}. It was deleted; try again, or use a local copy."
+            f"{size or 'any'} bytes with sha256 {sha256 or 'any'}. It was deleted; try again, "
+            "or use a local copy."
         )
     os.replace(file, target)
     return record
@@ -95,7 +103,7 @@ def describe(file: Path) -> dict[str, str | int]:
 
 
 def _receive(url: str, part: Path, size: int | None, report: Report) -> None:
-    """Stream the missing end of a file (or all of it, where the server knows no ranges) into ``part``."""
+    """Stream the missing end of a file (all of it, if the server knows no ranges) into ``part``."""
     import requests
 
     have = part.stat().st_size if part.exists() else 0
@@ -115,10 +123,12 @@ def _receive(url: str, part: Path, size: int | None, report: Report) -> None:
         if size and total != size:
             part.unlink(missing_ok=True)
             raise IntegrityError(
-                f"{url} offers {total:,} bytes, but expected were {size:,}. Use a local copy instead."
+                f"{url} offers {total:,} bytes, but expected were {size:,}. "
+                "Use a local copy instead."
             )
         with part.open("ab" if have else "wb") as file:
             for chunk in response.iter_content(2**16):
+                _check_length(url, file.tell() + len(chunk), size or total or MAX_DOWNLOAD)
                 file.write(chunk)
                 report(file.tell(), total)
             file.flush()
@@ -129,20 +139,32 @@ def _receive(url: str, part: Path, size: int | None, report: Report) -> None:
                 )
 
 
+def _check_length(url: str, have: int, allowed: int) -> None:
+    """A server that gives no length, or a wrong one, does not fill the disk."""
+    if have > allowed:
+        raise IntegrityError(
+            f"{url} sends more than the {allowed:,} bytes that it may have. "
+            "Use a local copy instead."
+        )
+
+
 def extract_members(archive: Path, wanted: Callable[[str], str | None], folder: Path) -> list[Path]:
     """Unpack chosen members of a zip archive under names of our own.
 
     Args:
         archive: the zip file.
-        wanted: from a member's name to the file name (without folders) to write it under, or None to leave it.
+        wanted: from a member's name to the file name (without folders) to write it under, or None
+        to leave it.
         folder: where the files go; made if missing.
 
     Returns:
         The files written, in the archive's order.
 
     Raises:
-        DataError: no readable zip file; or a wanted member has an absolute path or "..", is a link, is encrypted,
-            shares its name with another, or is larger than any photo. Members are checked before anything is written.
+        DataError: no readable zip file; or a wanted member has an absolute path or "..", is a link,
+        is encrypted,
+            shares its name with another, or is larger than any photo. Members are checked before
+            anything is written.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -179,14 +201,16 @@ def _check_members(archive: Path, chosen: list[tuple[zipfile.ZipInfo, str]]) -> 
         }
         if why := [reason for reason, holds in unsafe.items() if holds]:
             raise DataError(
-                f"{archive} was not unpacked, for its member {member.filename!r}: {' and '.join(why)}."
+                f"{archive} was not unpacked, for its member {member.filename!r}: "
+                f"{' and '.join(why)}."
             )
         if Path(name).name != name:
             raise ValueError(f"{name!r} is no plain file name")
         written.add(name)
     if (total := sum(member.file_size for member, _ in chosen)) > MAX_UNPACKED:
         raise DataError(
-            f"{archive} was not unpacked: it would fill {total:,} bytes; allowed are {MAX_UNPACKED:,}."
+            f"{archive} was not unpacked: it would fill {total:,} bytes; "
+            f"allowed are {MAX_UNPACKED:,}."
         )
 
 
@@ -203,5 +227,5 @@ def _bar(name: str) -> Iterator[Report]:
 
 
 def _reason(error: "requests.RequestException") -> str:
-    """The cause in a line, out of the layers that requests and urllib3 wrap around the system's words."""
+    """The cause in a line, out of the layers that requests and urllib3 wrap around it."""
     return str(getattr(error.args[0], "reason", error) if error.args else type(error).__name__)

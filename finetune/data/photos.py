@@ -35,7 +35,7 @@ class Photo:
     ``file`` is its posix path relative to the data set's root, as ``printable`` writes it,
     ``label`` the index of its class, ``split`` its split and ``sha256`` the hex digest of the
     file's bytes (of a file above ``MAX_BYTES``, of its beginning); photos of one ``group`` are not
-    independent of each other ("" is none).
+    independent of each other ("" is none). ``weight`` is its part in the loss.
     """
 
     path: Path
@@ -44,6 +44,7 @@ class Photo:
     split: str
     sha256: str
     group: str = ""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -1,192 +1,160 @@
 """Cats and dogs drawn by the package: a data set for a machine without network.
 
-A sketch is a pure function of a text. The species enters it only through ``CUES``: scene, pose, coat, place, size,
-light and grain come from the same distributions for both, so nothing else tells them apart. Curves are drawn in an
-animal's own coordinates (x to the right, y down), then fitted into the unit square that is the picture.
+A sketch is a pure function of a text. The species enters only through ``CUES``: scene, coat, place,
+size, light and grain come from the same distributions for both. Outlines are complex numbers.
 """
 
+import itertools
 import random
 from collections.abc import Mapping
+from math import pi
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from finetune.data.animals import Shape, animal_shapes
-from finetune.data.curves import ellipse, rotation
-from finetune.data.scene import INKS, background, darkroom, foreground
 from finetune.errors import UsageError
 
-# Raise it when any pixel that a sketch is made of changes, here or in animals, curves or scene.
-SKETCHES_VERSION = 1
-SUPERSAMPLING = 2
+# Raise it when any pixel that a sketch is made of changes.
+SKETCHES_VERSION = 2
 ANIMALS = {"cat": 0, "dog": 1}
-
-# How often a cat, and how often a dog, shows the cat-like form of a feature: the difficulty of the set.
-CUES = {
-    "pricked ears": (0.95, 0.10),
-    "short muzzle": (1.00, 0.02),
-    "small nose": (0.95, 0.05),
-    "wide face": (0.94, 0.06),
-    "almond eyes": (0.94, 0.06),
-    "whiskers": (0.92, 0.06),
-    "mouth shut": (1.00, 0.50),
-    "thin tail": (0.92, 0.10),
-    "slender body": (0.85, 0.20),
-}
-
-# Coat, markings and light parts: both species wear all of them.
-COATS = (
-    ("#d98e4a", "#a85f28", "#f5dcb8"), ("#8d8a86", "#55524f", "#d9d6d0"), ("#4a4643", "#262322", "#968f8a"),
-    ("#efe9dc", "#c9a877", "#ffffff"), ("#8a5f3c", "#553620", "#d8b890"), ("#c9a877", "#7a5a3a", "#f3e6cf"),
-    ("#f4f1ea", "#3f3a38", "#ffffff"), ("#6b5244", "#3a2b23", "#c58b52"),
-)  # fmt: skip
-NOSES = ("#e58f8f", "#3a2c2a", "#5a3a34")
-IRISES = ("#8fb84a", "#d8b13a", "#6fa8c9", "#8a5a2c", "#3a2a20")
-
-
-def draw_sketch(animal: str, seed: str, size: int = 128) -> Image.Image:
-    """Draw one sketch: the picture of `draw_with_mask`."""
-    return draw_with_mask(animal, seed, size)[0]
+# How often a cat, and how often a dog, shows the cat-like form: the difficulty of the set.
+CUES = {"pricked ears": (0.85, 0.20), "short muzzle": (0.97, 0.04), "small nose": (0.93, 0.07),
+        "wide face": (0.88, 0.12), "almond eyes": (0.90, 0.10), "whiskers": (0.85, 0.15),
+        "thin tail": (0.85, 0.15), "slender body": (0.80, 0.25)}  # fmt: skip
+# Coat, markings and light parts, and what is far and near: both species wear and visit them all.
+COATS = (("#d98e4a", "#a85f28", "#f5dcb8"), ("#8d8a86", "#55524f", "#d9d6d0"),
+         ("#4a4643", "#262322", "#968f8a"), ("#efe9dc", "#c9a877", "#ffffff"),
+         ("#8a5f3c", "#553620", "#d8b890"), ("#c9a877", "#7a5a3a", "#f3e6cf"))  # fmt: skip
+SCENES = ("#bcd9ea", "#8fb46a", "#e9dcc3", "#b98d62", "#9a8f7f", "#6d7f9c", "#4f5f55", "#dfe6ec")
+MARKINGS = ((0, 0.0, 0.0), (9, 0.11, 0.11), (70, 0.02, 0.02), (26, 0.012, 0.5))  # number, rx, ry
+INK = "#2b2220"
+COUNTS = {"train": 200, "validation": 100, "test": 100}
 
 
 def draw_with_mask(animal: str, seed: str, size: int = 128) -> tuple[Image.Image, np.ndarray]:
-    """Draw one sketch and tell where the animal is.
+    """Draw one sketch (RGB) and a mask, bool (size, size), true where the animal shows.
 
-    Args:
-        animal: ``cat`` or ``dog``.
-        seed: any text; the same text puts either animal into the same scene.
-        size: side of the picture in pixels.
-
-    Returns:
-        The picture (RGB) and a boolean array (size, size), true where the animal shows and nothing stands before it.
-
-    Raises:
-        UsageError: the animal is neither cat nor dog.
+    ``animal`` is cat or dog, anything else a UsageError; ``seed`` is any text, the same of which
+    puts either animal into the same scene; ``size`` is the picture's side in pixels.
     """
     if animal not in ANIMALS:
         raise UsageError(f"There is no sketch of {animal!r}; ask for one of: {', '.join(ANIMALS)}.")
-    draw, side = random.Random(seed), SUPERSAMPLING * size
-    # All that the species must not decide leaves the stream before the species is looked at.
-    scene, front = background(draw, side), foreground(draw, side)
-    develop, paints = darkroom(draw, size), _paints(draw, side)
-    ink, width = draw.choice(INKS), draw.uniform(0.004, 0.012)
-    layer = Image.new("RGBA", (side, side))
+    # Whatever the species must not decide is drawn from a stream that does not know it.
+    draw = random.Random(seed)
+    scene = _scene(draw, 2 * size)
+    paints = _paints(draw, scene.size)
+    zoom = draw.uniform(0.11, 0.24) * np.exp(1j * draw.uniform(-0.2, 0.2))
+    place = complex(draw.uniform(0.3, 0.7), draw.uniform(0.2, 0.55))
+    noise = np.frombuffer(draw.randbytes(3 * size * size), np.uint8).reshape(size, size, 3)
+    grain = (noise - 127.5) * draw.uniform(0, 0.3) + draw.uniform(100, 150)
+    contrast = draw.uniform(0.4, 1.1)
     catlike = {cue: draw.random() < chances[ANIMALS[animal]] for cue, chances in CUES.items()}
-    _paint(layer, _place(draw, animal_shapes(draw, catlike)), paints, ink, width)
-
+    layer = Image.new("RGBA", scene.size)
+    for outline, paint in _animal(draw, catlike):
+        stencil = Image.new("1", scene.size)
+        _fill(stencil, outline * zoom + place, 1, 1)
+        layer.paste(paints[paint], mask=stencil)
+        _fill(layer, outline * zoom + place, None, INK)
     scene.paste(layer, mask=layer)
-    scene.paste(front, mask=front)
-    layer.paste(0, mask=front)
+    picture = scene.resize((size, size), Image.Resampling.LANCZOS)
+    pixels = ((np.asarray(picture) - 128.0) * contrast + grain).clip(0, 255).round()
     alpha = layer.getchannel("A").resize((size, size), Image.Resampling.BOX)
-    return develop(scene.resize((size, size), Image.Resampling.LANCZOS)), np.asarray(alpha) > 127
+    return Image.fromarray(pixels.astype(np.uint8)), np.asarray(alpha) > 127
 
 
 def write_sketches(
-    folder: Path,
-    seed: int = 0,
-    counts: Mapping[str, int] = {"train": 200, "validation": 100, "test": 100},
-    size: int = 128,
+    folder: Path, seed: int = 0, counts: Mapping[str, int] = COUNTS, size: int = 128
 ) -> None:
-    """Write ``folder/{split}/{cats,dogs}/{cat,dog}.NNN.png``, a few seconds' work for the default counts.
+    """Write ``folder/{split}/{cats,dogs}/{cat,dog}.NNN.png``, some seconds' work by default.
 
-    ``test/dogs/dog.007.png`` is ``draw_sketch("dog", f"{seed}/test/dog/7")``: `draw_with_mask` gives its mask.
-
-    Args:
-        folder: where the splits go; made if missing. Files of the same names are written over.
-        seed: another seed draws another set.
-        counts: pictures of each split, half of them cats and half dogs.
-        size: side of a picture in pixels.
-
-    Raises:
-        UsageError: a count is odd or less than two.
+    ``test/dogs/dog.007.png`` is ``draw_with_mask("dog", f"{seed}/test/dog/7")``. ``counts`` are
+    pictures of each split, half of them cats and half dogs; an odd one is a UsageError.
     """
-    for split, count in counts.items():
-        if count < 2 or count % 2:
-            raise UsageError(
-                f"{count} sketches were asked for as {split!r}; ask for an even number, 2 or more."
-            )
-    for split, count in counts.items():
-        for animal in ANIMALS:
-            target = folder / split / f"{animal}s"
-            target.mkdir(parents=True, exist_ok=True)
-            for number in range(count // 2):
-                sketch = draw_sketch(animal, f"{seed}/{split}/{animal}/{number}", size)
-                sketch.save(target / f"{animal}.{number:03d}.png")
+    for split, n in counts.items():
+        if n < 2 or n % 2:
+            raise UsageError(f"{n} sketches were asked for as {split!r}; allowed: 2, 4, 6, ...")
+    for split, animal in itertools.product(counts, ANIMALS):
+        target = folder / split / f"{animal}s"
+        target.mkdir(parents=True, exist_ok=True)
+        for number in range(counts[split] // 2):
+            sketch, _ = draw_with_mask(animal, f"{seed}/{split}/{animal}/{number}", size)
+            sketch.save(target / f"{animal}.{number:03d}.png")
 
 
-# A portrait's chest goes on below this height, beyond the picture; all other poses end above it.
-LAP = 1.1
+def _oval(corners: int, x: float, y: float, rx: float, ry: float, tilt: float = 0) -> np.ndarray:
+    """An ellipse, turned by ``tilt`` radians; of 3 corners it is a triangle, of 2 a line."""
+    angle = 2 * pi * np.arange(corners) / corners
+    return (rx * np.cos(angle) + 1j * ry * np.sin(angle)) * np.exp(1j * tilt) + complex(x, y)
 
 
-def _place(draw: random.Random, shapes: list[Shape]) -> list[Shape]:
-    """Fit an animal into the unit square, mirrored or not; the area that it covers does not depend on its build."""
-    everything = np.concatenate([shape.points for shape in shapes])
-    low, high = everything.min(axis=0), everything.max(axis=0).clip(max=LAP)
-    silhouette = Image.new("L", (64, 64))
-    for points, paint in shapes:
-        if paint:
-            ImageDraw.Draw(silhouette).polygon(
-                ((points - low) / (high - low) * 64).ravel().tolist(), fill=1
-            )
-    area = np.asarray(silhouette).mean() * np.prod(high - low)
-    scale = draw.uniform(0.4, 0.7) / np.sqrt(area)
-    matrix = np.diag((draw.choice((-scale, scale)), scale)) @ rotation(draw.uniform(-0.12, 0.12))
-    foot, place = (
-        ((low[0] + high[0]) / 2, high[1]),
-        (draw.uniform(0.35, 0.65), draw.uniform(0.8, 1.05)),
-    )
-    return [Shape((points - foot) @ matrix + place, paint) for points, paint in shapes]
+def _fill(layer: Image.Image, outline: np.ndarray, fill: str | int | None, ink: str | int) -> None:
+    pixels = (outline * layer.width).view(float).tolist()
+    ImageDraw.Draw(layer).polygon(pixels, fill, ink, width=max(1, layer.width // 100))
 
 
-def _paint(
-    layer: Image.Image,
-    shapes: list[Shape],
-    paints: Mapping[str, Image.Image],
-    ink: str,
-    width: float,
-) -> None:
-    """Paint shapes of the unit square on a layer, in their order, and outline them; ``width`` is a part of the side."""
-    side, pen = layer.width, ImageDraw.Draw(layer)
-    for points, paint in shapes:
-        pixels = points * side
-        closed = np.vstack([pixels, pixels[:1]]) if paint else pixels
-        if paint:
-            # The stencil is cut for the shape's own box, since most shapes are small.
-            box = [*np.floor(pixels.min(axis=0)), *np.ceil(pixels.max(axis=0) + 1)]
-            left, top, right, bottom = np.clip(box, 0, side).astype(int).tolist()
-            stencil = Image.new("1", (right - left, bottom - top))
-            ImageDraw.Draw(stencil).polygon((pixels - (left, top)).ravel().tolist(), fill=1)
-            layer.paste(paints[paint].crop((left, top, right, bottom)), (left, top), stencil)
-        pen.line(closed.ravel().tolist(), fill=ink, width=max(1, round(width * side)))
+def _animal(draw: random.Random, cat: Mapping[str, bool]) -> list[tuple[np.ndarray, str]]:
+    """A sitting animal's outlines and paints, back to front; its head has radius 1 about 0."""
+    shapes: list[tuple[np.ndarray, str]] = []
+
+    def add(paint: str, *oval: float, axis: float | None = None, corners: int = 40) -> None:
+        points = _oval(corners, *oval)
+        shapes.append((points + (axis or 0), paint))
+        if axis is not None:  # and its mirror image
+            shapes.append((axis - points.conj(), paint))
+
+    w = draw.uniform(0.6, 0.75) if cat["slender body"] else draw.uniform(0.7, 0.85)
+    add("coat", -w - 0.5, 2, 0.1 if cat["thin tail"] else 0.2, 0.9, draw.uniform(-0.9, -0.4))
+    add("coat", 0, 2, w, 1.2)
+    add("light", 0, 1.8, w / 2, 0.8)
+    add("coat", 0.85 * w, 2.75, 0.4, 0.45, axis=0)
+    add("coat", 0.3, 2.6, 0.2, 0.6, axis=0)
+    rx, ry = (1.08, 0.84) if cat["wide face"] else (0.82, 0.98)
+    if cat["pricked ears"]:
+        add("coat", 0.65 * rx, -ry - 0.1, 0.65, 0.55, -1.2, axis=0, corners=3)
+        add(draw.choice(("pink", "dark")), 0.65 * rx, -ry - 0.1, 0.4, 0.3, -1.2, axis=0, corners=3)
+    add("coat", 0, 0, rx, ry)
+    if not cat["pricked ears"]:
+        add(draw.choice(("coat", "dark")), rx, 0.1, 0.28, draw.uniform(0.6, 0.9), -0.2, axis=0)
+    turn = draw.uniform(-0.25, 0.25)
+    eye = draw.uniform(0.17, 0.22)
+    add("iris", 0.42, -0.15, 1.5 * eye if cat["almond eyes"] else eye, eye, -0.3, axis=turn)
+    add("ink", 0.42, -0.15, 0.05 if cat["almond eyes"] else 0.75 * eye, 0.8 * eye, axis=turn)
+    long = draw.uniform(0, 0.15) if cat["short muzzle"] else draw.uniform(0.5, 0.8)
+    x = turn * (1 + 1.5 * long)
+    y = 0.35 + 0.25 * long
+    add("coat", (x + turn) / 2, y / 2 + 0.1, 0.34, 0.25 + long / 2)
+    add(draw.choice(("light", "coat")), x, y + 0.1, 0.36 + 0.15 * long, 0.24 + 0.25 * long)
+    add("nose", x, y - 0.1, *((0.11, 0.08) if cat["small nose"] else (0.24, 0.17)))
+    for k in (-1, 0, 1) if cat["whiskers"] else ():
+        add("ink", 0.7, y + 0.11 * k, 0.45, 0, 0.15 * k, axis=x, corners=2)
+    return shapes
 
 
-def _paints(draw: random.Random, side: int) -> dict[str, Image.Image]:
+def _paints(draw: random.Random, size: tuple[int, int]) -> dict[str, Image.Image]:
     coat, dark, light = draw.choice(COATS)
-    colours = {
-        "coat": coat,
-        "dark": dark,
-        "light": light,
-        "nose": draw.choice(NOSES),
-        "iris": draw.choice(IRISES),
-    }
-    colours |= {"pink": "#d9928c", "tongue": "#e06c75", "white": "#fbfaf5", "ink": "#1d1a18"}
-    paints = {name: Image.new("RGBA", (side, side), colour) for name, colour in colours.items()}
-    pen, pattern = (
-        ImageDraw.Draw(paints["coat"]),
-        draw.choice(("plain", "stripes", "patches", "spots")),
-    )
-    if pattern == "stripes":
-        gap, lean = draw.uniform(0.05, 0.09), draw.uniform(-0.3, 0.3)
-        for k in range(-8, 30):
-            wave = np.array(
-                [((k + draw.uniform(-0.3, 0.3)) * gap + lean * y, y) for y in np.linspace(0, 1, 9)]
-            )
-            width = round(gap * side * draw.uniform(0.2, 0.45))
-            pen.line((wave * side).ravel().tolist(), fill=dark, width=width, joint="curve")
-    number, radius = {"patches": (9, 0.11), "spots": (70, 0.025)}.get(pattern, (0, 0.0))
+    colours = {"coat": coat, "dark": dark, "light": light, "ink": INK, "pink": "#d9928c"}
+    colours["nose"] = draw.choice(("#e58f8f", "#3a2c2a", "#5a3a34"))
+    colours["iris"] = draw.choice(("#8fb84a", "#d8b13a", "#6fa8c9", "#8a5a2c"))
+    paints = {name: Image.new("RGBA", size, colour) for name, colour in colours.items()}
+    number, rx, ry = draw.choice(MARKINGS)
     for _ in range(number):
-        rx, ry = radius * draw.uniform(0.6, 1.5), radius * draw.uniform(0.6, 1.5)
-        spot = ellipse(draw.random(), draw.random(), rx, ry) * side
-        pen.polygon(spot.ravel().tolist(), fill=dark)
+        spot = _oval(40, draw.random(), draw.random(), rx, ry, draw.uniform(-0.3, 0.3))
+        _fill(paints["coat"], spot, dark, dark)
     return paints
+
+
+def _scene(draw: random.Random, side: int) -> Image.Image:
+    """A place with a horizon or of clouds; balls, boxes, and roofs with an ear's outline in it."""
+    far, near = (Image.new("RGB", (side, side), draw.choice(SCENES)) for _ in range(2))
+    cells = draw.choice((2, 4, 8, 16, 40))
+    noise = Image.frombytes("L", (cells, cells), draw.randbytes(cells * cells))
+    mix = noise.resize((side, side), Image.Resampling.BICUBIC)
+    mix.paste(255, (0, round(draw.uniform(0.35, 1.3) * side), side, 2 * side))
+    scene = Image.composite(near, far, mix)
+    for _ in range(draw.choice((0, 1, 2, 3, 5))):
+        r = draw.uniform(0.05, 0.16)
+        thing = _oval(draw.choice((3, 4, 40)), draw.random(), draw.random(), r, r, draw.random())
+        hue = f"hsl({draw.randrange(360)},{draw.randint(10, 55)}%,{draw.randint(35, 80)}%)"
+        _fill(scene, thing, hue, INK)
+    return scene

@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from finetune.data.decode import FORMATS
 from finetune.data.photos import decode
 
 # Perceptually uniform, and brighter where hotter: it reads in grey, too.
@@ -36,7 +37,7 @@ def open_photo(data: bytes, side: int | None = None) -> Image.Image:
     Raises:
         BadPhoto, OSError: the bytes cannot be decoded.
     """
-    with Image.open(io.BytesIO(data)) as photo:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
         size = ImageOps.exif_transpose(photo).size
     side = side or max(size)
     return Image.fromarray(decode(data, side, "pad")).crop(_inside_bars(size, side))

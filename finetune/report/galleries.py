@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from finetune.data.decode import FORMATS
 from finetune.data.photos import BadPhoto, decode
 from finetune.evaluation.overlays import percent
 from finetune.report.sections import Section
@@ -127,7 +128,7 @@ def _thumbnail(root: Path | None, file: str) -> Mapping[str, Any]:
         return {"src": None}
     try:
         data = (root / file).read_bytes()
-        with Image.open(io.BytesIO(data)) as photo:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
             width, height = ImageOps.exif_transpose(photo).size
         pixels = decode(data, 2 * _SIDE, "squash")
     except (BadPhoto, OSError):

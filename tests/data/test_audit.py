@@ -1,5 +1,6 @@
 """`finetune check`: what is wrong is found, named and nothing else; the real photos hold one picture twice."""
 
+import io
 import json
 import re
 import subprocess
@@ -13,8 +14,11 @@ from conftest import finetune, paint
 from PIL import Image
 from statsmodels.stats.proportion import proportion_confint
 
-from finetune.data.audit import NEAR, SMALLEST_HASHED, audit, difference_hash, half_width
+from finetune.data.alike import SMALLEST, alike, components, thumbnail
+from finetune.data.audit import audit, half_width, majority_baseline, warnings_of
 from finetune.data.dataset import find_bad, read_folder
+from finetune.data.decode import decode
+from finetune.data.groups import groups
 
 
 def scene(path: Path, seed: int, size: tuple[int, int] = (120, 90), **save: object) -> Path:
@@ -152,7 +156,7 @@ def test_tiny_pictures_are_not_compared(photos):
         scene(
             photos / split / "apples/tiny.png",
             seed=5,
-            size=(99, SMALLEST_HASHED - 1),
+            size=(99, SMALLEST - 1),
             compress_level=len(split),
         )
     assert near(photos) == []
@@ -160,34 +164,129 @@ def test_tiny_pictures_are_not_compared(photos):
         scene(
             photos / split / "apples/small.png",
             seed=5,
-            size=(99, SMALLEST_HASHED),
+            size=(99, SMALLEST),
             compress_level=len(split),
         )
     assert near(photos) == [["train/apples/small.png", "test/apples/small.png"]]
 
 
-def test_the_hash_is_the_signs_of_horizontal_steps():
-    rising = np.broadcast_to(np.linspace(0, 255, 90, dtype=np.uint8)[None, :, None], (80, 90, 3))
-    assert difference_hash(rising) == 2**64 - 1
-    assert difference_hash(rising[:, ::-1]) == 0
-    half = np.where(np.arange(80)[:, None, None] < 40, rising, rising[:, ::-1])
-    assert difference_hash(half) == (2**32 - 1) << 32, "the first row is the highest byte"
-
-
-def test_real_photos_saved_again_stay_near_and_different_ones_do_not(cats_and_dogs):
-    """The whole set, measured once: of 8 million pairs two are within NEAR, both the same picture; the next is at 7."""
-    dataset = read_folder(cats_and_dogs)
-    chosen = [
-        photo for photo in dataset.photos if re.search(r"\.(41[12]\d|457\d|1[0-4]\d)\.", photo.file)
+def test_pairs_within_a_split_are_bursts_and_all_propose_groups(photos):
+    scene(photos / "train/plums/a.png", seed=3)
+    scene(photos / "train/plums/b.jpg", seed=3, quality=80)
+    scene(photos / "test/plums/c.jpg", seed=3, quality=50)
+    report = audit(read_folder(photos))
+    assert report["bursts"] == [["train/plums/a.png", "train/plums/b.jpg"]]
+    assert len(report["near_duplicates"]) == 2
+    assert report["groups_proposed"] == [
+        ["train/plums/a.png", "train/plums/b.jpg", "test/plums/c.jpg"]
     ]
+
+
+def test_components():
+    assert components([(0, 5), (1, 2), (2, 7), (5, 6), (1, 7)]) == [[0, 5, 6], [1, 2, 7]]
+
+
+def test_even_surfaces_are_not_alike():
+    flat = [np.full((64, 64), value, np.uint8) for value in (0, 10, 200)]
+    assert alike(flat) == []
+    assert alike([]) == []
+
+
+def changed(picture: Image.Image, how: str, rng: np.random.Generator) -> np.ndarray:
+    """Saved again as JPEG, and also cropped by 5 %, shifted by 2 % or mirrored, at the size of 224."""
+    width, height = picture.size
+    if how == "cropped":
+        kept = (int(0.95 * width), int(0.95 * height))
+        x, y = (
+            int(rng.integers(0, whole - part + 1))
+            for whole, part in zip(picture.size, kept, strict=True)
+        )
+        picture = picture.crop((x, y, x + kept[0], y + kept[1]))
+    if how == "shifted":
+        dx, dy = (rng.choice((-0.02, 0.02)) * side for side in picture.size)
+        picture = picture.transform(picture.size, Image.Transform.AFFINE, (1, 0, dx, 0, 1, dy))
+    if how == "mirrored":
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=60)
+    return decode(file.getvalue(), 224)
+
+
+@pytest.mark.parametrize("how", ["saved again", "cropped", "shifted", "mirrored"])
+def test_real_photos_that_were_changed_are_found_and_others_are_not(cats_and_dogs, how):
+    rng = np.random.default_rng(0)
+    paths = sorted((cats_and_dogs / "test").rglob("*.jpg"))[::14]
+    originals = [thumbnail(decode(path.read_bytes(), 224)) for path in paths]
+    copies = []
+    for path in paths:
+        with Image.open(path) as picture:
+            copies.append(thumbnail(changed(picture.convert("RGB"), how, rng)))
+    n = len(paths)
+    found = set(alike([*originals, *copies]))
+    right = {(i, i + n) for i in range(n)}
+    assert len(found & right) >= 0.98 * n
+    assert not found - right
+
+
+def test_real_photos_hold_one_picture_twice(cats_and_dogs):
+    dataset = read_folder(cats_and_dogs)
+    chosen = [p for p in dataset.photos if re.search(r"\.(41[12]\d|457\d|1[0-4]\d)\.", p.file)]
     assert len(chosen) == 160
     report = audit(replace(dataset, photos=tuple(chosen)))
     assert report["near_duplicates"] == [["validation/cats/cat.4126.jpg", "test/cats/cat.4575.jpg"]]
-    for photo in chosen[:10]:
-        with Image.open(photo.path) as picture:
-            small = picture.resize((picture.width // 2, picture.height // 2))
-            distance = difference_hash(np.asarray(picture)) ^ difference_hash(np.asarray(small))
-        assert distance.bit_count() <= NEAR
+
+
+# Warnings
+
+
+def counted(root: Path, **splits: tuple[int, int]) -> Path:
+    for split, counts in splits.items():
+        for name, n in zip(("cats", "dogs"), counts, strict=True):
+            for i in range(n):
+                path = root / split / name / f"{i // 2}_{i}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(path.as_posix())
+    return root
+
+
+def test_an_even_data_set_of_some_size_is_warned_of_nothing(tmp_path):
+    root = counted(tmp_path, train=(50, 50), validation=(25, 25), test=(20, 20))
+    assert warnings_of(read_folder(root)) == []
+
+
+def test_imbalance_is_warned_of_with_the_setting_that_helps(tmp_path):
+    root = counted(tmp_path, train=(50, 200), validation=(25, 25), test=(20, 80))
+    dataset = read_folder(root)
+    (warning,) = warnings_of(dataset)
+    assert "imbalance" in warning
+    assert "--set class_weight=balanced" in warning
+    assert majority_baseline(dataset) == 0.8
+
+
+def test_small_splits_are_warned_of(tmp_path):
+    root = counted(tmp_path, train=(50, 50), validation=(9, 9), test=(19, 20))
+    test, validation = warnings_of(read_folder(root))
+    assert "1 class has fewer than 20 test photos ('cats' 19)" in test
+    assert "18 photos" in validation
+
+
+def test_groups_across_split_folders_are_warned_of(tmp_path):
+    root = counted(tmp_path, train=(50, 50), validation=(25, 25), test=(20, 20))
+    (warning,) = warnings_of(groups(read_folder(root), "([0-9]+)_"))
+    assert "13 groups of photos" in warning
+
+
+def test_many_classes_have_a_summary(tmp_path):
+    for name in range(40):
+        for i in range(3 + name):
+            path = tmp_path / f"{name:02d}" / f"{i}.jpg"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(path.as_posix())
+    summary = audit(read_folder(tmp_path))["classes_summary"]
+    assert summary["classes"] == 40
+    assert summary["largest"][0] == ["39", 42]
+    assert summary["smallest"][0] == ["00", 3]
+    assert len(summary["largest"]) == len(summary["smallest"]) == 5
 
 
 # Figures

@@ -20,14 +20,14 @@ import pytest
 from PIL import Image
 
 import finetune.data.sketches
-from finetune.data import catalog, download
+from finetune.data import catalog, cats_and_dogs, download
 from finetune.data.catalog import NAMES, build, cache_dir, locate, resolve
 from finetune.data.dataset import SPLITS
 from finetune.data.download import extract_members, fetch
 from finetune.errors import BusyError, DataError, IntegrityError, UsageError
 
 NAME = "cats-and-dogs-small"
-the_books_cut = catalog.CATS_AND_DOGS_SMALL
+the_books_cut = cats_and_dogs.CATS_AND_DOGS_SMALL
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("FINETUNE_DATA_DIR", raising=False)
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setattr(
-        catalog,
+        cats_and_dogs,
         "CATS_AND_DOGS_SMALL",
         {"train": range(4), "validation": range(4, 6), "test": range(6, 8)},
     )
@@ -110,7 +110,7 @@ def test_the_cut_of_the_book() -> None:
         "validation": range(1000, 1500),
         "test": range(1500, 2000),
     }
-    assert catalog.ARCHIVE_SIZE == 824887076
+    assert cats_and_dogs.ARCHIVE_SIZE == 824887076
     assert all(named.description for named in NAMES.values())
 
 
@@ -220,7 +220,7 @@ def test_what_is_made_takes_no_copy(name: str, tmp_path: Path) -> None:
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], None]) -> None:
     """Let ``digits`` be written by another function."""
-    named = catalog.Named(
+    named = catalog.NamedDataset(
         lambda: "digits", lambda folder, source, progress: write(folder) or {}, False, "stand-in"
     )
     monkeypatch.setitem(NAMES, "digits", named)
@@ -241,7 +241,7 @@ def test_an_interrupted_build_leaves_nothing(
 
 
 def test_what_a_killed_build_left_is_cleared(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(cache, {"data/.digits.new/half.png": b"x", "data/.digits.old/half.png": b"x"})
+    put(cache, {"data/.digits.new.tmp/half.png": b"x", "data/.digits.old.tmp/half.png": b"x"})
     stand_in(monkeypatch, lambda folder: (folder / "whole.png").touch())
     assert files_in(build("digits")) == ["source.json", "whole.png"]
     assert sorted(path.name for path in (cache / "data").iterdir()) == [".digits.lock", "digits"]
@@ -627,6 +627,16 @@ def test_wrong_size(server: Server, tmp_path: Path, size: int, length: bool) -> 
     )  # a length that is wrong is seen before anything is downloaded
 
 
+def test_a_server_without_an_end_is_cut_off(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.length = False
+    monkeypatch.setattr(download, "MAX_DOWNLOAD", 100_000)
+    with pytest.raises(IntegrityError, match="100,000 bytes"):
+        fetch(server.url, tmp_path / "photos.zip")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_wrong_digest(server: Server, tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match=f"{DIGEST}.*expected.*{'0' * 64}"):
         fetch(server.url, tmp_path / "photos.zip", 256_000, "0" * 64)
@@ -684,9 +694,9 @@ def test_downloaded_cats_and_dogs(
     server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.content = zipped(microsoft())
-    monkeypatch.setattr(catalog, "ARCHIVE_URL", server.url)
-    monkeypatch.setattr(catalog, "ARCHIVE_SIZE", len(server.content))
-    monkeypatch.setattr(catalog, "ARCHIVE_SHA256", sha256(server.content).hexdigest())
+    monkeypatch.setattr(cats_and_dogs, "ARCHIVE_URL", server.url)
+    monkeypatch.setattr(cats_and_dogs, "ARCHIVE_SIZE", len(server.content))
+    monkeypatch.setattr(cats_and_dogs, "ARCHIVE_SHA256", sha256(server.content).hexdigest())
     put(cache, {"downloads/photos.zip.part": server.content[:500]})
     dataset = resolve(NAME)
     assert len(dataset.photos) == 16
@@ -704,16 +714,16 @@ def test_a_pinned_digest_is_checked(
     server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.content = zipped(microsoft())
-    monkeypatch.setattr(catalog, "ARCHIVE_URL", server.url)
-    monkeypatch.setattr(catalog, "ARCHIVE_SIZE", len(server.content))
-    monkeypatch.setattr(catalog, "ARCHIVE_SHA256", "0" * 64)
+    monkeypatch.setattr(cats_and_dogs, "ARCHIVE_URL", server.url)
+    monkeypatch.setattr(cats_and_dogs, "ARCHIVE_SIZE", len(server.content))
+    monkeypatch.setattr(cats_and_dogs, "ARCHIVE_SHA256", "0" * 64)
     with pytest.raises(IntegrityError, match="0000"):
         resolve(NAME)
     assert files_in(cache) == ["data/.cats_and_dogs_small.lock"]
 
 
 def test_no_network_names_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "ARCHIVE_URL", closed_port())
+    monkeypatch.setattr(cats_and_dogs, "ARCHIVE_URL", closed_port())
     started = time.monotonic()
     with pytest.raises(DataError) as caught:
         resolve(NAME)

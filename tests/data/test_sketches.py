@@ -10,13 +10,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from finetune.data.sketches import ANIMALS, CUES, draw_sketch, draw_with_mask, write_sketches
+from finetune.data.sketches import ANIMALS, CUES, draw_with_mask, write_sketches
 from finetune.errors import UsageError
 
 
 @pytest.mark.parametrize("animal", ANIMALS)
 def test_a_seed_is_a_picture(animal):
-    first, again, other = (draw_sketch(animal, seed, size=64) for seed in ("one", "one", "two"))
+    first, again, other = (
+        draw_with_mask(animal, seed, size=64)[0] for seed in ("one", "one", "two")
+    )
     assert first.mode == "RGB"
     assert first.size == (64, 64)
     assert first.tobytes() == again.tobytes()
@@ -25,7 +27,7 @@ def test_a_seed_is_a_picture(animal):
 
 def test_unknown_animal_is_refused():
     with pytest.raises(UsageError, match=r"'bird'.*cat, dog"):
-        draw_sketch("bird", "one")
+        draw_with_mask("bird", "one")
 
 
 def test_write_sketches_lays_out_half_of_each(tmp_path):
@@ -42,7 +44,7 @@ def test_write_sketches_lays_out_half_of_each(tmp_path):
     assert contents == [(tmp_path / "b" / name).read_bytes() for name in files]
     assert len(set(contents)) == len(files)
     with Image.open(tmp_path / "a/train/dogs/dog.002.png") as sketch:
-        assert sketch.tobytes() == draw_sketch("dog", "3/train/dog/2", size=32).tobytes()
+        assert sketch.tobytes() == draw_with_mask("dog", "3/train/dog/2", size=32)[0].tobytes()
 
 
 def test_another_seed_is_another_set(tmp_path):
@@ -64,10 +66,10 @@ def test_only_the_animal_depends_on_the_species(seed):
     (cat, cat_mask), (dog, dog_mask) = (draw_with_mask(animal, seed, size=96) for animal in ANIMALS)
     differs = (np.asarray(cat) != np.asarray(dog)).any(axis=2)
     animals = cat_mask | dog_mask
-    # Lanczos and the blur carry an edge a few pixels far.
+    # Lanczos carries an edge a few pixels far.
     near = np.asarray(Image.fromarray(animals).convert("L").filter(ImageFilter.MaxFilter(13))) > 0
     assert not differs[~near].any()
-    assert differs[animals].mean() > 0.6
+    assert differs[animals].mean() > 0.3
 
 
 def test_masks_cover_a_part_of_the_picture():
