@@ -11,13 +11,13 @@ from typing import BinaryIO
 
 import numpy as np
 
-from finetune.activations.engine import BATCH
+from finetune.activations.engine import batch_size
 from finetune.activations.extract import chunks, map_ahead
 from finetune.data.photos import BadPhoto, decode, list_photos
 from finetune.errors import IntegrityError, UsageError
 from finetune.runs.classifier import Classifier
 
-_AHEAD = 4 * BATCH  # photos that may be decoded before the network takes them
+_AHEAD = 4 * 8  # photos that may be decoded before the network takes them
 _ROW_GROUP = 4096  # rows of a Parquet file that are held until they are written
 _FORMULA = tuple(
     "=+-@\t\r\n"
@@ -91,7 +91,7 @@ def score(
                 waiting.append((path, None))
                 yield found
 
-    for rows in classifier.predict(np.stack(chunk) for chunk in chunks(good(), BATCH)):
+    for rows in classifier.predict(np.stack(chunk) for chunk in chunks(good(), batch_size())):
         for row in _checked(rows, classifier.path):
             while (reason := waiting[0][1]) is not None:
                 yield waiting.popleft()[0], reason
