@@ -1,1 +1,3 @@
-"""Ours beside plain Keras and bare OpenVINO, measured in turn in one run; docs/performance.md tells what came out."""
+"""Ours beside plain Keras and bare OpenVINO, measured in turn in one run; docs/performance.md tells
+what came out.
+"""

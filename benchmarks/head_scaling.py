@@ -1,4 +1,5 @@
-"""Should a linear head's features be scaled each by itself, or all by one factor? Validation decides, test is shown.
+"""Should a linear head's features be scaled each by itself, or all by one factor? Validation
+decides, test is shown.
 
 finetune extract-features --backbone vgg16 --out features
 python benchmarks/head_scaling.py features

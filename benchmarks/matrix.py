@@ -1,9 +1,11 @@
-"""36 cells that share one trunk pass, against 36 separate plain scripts of which a few are measured.
+"""36 cells that share one trunk pass, against 36 separate plain scripts of which a few are
+measured.
 
 python -m benchmarks.matrix [--photos 400] [--scripts 2] [--out FILE]
 
-Every plain script computes its features anew and trains one head, as copies of a notebook do. All 36 take the same time
-but for their learning rate; the ratio multiplies the mean of the measured ones by 36. Imports are counted on both sides.
+Every plain script computes its features anew and trains one head, as copies of a notebook do. All
+36 take the same time but for their learning rate; the ratio multiplies the mean of the measured
+ones by 36. Imports are counted on both sides.
 """
 
 import json

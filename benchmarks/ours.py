@@ -39,7 +39,9 @@ class Clock(Reporter):
         yield lambda rows: self.arrivals.append((time.perf_counter(), rows))
 
     def streaming(self) -> float:
-        """Seconds of all rows at the pace of those behind the first: without conversion, compilation and warming up."""
+        """Seconds of all rows at the pace of those behind the first: without conversion,
+        compilation and warming up.
+        """
         (first, warm), rows = self.arrivals[0], sum(rows for _, rows in self.arrivals)
         return (self.arrivals[-1][0] - first) * rows / (rows - warm)
 
@@ -68,6 +70,7 @@ if __name__ == "__main__":
     parser.add_argument("--backbone", default="vgg16")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=0)
+    parser.add_argument("--precision", help="as the recipe has it; its default if not given")
     given = parser.parse_args()
     settings = {
         "data": str(given.data),
@@ -75,6 +78,7 @@ if __name__ == "__main__":
         "weights": "random",
         "image_size": given.size,
     }
+    settings |= {"precision": given.precision} if given.precision else {}
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         if given.job == "extraction":

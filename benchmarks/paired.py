@@ -1,6 +1,7 @@
 """Measure jobs in turn, each in a process of its own, and tell ratios with their spread.
 
-A machine that is slow for a minute is slow for all contenders of that minute: only ratios within one repeat are quoted.
+A machine that is slow for a minute is slow for all contenders of that minute: only ratios within
+one repeat are quoted.
 """
 
 import json
@@ -19,7 +20,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def job(module: str, *arguments: object) -> dict[str, Any]:
-    """Run ``python -m benchmarks.<module> ARGUMENTS`` with an empty store and return the JSON object of its last line."""
+    """Run ``python -m benchmarks.<module> ARGUMENTS`` with an empty store and return the JSON
+    object of its last line.
+    """
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "FINETUNE_CACHE": os.environ.get("BENCHMARK_CACHE", cache)}
         environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
@@ -45,7 +48,9 @@ def in_turn(contenders: Mapping[str, Sequence[object]], repeats: int) -> pd.Data
 
 
 def ratio(rows: pd.DataFrame, slow: str, fast: str, column: str = "seconds") -> dict[str, float]:
-    """How many times longer ``slow`` takes than ``fast``: median, lowest and highest over the repeats."""
+    """How many times longer ``slow`` takes than ``fast``: median, lowest and highest over the
+    repeats.
+    """
     by = rows.pivot_table(index="repeat", columns="contender", values=column)
     ratios = by[slow] / by[fast]
     return {name: round(float(value), 2) for name, value in

@@ -1,4 +1,6 @@
-"""Folders of photos for the benchmarks: real ones from FINETUNE_DATA_DIR, else drawn ones, any number of them."""
+"""Folders of photos for the benchmarks: real ones from FINETUNE_DATA_DIR, else drawn ones, any
+number of them.
+"""
 
 import itertools
 import os
@@ -8,8 +10,8 @@ from pathlib import Path
 def make_folder(folder: Path, train: int, validation: int = 0, test: int = 0) -> Path:
     """A data set with so many photos in each split, half of them of each class.
 
-    Photos that are needed more than once get a few bytes behind their end, which decoders ignore: their content has
-    another hash, so that the store computes them anew.
+    Photos that are needed more than once get a few bytes behind their end, which decoders ignore:
+    their content has another hash, so that the store computes them anew.
     """
     sources = {name: _endless(name) for name in ("cats", "dogs")}
     for split, count in {"train": train, "validation": validation, "test": test}.items():

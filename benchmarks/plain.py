@@ -1,6 +1,8 @@
-"""Plain Keras, as tutorials and notebooks write it: image_dataset_from_directory, the whole model, default compile.
+"""Plain Keras, as tutorials and notebooks write it: image_dataset_from_directory, the whole model,
+default compile.
 
-Each job prints one JSON object: seconds (imports not counted), seconds of each epoch, peak memory in bytes.
+Each job prints one JSON object: seconds (imports not counted), seconds of each epoch, peak memory
+in bytes.
 """
 
 import argparse

@@ -1,8 +1,10 @@
-"""Does the heat lie on the animal? The pointing game (Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016).
+"""Does the heat lie on the animal? The pointing game (Zhang et al., Top-down Neural Attention by
+Excitation Backprop, ECCV 2016).
 
-A drawn test picture is hit if the hottest pixel of its true class lies where the animal shows. Animals fill a good part of
-a picture and tend to stand in its middle, so there are three blind players: one points anywhere (the mean area of the
-animals), one at the middle, and one, for each layer, where the heat of another picture points.
+A drawn test picture is hit if the hottest pixel of its true class lies where the animal shows.
+Animals fill a good part of a picture and tend to stand in its middle, so there are three blind
+players: one points anywhere (the mean area of the animals), one at the middle, and one, for each
+layer, where the heat of another picture points.
 
 FINETUNE_WEIGHTS_DIR=... python benchmarks/pointing_game.py [--json]
 """
@@ -41,7 +43,9 @@ def main(as_json: bool) -> None:
 
 
 def _test_pictures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The test sketches uint8 (n, size, size, 3), where their animals show bool (n, size, size), and labels int (n,)."""
+    """The test sketches uint8 (n, size, size, 3), where their animals show bool (n, size, size),
+    and labels int (n,).
+    """
     photos = catalog.resolve("sketches").split("test")
     masks = []
     for photo in photos:
@@ -56,7 +60,9 @@ def _test_pictures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _play(head: str, pictures: np.ndarray, masks: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """By layer the shares of hits and of hits by other pictures' heat; and the head's test accuracy."""
+    """By layer the shares of hits and of hits by other pictures' heat; and the head's test
+    accuracy.
+    """
     from finetune.commands.run import run
     from finetune.evaluation.gradcam import grad_cam
     from finetune.progress import Reporter

@@ -1,4 +1,5 @@
-"""Seconds and peak memory of an extraction against the number of photos; photos beyond 4,000 repeat, with new hashes.
+"""Seconds and peak memory of an extraction against the number of photos; photos beyond 4,000
+repeat, with new hashes.
 
 python -m benchmarks.scaling [--photos 250]... [--backbone densenet121] [--size 128] [--out FILE]
 """
@@ -20,7 +21,9 @@ def main(
     size: int = 128,
     out: Path | None = None,
 ) -> None:
-    """One extraction of each size; a small network at a small size, so that 20,000 photos are minutes and not hours."""
+    """One extraction of each size; a small network at a small size, so that 20,000 photos are
+    minutes and not hours.
+    """
     rows = []
     for count in photos:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,7 @@
 """How soon commands answer: whole processes, beside Python's own start and ``import keras``.
 
-python -m benchmarks.startup [--data cats-and-dogs-small --weights imagenet] [--repeats 5] [--out FILE]
+python -m benchmarks.startup [--data cats-and-dogs-small --weights imagenet] [--repeats 5] [--out
+FILE]
 
 BENCHMARK_CACHE may name a store that holds the activations of the cached run already.
 """
@@ -29,6 +30,8 @@ def main(
     """The cached run is a second one, in a new folder, after a first one that filled the store."""
     with tempfile.TemporaryDirectory() as folder:
         few = make_folder(Path(folder, "few"), 20, 10, 10)
+        first = Path(folder, "first")
+        photo = next(few.glob("*/*/*"))
         run = [
             "-m",
             "finetune",
@@ -47,6 +50,7 @@ def main(
             "import keras": ["-c", "import keras, tensorflow"],
             "finetune --help": ["-m", "finetune", "--help"],
             "finetune check, 40 photos": ["-m", "finetune", "-q", "check", few],
+            "finetune predict, 1 photo": ["-m", "finetune", "-q", "predict", first, photo],
             "cached run": run,
         }
         store = {
@@ -54,7 +58,7 @@ def main(
             "FINETUNE_CACHE": os.environ.get("BENCHMARK_CACHE", str(Path(folder, "cache"))),
         }
         environment = {**store, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
-        _timed([*run, Path(folder, "first")], environment)
+        _timed([*run, first], environment)
         rows = []
         for repeat in range(repeats):
             for name, command in commands.items():

@@ -1,4 +1,5 @@
-"""Peak memory while a head is trained from the stored activations of 20,000 photos, 3.7 GiB of them, for one epoch.
+"""Peak memory while a head is trained from the stored activations of 20,000 photos, 3.7 GiB of
+them, for one epoch.
 
 python benchmarks/stream_memory.py [PHOTOS]
 """

@@ -1,9 +1,11 @@
-"""Training with the trunk frozen: seconds per epoch and whole runs of 1, 5 and 20 epochs, extraction included.
+"""Training with the trunk frozen: seconds per epoch and whole runs of 1, 5 and 20 epochs,
+extraction included.
 
-python -m benchmarks.training top_block|frozen_augmented [--backbone NAME]... [--photos 144] [--epochs 3] [--out FILE]
+python -m benchmarks.training top_block|frozen_augmented [--backbone NAME]... [--photos 144]
+[--epochs 3] [--out FILE]
 
-A whole run of E epochs is the measured run of ``--epochs`` epochs, lengthened or shortened by its later epochs: set-up
-and the first epoch (compilation) are counted once, as they happen once.
+A whole run of E epochs is the measured run of ``--epochs`` epochs, lengthened or shortened by its
+later epochs: set-up and the first epoch (compilation) are counted once, as they happen once.
 """
 
 import tempfile
@@ -24,6 +26,7 @@ def main(
     backbone: Annotated[list[str], typer.Option()] = ["vgg16", "resnet50", "densenet121"],  # noqa: B006
     photos: int = 144,
     size: int = 224,
+    precision: Annotated[list[str], typer.Option()] = ["float32", "bfloat16"],  # noqa: B006
     epochs: int = 3,
     repeats: int = 2,
     out: Path | None = None,
@@ -34,7 +37,8 @@ def main(
         data = make_folder(Path(folder), photos, photos // 4, photos // 4)
         for name in backbone:
             settings = (job, data, "--backbone", name, "--size", size, "--epochs", epochs)
-            rows = in_turn({"plain": ("plain", *settings), "ours": ("ours", *settings)}, repeats)
+            ours = {f"ours {kind}": ("ours", *settings, "--precision", kind) for kind in precision}
+            rows = in_turn({"plain": ("plain", *settings), **ours}, repeats)
             rows["epoch"] = [min(seconds[1:]) for seconds in rows["epochs"]]
             for length in LENGTHS:
                 rows[f"{length} epochs"] = rows["seconds"] + (length - epochs) * rows["epoch"]
@@ -43,18 +47,15 @@ def main(
                 "per epoch": "epoch",
                 **{f"{length} epochs": f"{length} epochs" for length in LENGTHS},
             }
-            ratios = {
-                label: ratio(rows, "plain", "ours", column) for label, column in columns.items()
-            }
-            told = {label: f"{r['median']} ({r['low']}-{r['high']})" for label, r in ratios.items()}
-            ours = rows[rows.contender == "ours"]
-            table.append(
-                {
-                    "backbone": name,
-                    **told,
-                    "ours photos/s": round(photos / ours["epoch"].median(), 1),
+            for contender in ours:
+                ratios = {
+                    label: ratio(rows, "plain", contender, column)
+                    for label, column in columns.items()
                 }
-            )
+                shown = {k: f"{r['median']} ({r['low']}-{r['high']})" for k, r in ratios.items()}
+                epoch = rows[rows.contender == contender]["epoch"].median()
+                row = {"backbone": name, "precision": contender.removeprefix("ours "), **shown}
+                table.append({**row, "ours photos/s": round(photos / epoch, 1)})
     report(
         job, pd.DataFrame(table), pd.concat(measured), out, photos=photos, size=size, epochs=epochs
     )
