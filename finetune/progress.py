@@ -60,3 +60,11 @@ class Reporter:
         trained = f"loss {row['loss']:.4f}, " if row["epoch"] else ""
         figures = f"{trained}validation loss {row['val_loss']:.4f}, validation accuracy {row['val_accuracy']:.4f}"
         self.say(f"  {row['phase']} epoch {row['epoch']}: {figures} ({row['seconds']:.1f} s)")
+
+
+SILENT = Reporter(quiet=True)
+
+
+def count(number: int, thing: str) -> str:
+    """A number with its noun: ``count(1, "photo") == "1 photo"``, ``"1,200 photos"``."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

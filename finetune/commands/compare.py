@@ -21,8 +21,8 @@ from finetune.data.dataset import Dataset
 from finetune.errors import FinetuneError
 from finetune.files import commit_json, locked
 from finetune.model.backbones import INPUT
-from finetune.progress import Reporter
-from finetune.recipe.matrix import Cell
+from finetune.progress import SILENT, Reporter
+from finetune.recipe.matrix import Cell, collect
 from finetune.recipe.strategies import STRATEGIES
 from finetune.runs.folder import read_result
 
@@ -56,6 +56,23 @@ def in_order(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def compare(
+    *recipes: Path, out: Path = Path("compared"), photos: bool = True, reporter: Reporter = SILENT
+) -> dict[str, Any]:
+    """Run many recipes, share what they share, and say which differences are real."""
+    return compare_trials(collect(recipes), out, reporter, photos)
+
+
+def plan_compare(*recipes: Path, reporter: Reporter = SILENT) -> dict[str, Any]:
+    """What ``compare --dry-run`` prints."""
+    from finetune.backend import load_keras
+
+    load_keras()
+    from finetune.execution import plan
+
+    return plan.plan(collect(recipes), reporter)
+
+
+def compare_trials(
     cells: Sequence[Cell], out: Path, reporter: Reporter, photos: bool = True
 ) -> dict[str, Any]:
     """Run all cells that have no result yet, and report on all.
@@ -188,12 +205,12 @@ def _work(cell: Cell, folder: Path) -> tuple[str, str] | None:
     """In the worker: one cell; everything that goes wrong becomes its outcome."""
     import traceback
 
-    from finetune.commands import run as runs
+    from finetune.execution.trial import run_trial
     from finetune.training.fit import Diverged
 
     with (folder / "log.txt").open("a") as log:
         try:
-            runs.run(cell.recipe, folder, Reporter(file=log))
+            run_trial(cell.recipe, folder, Reporter(file=log))
         except Diverged as error:
             return "diverged", str(error)
         except FinetuneError as error:

@@ -1,22 +1,37 @@
 """`finetune extract-features`: the activations of every photo as one array and its index."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from finetune.activations.cache import Work
-from finetune.data.dataset import SPLITS
-from finetune.files import commit
-from finetune.model.cut import find_cut
-from finetune.model.heads import pool_maps
-from finetune.progress import Reporter
-from finetune.recipe.recipe import Recipe
+from finetune.backend import load_keras
+from finetune.progress import SILENT, Reporter
+from finetune.recipe.recipe import Recipe, load
 
 
 def extract_features(
+    data: str | None = None,
+    *,
+    backbone: str | None = None,
+    weights: str | None = None,
+    image_size: int | None = None,
+    cut: str | None = None,
+    pooling: str = "gap",
+    settings: Sequence[str] = (),
+    skip_bad: bool = False,
+    out: Path = Path("features"),
+    reporter: Reporter = SILENT,
+) -> dict[str, Any]:
+    """Run the photos through the backbone once; write features.npy and index.csv."""
+    given = {"data": data, "backbone": backbone, "weights": weights, "image_size": image_size}
+    given |= {"strategy": "cached-features", "skip_bad": skip_bad or None}
+    recipe = load(None, given, settings)
+    load_keras()
+    return write_features(recipe, cut, pooling, out, reporter)
+
+
+def write_features(
     recipe: Recipe, cut: str | None, pooling: str, out: Path, reporter: Reporter
 ) -> dict[str, Any]:
     """Write ``features.npy`` (row-aligned) and ``index.csv`` (row, file, class, label, split).
@@ -35,6 +50,14 @@ def extract_features(
     Raises:
         UsageError: no such cut; DataError, IntegrityError: see ``run``.
     """
+    import numpy as np
+
+    from finetune.activations.cache import Work
+    from finetune.data.dataset import SPLITS
+    from finetune.files import commit
+    from finetune.model.cut import find_cut
+    from finetune.model.heads import pool_maps
+
     work = Work.prepare(recipe, reporter)
     cut = cut or work.network.top
     maps = find_cut(work.network.whole, cut).shape[1:]
@@ -67,8 +90,10 @@ def extract_features(
     }
 
 
-def index(work: Work) -> pd.DataFrame:
+def index(work):
     """One line per row of the array, in its order."""
+    import pandas as pd
+
     photos = work.dataset.photos
     return pd.DataFrame(
         {
