@@ -165,9 +165,7 @@ def _data_root(data: str) -> Path | None:
     return next((root for root in roots if root.is_dir()), None)
 
 
-def _expected(
-    model: "keras.Model", classifier: "Classifier", photos: "np.ndarray"
-) -> "np.ndarray":
+def _expected(model: "keras.Model", classifier: "Classifier", photos: "np.ndarray") -> "np.ndarray":
     """The probabilities that the exported model must reproduce; float32 (n, classes)."""
     import keras
     import numpy as np

@@ -9,7 +9,7 @@ from finetune.errors import UsageError
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.recipe import Recipe, load
 from finetune.runs.folder import read_recipe, read_result
-from finetune.runs.interruption import saved_run, said_if_interrupted
+from finetune.runs.interruption import said_if_interrupted, saved_run
 
 
 def run(

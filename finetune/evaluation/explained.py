@@ -11,7 +11,13 @@ from finetune.data.dataset import Dataset
 from finetune.data.photos import BadPhoto
 from finetune.evaluation.gradcam import grad_cam
 from finetune.evaluation.overlays import (
-    TILE, Tile, contact_sheet, open_photo, overlay, percent, spread,
+    TILE,
+    Tile,
+    contact_sheet,
+    open_photo,
+    overlay,
+    percent,
+    spread,
 )
 from finetune.progress import Reporter
 
@@ -60,9 +66,7 @@ def explain_test(
                 Path(photo.file).name,
                 f"{dataset.classes[photo.label]} → {dataset.classes[label]}, {percent(share)}",
             ]
-            tiles.append(
-                Tile(overlay(picture, spread(heat, picture.size, resize)), lines)
-            )
+            tiles.append(Tile(overlay(picture, spread(heat, picture.size, resize)), lines))
         shown.append(tiles)
     shown = [tiles for tiles in shown if tiles]
     return contact_sheet(shown) if shown else None

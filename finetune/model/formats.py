@@ -181,12 +181,15 @@ FORMATS = {
     "saved-model": Format(
         "saved_model", "tensorflow", "any", _write_saved_model, _load_saved_model
     ),
-    "onnx": Format(
-        "model.onnx", "onnxruntime", "any", _write_onnx, _load_onnx, "onnx", _ONNX
-    ),
+    "onnx": Format("model.onnx", "onnxruntime", "any", _write_onnx, _load_onnx, "onnx", _ONNX),
     "openvino": Format("model.xml", "openvino", "any", _write_openvino, _load_openvino),
     "tflite": Format(
-        "model.tflite", "ai-edge-litert", _TFLITE_BATCH, _write_tflite, _load_tflite,
-        "litert", _LITERT,
+        "model.tflite",
+        "ai-edge-litert",
+        _TFLITE_BATCH,
+        _write_tflite,
+        _load_tflite,
+        "litert",
+        _LITERT,
     ),
 }

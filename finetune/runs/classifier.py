@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.backend import load_keras
-from finetune.data.photos import RESIZE_MODES, SUFFIXES, Photo, Pixels, list_photos, read_photos, through
+from finetune.data.photos import (
+    RESIZE_MODES,
+    SUFFIXES,
+    Photo,
+    Pixels,
+    list_photos,
+    read_photos,
+    through,
+)
 from finetune.errors import DataError, IntegrityError, UsageError
 from finetune.recipe.recipe import Recipe, reopen
 

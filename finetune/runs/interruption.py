@@ -27,6 +27,4 @@ def saved_run(folder: Path) -> str:
     checkpoint = folder / "checkpoint.npz"
     found = checkpoint.exists()
     epoch = f"the last whole epoch is in {checkpoint}" if found else "no epoch was finished"
-    return (
-        f"{epoch}; stored activations are kept. Go on with `finetune run --resume {folder}`."
-    )
+    return f"{epoch}; stored activations are kept. Go on with `finetune run --resume {folder}`."
