@@ -58,7 +58,7 @@ def build_network(recipe: Recipe, classes: int) -> Network:
     keras.utils.disable_interactive_logging()  # which clear_session turns on again, and which writes to stdout
     keras.utils.set_random_seed(recipe.seed)
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_float16" if recipe.mixed_precision else "float32")
+    keras.config.set_dtype_policy("mixed_bfloat16" if recipe.precision == "bfloat16" else "float32")
     try:
         base = build_base(recipe.backbone, recipe.image_size)
         loaded = load_weights(base, recipe.backbone, recipe.weights)
