@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from finetune.activations.cache import Work
-from finetune.activations.engine import BATCH, Engine
+from finetune.activations.engine import Engine, batch_size
 from finetune.model.backbones import INPUT
 from finetune.model.cut import find_cut
 from finetune.recipe.strategies import STRATEGIES
@@ -57,7 +57,7 @@ def _time_part(work: Work, source: str, target: str) -> tuple[float, float]:
         find_cut(work.network.whole, source).shape[1:],
         "uint8" if source == INPUT else "float32",
     )
-    photos = np.zeros((BATCH, *shape), dtype)
+    photos = np.zeros((batch_size(), *shape), dtype)
     list(engine([photos]))
     return time.perf_counter() - start, _seconds_per_row(engine, photos)
 

@@ -17,7 +17,7 @@ import pytest
 from conftest import finetune, paint
 from PIL import Image, ImageOps
 
-from finetune.activations.engine import BATCH
+from finetune.activations.engine import batch_size
 from finetune.cli.predict import Format
 from finetune.commands import run as runs
 from finetune.commands.predict import FORMATS, Prediction, as_text, predict, score, write
@@ -64,7 +64,7 @@ def test_every_photo_has_the_probabilities_that_keras_gives_it(folder, classifie
     found = list(predict(classifier, [folder / "photos"], top=3))
     files = sorted((folder / "photos").rglob("*.png"))
     assert [row.file for row in found] == [path.as_posix() for path in files]
-    assert len(found) % BATCH, "the last batch is not full"
+    assert len(found) % batch_size(), "the last batch is not full"
     pixels = np.stack([decode(path.read_bytes(), 64, "pad") for path in files])
     expected = keras.saving.load_model(folder / "run" / "model.keras").predict(pixels, verbose=0)
     probabilities = [[dict(row.top)[name] for name in classifier.classes] for row in found]
@@ -229,7 +229,7 @@ def test_memory_is_bounded_photos_are_drawn_only_as_rows_are_taken(folder, class
     for done, _ in enumerate(itertools.islice(rows, 160), start=1):
         ahead.append(drawn[-1] - done)
     assert max(ahead[:80]) == max(ahead[80:]), "it does not grow"
-    assert max(ahead) <= 4 * BATCH + 8 * BATCH
+    assert max(ahead) <= 4 * batch_size() + 8 * batch_size()
 
 
 def test_each_row_is_written_before_the_next_photo_is_asked_for(classifier):
