@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from os import PathLike
 from pathlib import Path
@@ -23,34 +22,50 @@ from finetune.data.photos import (
 )
 from finetune.errors import DataError, IntegrityError, UsageError
 from finetune.recipe.recipe import Recipe, reopen
+from finetune.runs.ir import open_ir
 
 if TYPE_CHECKING:
     import keras
 
     from finetune.activations.engine import Engine
 
-_BATCH = 8  # photos; what the network is fastest with on a CPU
 _MAX_BYTES = 2**20  # of classes.json and input.json; the names of 20,000 classes fit
+_IR = Path("openvino/float32")  # in a run folder: its network without TensorFlow, see runs.ir
 
 
-@dataclass(frozen=True)
 class Classifier:
-    """A run folder or a bare model file; what is compiled for it stays as long as it does.
+    """A run folder or a bare model file, open for use; what is compiled for it stays with it.
+
+    A run's network is opened without TensorFlow where the run has left it as OpenVINO IR; Keras is
+    imported when ``model`` is first asked for.
 
     Attributes:
         path: what was opened.
-        model: uint8 photos (n, image_size, image_size, 3) RGB -> probabilities (n, classes).
         classes: names, in the order of the model's outputs.
+        image_size: side of the square photos in pixels.
         resize: how a photo becomes a square, see ``data.photos.decode``.
         recipe: of the run folder; None for a bare model.
     """
 
-    path: Path
-    model: "keras.Model"
-    classes: tuple[str, ...]
-    resize: str
-    recipe: Recipe | None
-    _engines: dict[str, "Engine"] = field(default_factory=dict, init=False, repr=False)
+    def __init__(
+        self,
+        path: Path,
+        classes: Sequence[str],
+        image_size: int,
+        resize: str,
+        recipe: Recipe | None = None,
+        model: "keras.Model | None" = None,
+    ):
+        self.path = path
+        self.classes = tuple(classes)
+        self.image_size = image_size
+        self.resize = resize
+        self.recipe = recipe
+        self._model = model
+        self._engines: dict[str, Engine] = {}
+
+    def __repr__(self) -> str:
+        return f"Classifier({str(self.path)!r}, {len(self.classes)} classes)"
 
     @classmethod
     def open(cls, path: str | PathLike[str]) -> "Classifier":
@@ -71,19 +86,26 @@ class Classifier:
                 f"{path} holds no model.keras. Give the folder of a finished `finetune run`, or a "
                 ".keras file."
             )
-        load_keras()
-        from finetune.model.saved import load_model
-
-        model = load_model(file)
-        classes = _classes(folder / "classes.json", _outputs(model, file), file)
-        recipe = folder / "recipe.yaml"
-        made_by = reopen(recipe) if path.is_dir() and recipe.exists() else None
-        return cls(path, model, classes, _resize(folder / "input.json", made_by), made_by)
+        names, recipe = folder / "classes.json", folder / "recipe.yaml"
+        if path.is_dir() and recipe.exists() and names.exists():
+            made_by = reopen(recipe)
+            return cls(path, _names(names), made_by.image_size, made_by.resize, made_by)
+        model = _load(file)
+        outputs = _outputs(model, file)
+        classes = _names(names) if names.exists() else tuple(map(str, range(outputs)))
+        _check_outputs(outputs, classes, file)
+        size = model.inputs[0].shape[1]
+        return cls(path, classes, size, _resize(folder / "input.json"), None, model)
 
     @property
-    def image_size(self) -> int:
-        """Side of the square photos in pixels."""
-        return self.model.inputs[0].shape[1]
+    def model(self) -> "keras.Model":
+        """uint8 photos (n, image_size, image_size, 3) RGB -> probabilities; imports Keras."""
+        if self._model is None:
+            file = self.path / "model.keras"
+            model = _load(file)
+            _check_outputs(_outputs(model, file), self.classes, file)
+            self._model = model
+        return self._model
 
     def index(self, name: str) -> int:
         """The output of a class; DataError if there is no such class."""
@@ -93,18 +115,22 @@ class Classifier:
         return self.classes.index(name)
 
     def predict(
-        self, batches: Iterable[np.ndarray], precision: str = "float32"
+        self, batches: Iterable[np.ndarray], precision: str = "auto"
     ) -> Iterator[np.ndarray]:
         """Probabilities of photos, batch by batch: uint8 (n, size, size, 3) to float32 (n, classes).
 
         A model with one sigmoid output gives two columns.
+
+        Raises:
+            IntegrityError: the model's outputs are no probabilities of its classes.
         """
-        typed = (batch.astype(self.model.inputs[0].dtype) for batch in batches)
-        for outputs in self._engine(precision)(typed):
-            yield two_columns(outputs)
+        for outputs in self._engine(precision)(batches):
+            rows = two_columns(outputs)
+            _check_outputs(rows.shape[1], self.classes, self.path)
+            yield _checked(rows, self.path)
 
     def score(
-        self, photos: Iterable[Path | Photo], precision: str = "float32"
+        self, photos: Iterable[Path | Photo], precision: str = "auto"
     ) -> Iterator[tuple[Path | Photo, np.ndarray | str]]:
         """Probabilities of photos as one stream, each decoded once and as in training.
 
@@ -112,27 +138,35 @@ class Classifier:
             (photo, float32 (classes,)), or (photo, reason) of one that cannot be decoded, in order.
 
         Raises:
-            IntegrityError: the model's outputs are no probabilities.
+            IntegrityError: as ``predict``.
         """
+        from finetune.activations.engine import batch_size
+
+        def engine(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+            return self.predict(batches, precision)
+
         stream = read_photos(Pixels(self.image_size, self.resize), photos)
-
-        def probabilities(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-            for rows in self.predict(batches, precision):
-                yield _checked(rows, self.path)
-
-        return through(probabilities, stream, _BATCH)
+        return through(engine, stream, batch_size())
 
     def _engine(self, precision: str) -> "Engine":
-        """The network converted and compiled, once for each precision."""
+        """The network, converted and compiled once for each precision."""
         if precision not in self._engines:
-            import keras
-
-            from finetune.activations.engine import compile_trunk
-
-            # OpenVINO cannot read the shapes of a Sequential.
-            whole = keras.Model(self.model.inputs[0], self.model.outputs[0])
-            self._engines[precision] = compile_trunk(whole)
+            has_ir = self.path.is_dir() and (self.path / _IR).is_dir()
+            compiled = open_ir(self.path, precision) if has_ir else self._compiled(precision)
+            self._engines[precision] = compiled
         return self._engines[precision]
+
+    def _compiled(self, precision: str) -> "Engine":
+        model = self.model
+        import keras
+
+        from finetune.activations.engine import compile_trunk, resolve_precision
+
+        # OpenVINO cannot read the shapes of a Sequential.
+        whole = keras.Model(model.inputs[0], model.outputs[0])
+        engine = compile_trunk(whole, precision=resolve_precision(precision))
+        dtype = model.inputs[0].dtype
+        return lambda batches: engine(batch.astype(dtype) for batch in batches)
 
 
 def opened(model: str | PathLike[str] | Classifier) -> Classifier:
@@ -165,21 +199,29 @@ def two_columns(outputs: np.ndarray) -> np.ndarray:
     return np.concatenate([1 - outputs, outputs], axis=1) if outputs.shape[1] == 1 else outputs
 
 
-def _classes(file: Path, outputs: int, model: Path) -> tuple[str, ...]:
-    if not file.exists():
-        return tuple(str(index) for index in range(outputs))
+def _load(file: Path) -> "keras.Model":
+    load_keras()
+    from finetune.model.saved import load_model
+
+    return load_model(file)
+
+
+def _names(file: Path) -> tuple[str, ...]:
     names = _read_json(file)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise IntegrityError(f"{file} is no list of class names. Copy it again from its run.")
-    if len(names) != outputs:
-        raise IntegrityError(f"{file} names {len(names)} classes; {model} has {outputs} outputs.")
     return tuple(names)
 
 
-def _resize(described: Path, recipe: Recipe | None) -> str:
-    """As the recipe has it, or ``input.json`` where no single recipe made the model."""
-    if recipe:
-        return recipe.resize
+def _check_outputs(outputs: int, classes: Sequence[str], model: Path) -> None:
+    if len(classes) != outputs:
+        raise IntegrityError(
+            f"classes.json names {len(classes)} classes, and {model} has {outputs} outputs."
+        )
+
+
+def _resize(described: Path) -> str:
+    """What ``input.json`` says, as no single recipe made the model."""
     if not described.exists():
         return RESIZE_MODES[0]
     value = _read_json(described)

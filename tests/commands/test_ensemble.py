@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import finetune, paint
+from finetune.cli.ensemble import BlendName
 from scipy.special import softmax
 
-from finetune.cli.ensemble import BlendName
 from finetune.commands import run as runs
 from finetune.commands.ensemble import ROWS, ensemble
 from finetune.data.photos import decode
