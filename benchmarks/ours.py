@@ -15,7 +15,7 @@ load_keras()
 
 from finetune.backend import peak_bytes  # noqa: E402
 from finetune.commands import extract_features as features  # noqa: E402
-from finetune.commands import run as runs  # noqa: E402
+from finetune.execution import trial as runs  # noqa: E402
 from finetune.progress import Reporter  # noqa: E402
 from finetune.recipe.recipe import load  # noqa: E402
 
@@ -55,7 +55,7 @@ def extraction(settings: dict[str, Any], out: Path) -> dict[str, Any]:
 def training(job: str, settings: dict[str, Any], epochs: int, out: Path) -> dict[str, Any]:
     """A whole run: extraction, a converged head, so many epochs, test photos, a saved model."""
     chosen = settings | STRATEGIES[job] | ({"epochs": epochs, "patience": epochs} if epochs else {})
-    result = runs.run(load(None, chosen, []), out, Reporter(True))
+    result = runs.run_trial(load(None, chosen, []), out, Reporter(True))
     history = (out / "history.csv").read_text().splitlines()
     seconds = [float(line.split(",")[-1]) for line in history[1:] if line.split(",")[1] != "0"]
     return {"epochs": seconds, "parts": result["seconds"]}

@@ -11,11 +11,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def count(n: int, noun: str) -> str:
-    """A number with its noun: ``1 photo``, ``1,200 photos``, ``2 entries``."""
-    if n == 1:
-        return f"1 {noun}"
-    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{n:,} {plural}"
+    """A number with its noun: ``1 photo``, ``1,200 photos``, ``2 entries``, ``2 classes``."""
+    return f"{n:,} {noun if n == 1 else _plural(noun)}"
+
+
+def _plural(noun: str) -> str:
+    if noun.endswith("y"):
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if noun.endswith(("s", "ch")) else f"{noun}s"
 
 
 class Reporter:
@@ -58,7 +61,7 @@ class Reporter:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn(f"{noun}s"),
+            TextColumn(_plural(noun)),
             TimeRemainingColumn(),
         )
         with Progress(

@@ -1,176 +1,192 @@
-"""Photos to activations: decode, augment, run the trunk, and store what is not stored yet."""
+"""Photos to stored activations: decode, augment, run the trunk, and commit what is computed."""
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, cast
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from finetune.activations.engine import Engine
-from finetune.activations.store import Store, row_name
-from finetune.data.photos import BadPhoto, Photo, Pixels, chunks, map_ahead
-from finetune.errors import IntegrityError
-from finetune.files import commit_text
+from finetune.activations.store import READ_ONLY, Store, row_name
+from finetune.data.photos import Photo, Pixels, read_photos, through
+from finetune.errors import DataError, IntegrityError
+from finetune.files import make_folder, need_space, sweep
+from finetune.progress import Reporter, count
 
-_SHARD_BYTES = (
-    64 * 2**20
-)  # memory that waits to be committed, and the work that a power cut can undo
-_CHUNK = 32
+_SHARD_BYTES = 64 * 2**20  # memory that waits to be committed
+_COMMIT_SECONDS = 20.0  # work that a power cut can undo
+_CHUNK = 32  # photos that are decoded into one array
+_POLL_SECONDS = 1.0
 
-
-def stream(
-    pixels: Pixels,
-    photos: Iterable[Photo],
-    keys: Iterable[str | None],
-    engine: Engine,
-    size: int = _CHUNK,
-) -> Iterator[np.ndarray]:
-    """Activations of photos in order, decoded in threads while the trunk runs.
-
-    Args:
-        pixels: how to load them.
-        photos: n photos.
-        keys: n keys of views; None is the photo itself.
-        engine: see ``compile_trunk``.
-        size: rows of each array that is yielded; the last may have fewer.
-    """
-    loaded = map_ahead(lambda item: pixels.load(*item), zip(photos, keys, strict=True))
-    yield from engine(np.stack(chunk) for chunk in chunks(loaded, size))
-
-
-def open_store(cache: Path, fields: dict[str, Any], dtype: str, pixels: Pixels) -> Store:
-    """The store of these activations; float32 instead of float16 where float16 is known not to hold them."""
-    store = Store(cache, {**fields, "pixels": pixels.fields()}, dtype)
-    return (
-        Store(cache, {**fields, "pixels": pixels.fields()}, "float32")
-        if _overflowed(store).exists()
-        else store
-    )
-
-
-def _overflowed(store: Store) -> Path:
-    return store.folder / "overflow.txt"
+Bad = list[tuple[Photo, str]]
 
 
 class Extracted(NamedTuple):
-    """A store that holds a row of every item but the bad ones, and how many rows were computed just now."""
+    """How many rows were computed just now, and the photos that have none, with the reason."""
 
-    store: Store
     computed: int
-    bad: list[tuple[Photo, str]]
+    bad: Bad
 
 
 def extract(
-    cache: Path,
-    fields: dict[str, Any],
-    dtype: str,
+    store: Store,
+    photos: Sequence[Photo],
+    view: int,
     pixels: Pixels,
-    items: Sequence[tuple[Photo, int]],
     open_engine: Callable[[], Engine],
-    advance: Callable[[int], None] = lambda rows: None,
-    warn: Callable[[str], None] = lambda text: None,
+    row_bytes: int,
+    label: str,
+    reporter: Reporter,
 ) -> Extracted:
-    """Make sure that every (photo, view) that can be decoded has a stored row.
+    """Make sure that every photo that can be decoded has a stored row of a view.
 
-    Photos are not tried beforehand: decoding them twice would cost a fifth of the time that DenseNet121 takes.
+    Photos are not tried beforehand: decoding them twice would cost a fifth of the time that
+    DenseNet121 takes. Of processes that want the same rows, one computes and the others wait.
 
     Args:
-        cache: the cache directory.
-        fields: what lies below the cut: backbone, preprocessing, weights, cut.
-        dtype: of the rows; values that float16 cannot hold turn the store to float32.
+        store: the cache entry.
+        photos: any number; copies of one content have one row.
+        view: number of the view; 0 is the photo itself.
         pixels: how to load photos.
-        items: (photo, view number); view 0 is the photo itself.
         open_engine: called only if something is missing.
-        advance: is told of the rows that were computed.
-        warn: is told once if the store turns to float32, of damaged shards, and of each bad photo when it is met.
+        row_bytes: size of a row, to ask for space before the work begins.
+        label: what progress is reported as.
+        reporter: warned of damaged shards, and of each bad photo when it is met.
+
+    Raises:
+        OverflowError: a value that float16 cannot hold. IntegrityError: the trunk computed NaN.
+        BusyError: the disk is full. DataError: the cache cannot be written, or a photo changed.
     """
-    store = open_store(cache, fields, dtype, pixels)
+    by_name = {row_name(photo.sha256, view): photo for photo in photos}
+    missing = store.missing(list(by_name))
+    _report_damage(store, reporter)
+    if not missing:
+        return Extracted(0, [])
+    with _turn(store, list(by_name), reporter) as missing:
+        if not missing:
+            return Extracted(0, [])
+        need_space(store.folder, len(missing) * row_bytes)
+        wanted = [by_name[name] for name in missing]
+        with reporter.stage(label, len(missing)) as advance:
+            computed, bad = _fill(store, wanted, view, pixels, open_engine(), advance, reporter)
+    reasons = {photo.sha256: reason for photo, reason in bad}
+    named = [(photo, reasons[photo.sha256]) for photo in photos if photo.sha256 in reasons]
+    return Extracted(computed, named)
+
+
+def _report_damage(store: Store, reporter: Reporter) -> None:
+    for shard in store.damaged:
+        reporter.warn(
+            f"{shard} fails its checksum; it was set aside and its photos are computed again."
+        )
+    store.damaged.clear()
+
+
+@contextmanager
+def _turn(store: Store, names: list[str], reporter: Reporter) -> Iterator[list[str]]:
+    """Hold the cache entry, and yield what is still missing by then; nothing is held for nothing."""
     try:
-        return Extracted(store, *_fill(store, pixels, items, open_engine, advance, warn))
-    except OverflowError as error:
-        commit_text(_overflowed(store), f"{error}\n")
-        warn(f"{error}: these activations are stored as float32.")
-        return extract(cache, fields, dtype, pixels, items, open_engine, advance, warn)
+        make_folder(store.folder)
+        lock = FileLock(store.folder / ".lock")
+        is_held = _acquired(lock)
+        if not is_held:
+            reporter.say("another process computes activations of this kind: waiting for it")
+        while not is_held and store.missing(names):
+            is_held = _acquired(lock)
+            store.refresh()
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        missing = count(len(store.missing(names)), "row")
+        raise DataError(
+            f"{missing} must be computed and the cache {store.folder.parent} cannot be written "
+            f"({error.strerror}). Make it writable, or set FINETUNE_CACHE to another folder."
+        ) from error
+    try:
+        store.refresh()
+        if is_held:
+            sweep(store.folder)
+        yield store.missing(names)
+    finally:
+        lock.release()
+
+
+def _acquired(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=_POLL_SECONDS)
+    except Timeout:
+        return False
+    return True
 
 
 def _fill(
     store: Store,
+    photos: Sequence[Photo],
+    view: int,
     pixels: Pixels,
-    items: Sequence[tuple[Photo, int]],
-    open_engine: Callable[[], Engine],
+    engine: Engine,
     advance: Callable[[int], None],
-    warn: Callable[[str], None],
-) -> tuple[int, list[tuple[Photo, str]]]:
-    by_name = {row_name(photo.sha256, view): (photo, view) for photo, view in items}
-    missing = store.missing(list(by_name))
-    for shard in store.damaged:
-        warn(f"{shard} fails its checksum; it was set aside and its photos are computed again.")
-    if not missing:
-        return 0, []
-    good, bad = deque[str](), list[tuple[Photo, str]]()
-    loaded = map_ahead(lambda name: _load(pixels, *by_name[name]), missing)
-    decodable = _without_bad(missing, by_name, loaded, good, bad, warn)
-    computed, waiting, clock = 0, list[np.ndarray](), time.perf_counter()
+    reporter: Reporter,
+) -> Extracted:
+    keys = [f"stored/{photo.sha256}/{view}" if view else None for photo in photos]
+    pending = _Pending(store)
+    bad: Bad = []
+    computed = 0
     try:
-        for batch in open_engine()(np.stack(chunk) for chunk in chunks(decodable, _CHUNK)):
-            waiting.append(_narrow(batch, store.dtype))
-            computed += len(batch)
-            advance(len(batch))
-            if sum(rows.nbytes for rows in waiting) >= _SHARD_BYTES:
-                _commit(store, good, waiting, time.perf_counter() - clock)
-                clock = time.perf_counter()
+        for item, found in through(engine, read_photos(pixels, photos, keys), _CHUNK):
+            photo = cast(Photo, item)
+            advance(1)
+            if isinstance(found, str):
+                reporter.warn(f"{photo.path} cannot be decoded: {found}")
+                bad.append((photo, found))
+            else:
+                pending.add(row_name(photo.sha256, view), _narrow(found, store.dtype))
+                computed += 1
     finally:  # also when interrupted: what is computed is kept
-        _commit(store, good, waiting, time.perf_counter() - clock)
-    return computed, bad
+        pending.commit()
+    return Extracted(computed, bad)
 
 
-def _load(pixels: Pixels, photo: Photo, view: int) -> np.ndarray | BadPhoto:
-    try:
-        return pixels.load(photo, f"stored/{photo.sha256}/{view}" if view else None)
-    except BadPhoto as error:
-        return error
+class _Pending:
+    """Rows on their way into a shard, committed by size and by time."""
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._names: list[str] = []
+        self._rows: list[np.ndarray] = []
+        self._since = time.perf_counter()
+
+    def add(self, name: str, row: np.ndarray) -> None:
+        self._names.append(name)
+        self._rows.append(row)
+        is_large = len(self._rows) * row.nbytes >= _SHARD_BYTES
+        if is_large or time.perf_counter() - self._since >= _COMMIT_SECONDS:
+            self.commit()
+
+    def commit(self) -> None:
+        if self._rows:
+            seconds = time.perf_counter() - self._since
+            self._store.add(self._names, np.stack(self._rows), seconds)
+        self._names = []
+        self._rows = []
+        self._since = time.perf_counter()
 
 
-def _without_bad(
-    names: Iterable[str],
-    by_name: Mapping[str, tuple[Photo, int]],
-    loaded: Iterable[np.ndarray | BadPhoto],
-    good: deque[str],
-    bad: list[tuple[Photo, str]],
-    warn: Callable[[str], None],
-) -> Iterator[np.ndarray]:
-    """What could be decoded; notes the names of the good and the reasons of the bad."""
-    for name, pixels in zip(names, loaded, strict=True):
-        if isinstance(pixels, BadPhoto):
-            photo, _ = by_name[name]
-            warn(f"{photo.path} cannot be decoded: {pixels}")
-            bad.append((photo, str(pixels)))
-        else:
-            good.append(name)
-            yield pixels
-
-
-def _commit(store: Store, names: deque[str], waiting: list[np.ndarray], seconds: float) -> None:
-    if waiting:
-        rows = np.concatenate(waiting)
-        store.add([names.popleft() for _ in rows], rows, seconds)
-        waiting.clear()
-
-
-def _narrow(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Rows in the store's dtype.
+def _narrow(row: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A row in the store's dtype.
 
     Raises:
-        OverflowError: float16 cannot hold them; IntegrityError: they are not finite at all.
+        OverflowError: float16 cannot hold it; IntegrityError: it is not finite at all.
     """
-    if dtype == np.float16 and np.abs(rows).max() > np.finfo(np.float16).max:
-        raise OverflowError(
-            f"an activation of {np.abs(rows).max():g} is beyond float16's largest value, 65504"
-        )
-    if not np.isfinite(rows).all():
+    largest = np.abs(row).max() if dtype != np.uint8 else 0
+    if not np.isfinite(largest):
         raise IntegrityError(
             "The trunk computed NaN or infinity; its weights are broken. Nothing of this was stored."
         )
-    return rows.astype(dtype, copy=False)
+    if dtype == np.float16 and largest > np.finfo(np.float16).max:
+        raise OverflowError(
+            f"an activation of {largest:g} is beyond float16's largest value, 65504"
+        )
+    return row.astype(dtype)

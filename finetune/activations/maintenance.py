@@ -1,4 +1,4 @@
-"""Upkeep of the store: every shard hashed again, and what nobody needs any more removed."""
+"""Maintenance of the store: every shard hashed again, and what nobody needs any more removed."""
 
 import os
 import re
@@ -8,11 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from finetune.activations.store import intact, set_aside
+from finetune.activations.store import intact, read_manifest, set_aside
 from finetune.errors import IntegrityError
 
-DAY, HOUR = 86_400.0, 3_600.0  # seconds; what is younger than an hour may be another process's work
-_SHELF = re.compile(r"[0-9a-f]{32}")  # nothing else in the cache is ever looked at
+DAY = 86_400.0  # seconds
+HOUR = 3_600.0  # what is younger may be another process's work
+_ENTRY = re.compile(r"[0-9a-f]{32}")  # nothing else in the cache is ever looked at
 
 Files = Mapping[Path, os.stat_result]
 
@@ -26,57 +27,62 @@ def shards(root: Path) -> list[Path]:
 
 
 def verify(root: Path, advance: Callable[[int], object] = lambda shards: None) -> dict[str, Any]:
-    """Hash every shard again and set damaged ones aside, so that the next run computes their rows anew.
+    """Hash every shard again and set damaged files aside, so that their rows are computed anew.
 
     Args:
         root: the cache directory.
-        advance: is told of each shard that was hashed.
+        advance: is given 1 for each shard that was hashed.
 
     Returns:
-        JSON values: shards and bytes (hashed), damaged (files), orphans and orphan_bytes (files of writes that were
-        interrupted, or are under way), ok.
+        JSON values: shards and bytes (hashed), damaged (files), orphans and orphan_bytes (files of
+        writes that were interrupted, or are under way), ok.
 
     Raises:
-        IntegrityError: a damaged shard cannot be set aside.
+        IntegrityError: a damaged file cannot be set aside.
     """
-    found, damaged, size = shards(root), [], 0
+    found = shards(root)
+    damaged = []
+    size = 0
     for shard in found:
         if not intact(shard):
             damaged.append(shard)
         size += shard.stat().st_size if shard.exists() else 0
         advance(1)
+    manifests = [folder / "manifest.json" for folder in _folders(root)]
+    broken = [path for path in manifests if path.exists() and read_manifest(path) is None]
     try:
-        for shard in damaged:
-            set_aside(shard)
+        for path in damaged + broken:
+            set_aside(path)
     except OSError as error:
         raise IntegrityError(
-            f"{', '.join(map(str, damaged))}: damaged, and cannot be set aside ({error.strerror}). Make the cache "
-            "writable, or set FINETUNE_CACHE to another."
+            f"{', '.join(map(str, damaged + broken))}: damaged, and cannot be set aside "
+            f"({error.strerror}). Make the cache writable, or set FINETUNE_CACHE to another folder."
         ) from error
     orphans = [status.st_size for status in _orphans(root)]
     return {
         "shards": len(found),
         "bytes": size,
-        "damaged": [str(shard) for shard in damaged],
+        "damaged": [str(path) for path in damaged + broken],
         "orphans": len(orphans),
         "orphan_bytes": sum(orphans),
-        "ok": not damaged,
+        "ok": not damaged + broken,
     }
 
 
 def collect(root: Path, days: float = 30.0, dry_run: bool = False) -> list[dict[str, Any]]:
-    """Remove orphans older than an hour, shards that were set aside, and shelves that were not used for long.
+    """Remove old orphans, files that were set aside, and cache entries not used for long.
 
-    A shelf is used when its rows are read (``Store.rows`` marks it) or written. One that was used within the last hour
-    is never removed, however small ``days`` is.
+    An entry is used when its rows are read (``Store.rows`` marks it) or written. One that was used
+    within the last hour is never removed, however small ``days`` is, nor is a younger orphan.
 
     Args:
         root: the cache directory.
-        days: shelves that were not used for so many days go.
+        days: entries that were not used for so many days go.
         dry_run: remove nothing.
 
     Returns:
-        What was removed, or would be: kind (``shelf``, ``orphan``, ``damaged``), path, bytes, days (since its last use).
+        What was removed, or would be: kind (``entry``, ``orphan``, ``damaged``), path, bytes, days
+        (since its last use).
     """
     removed = []
     for folder in _folders(root):
@@ -84,9 +90,8 @@ def collect(root: Path, days: float = 30.0, dry_run: bool = False) -> list[dict[
         age = {file: time.time() - status.st_mtime for file, status in files.items()}
         unused = min(age.values(), default=time.time() - folder.stat().st_mtime)
         if unused > max(days * DAY, HOUR):
-            removed.append(
-                _item("shelf", folder, sum(status.st_size for status in files.values()), unused)
-            )
+            size = sum(status.st_size for status in files.values())
+            removed.append(_item("entry", folder, size, unused))
             doomed = list(files)
         else:
             left = {
@@ -107,23 +112,21 @@ def _folders(root: Path) -> list[Path]:
     return sorted(
         path
         for path in (root / "activations").glob("*")
-        if _SHELF.fullmatch(path.name) and path.is_dir()
+        if _ENTRY.fullmatch(path.name) and path.is_dir()
     )
 
 
 def _files(folder: Path) -> Files:
-    """The files of a shelf at one moment, sorted."""
+    """The files of a cache entry at one moment, sorted."""
     found = {}
     for file in sorted(folder.iterdir()):
-        with suppress(
-            FileNotFoundError
-        ):  # another process has just given its temporary file a name
+        with suppress(FileNotFoundError):  # another process has just named its temporary file
             found[file] = file.stat()
     return found
 
 
 def _left(files: Files) -> dict[Path, str]:
-    """What of a shelf's files is of no use: ``orphan`` (an interrupted write) or ``damaged`` (set aside)."""
+    """What of an entry's files is of no use: ``orphan`` (an interrupted write) or ``damaged`` (set aside)."""
     found = {}
     for file in files:
         alone = file.suffix == ".npy" and file.with_suffix(".json") not in files

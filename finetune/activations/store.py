@@ -1,29 +1,66 @@
-"""The store of activations: content-addressed, verified, shared by every recipe that agrees on what lies below the cut.
+"""The store of activations: content-addressed, verified, shared by all recipes that agree below the cut.
 
-    <cache>/activations/<key>/manifest.json         the fields that the key is made of, readable
-                              <shard>.npy           rows of activations, (n, ...)
-                              <shard>.json          which photo each row belongs to, and the sha256 of the .npy file
+    <cache>/activations/<key>/manifest.json   the fields that the key is made of, readable
+                              <shard>.npy     rows of activations, (n, ...)
+                              <shard>.json    the photo of each row, and the digests of both files
 
-The key is a sha256 over the fields, and a row is named by the sha256 of a photo's bytes (and the number of its view):
-never by a path or a time, so that a renamed or moved photo is found again and an edited one is not. A shard exists from
-the moment its .json is there; everything before that is invisible.
+The key is a sha256 over the fields, and a row is named by the sha256 of a photo's bytes (and the
+number of its view): never by a path or a time, so that a renamed or moved photo is found again and
+an edited one is not. A shard exists from the moment its .json is there; before that it is
+invisible. Needs neither Keras nor a recipe.
 """
 
 import errno
 import hashlib
 import json
 import os
+import threading
 import uuid
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from finetune.files import commit, commit_json
+from finetune.data.photos import Pixels
+from finetune.files import commit, commit_json, digest_of, sha256_of
+from finetune.model.backbones import BACKBONES, INPUT
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+_OPEN_FILES = (
+    64  # shards that are open at a time, of the 256 to 1,024 files that a process may open
+)
+
+
+def entry_fields(
+    backbone: str, weights: str, cut: str, precision: str, pixels: Pixels
+) -> dict[str, Any]:
+    """What the activations of a photo are a function of: the fields of a cache entry's key.
+
+    Args:
+        backbone: a key of ``BACKBONES``.
+        weights: digest of the backbone's weights; or their name, where only equality counts.
+        cut: name of the cut; photos themselves depend on nothing but ``pixels``.
+        precision: what the trunk computes in; an int8 trunk adds its digest.
+        pixels: how photos are loaded.
+    """
+    if cut == INPUT:
+        return {"cut": INPUT, "pixels": pixels.fields()}
+    preprocessing = vars(BACKBONES[backbone].preprocessing)
+    return {
+        "backbone": backbone,
+        "weights": weights,
+        "cut": cut,
+        "precision": precision,
+        "preprocessing": {
+            name: np.atleast_1d(value).tolist() for name, value in preprocessing.items()
+        },
+        "pixels": pixels.fields(),
+    }
 
 
 def row_name(sha256: str, view: int = 0) -> str:
@@ -39,12 +76,15 @@ class _Row:
 
 
 class Store:
-    """One shelf of the store: rows that agree in every field of the key.
+    """One cache entry: rows that agree in every field of the key.
 
     Args:
         root: the cache directory.
-        fields: JSON values that the activations are a function of, beside the photo itself.
+        fields: see ``entry_fields``.
         dtype: of the stored rows; part of the key.
+
+    Attributes:
+        damaged: files that failed their checksum; they were set aside, and their rows are missing.
     """
 
     def __init__(self, root: Path, fields: dict[str, Any], dtype: str):
@@ -54,29 +94,43 @@ class Store:
         self.folder = root / "activations" / self.key[:32]
         self.damaged: list[Path] = []
         self._rows: dict[str, _Row] = {}
-        self._read_index()
+        self._known: set[Path] = set()
+        self.refresh()
 
-    def _read_index(self) -> None:
-        for manifest in sorted(self.folder.glob("shard-*.json")):
-            self._take(manifest, json.loads(manifest.read_text()))
+    def __len__(self) -> int:
+        return len(self._rows)
 
-    def _take(self, manifest: Path, content: dict[str, Any]) -> None:
+    def refresh(self) -> None:
+        """Take note of shards that other processes have committed."""
+        for path in sorted(set(self.folder.glob("shard-*.json")) - self._known):
+            content = read_shard(path)
+            if content is None:
+                self._set_aside(path.with_suffix(".npy"))
+            else:
+                self._take(path, content)
+
+    def _take(self, path: Path, content: dict[str, Any]) -> None:
         each = content["seconds"] / max(1, len(content["rows"]))
+        self._known.add(path)
         for index, name in enumerate(content["rows"]):
-            self._rows.setdefault(name, _Row(manifest.with_suffix(".npy"), index, each))
+            self._rows.setdefault(name, _Row(path.with_suffix(".npy"), index, each))
 
     def missing(self, names: Sequence[str]) -> list[str]:
-        """The names, in order and once each, that have no row yet; shards that fail their checksum do not count."""
+        """The names, in order and once each, that have no row; damaged shards do not count."""
         for shard in {self._rows[name].shard for name in names if name in self._rows}:
-            self._check(shard)
+            if not _verified(shard):
+                self._set_aside(shard)
         return [name for name in dict.fromkeys(names) if name not in self._rows]
 
-    def _check(self, shard: Path) -> None:
-        """Compare a shard with its sha256 once per process; a damaged one is set aside, its rows are computed again."""
-        if not _verified(shard):
-            self.damaged.append(shard)
+    def _set_aside(self, shard: Path) -> None:
+        self.damaged.append(shard)
+        self._known.add(shard.with_suffix(".json"))
+        try:
             set_aside(shard)
-            self._rows = {name: row for name, row in self._rows.items() if row.shard != shard}
+        except OSError as error:  # another process was first, or the cache may only be read
+            if error.errno not in (errno.ENOENT, *READ_ONLY):
+                raise
+        self._rows = {name: row for name, row in self._rows.items() if row.shard != shard}
 
     def add(self, names: Sequence[str], rows: np.ndarray, seconds: float = 0.0) -> None:
         """Commit rows as one shard.
@@ -84,25 +138,34 @@ class Store:
         Args:
             names: one name for each row.
             rows: (n, ...) of the store's dtype.
-            seconds: what it took to compute them; remembered, so that a cost can be told long afterwards.
+            seconds: what it took to compute them; a comparison tells costs long afterwards.
+
+        Raises:
+            BusyError: the disk is full.
         """
         if len(names) != len(rows) or rows.dtype != self.dtype:
             raise ValueError(
-                f"{len(names)} names for {len(rows)} rows of {rows.dtype}; the store holds {self.dtype}"
+                f"{len(names)} names for {len(rows)} rows of {rows.dtype}; "
+                f"the store holds {self.dtype}"
             )
-        if not (self.folder / "manifest.json").exists():
-            commit_json(
-                self.folder / "manifest.json",
-                {"key": self.key, "fields": self.fields, "shape": rows.shape[1:]},
-            )
+        manifest = self.folder / "manifest.json"
+        if read_manifest(manifest) is None:
+            fields = {"key": self.key, "fields": self.fields, "shape": list(rows.shape[1:])}
+            commit_json(manifest, fields)
         shard = self.folder / f"shard-{uuid.uuid4().hex}.npy"
-        commit(shard, lambda file: np.save(file, rows, allow_pickle=False))
-        content = {"sha256": _sha256(shard), "seconds": round(seconds, 3), "rows": list(names)}
+        commit(shard, lambda file: _write_array(file, rows), rows.nbytes)
+        content = {
+            "sha256": sha256_of(shard),
+            "shape": list(rows.shape),
+            "seconds": round(seconds, 3),
+            "rows": list(names),
+        }
+        content["digest"] = digest_of(content)
         commit_json(shard.with_suffix(".json"), content)
         self._take(shard.with_suffix(".json"), content)
 
     def rows(self, names: Sequence[str]) -> "Rows":
-        """A view of rows in the given order, which marks the shelf as used; raises KeyError for a name that is missing."""
+        """Rows in the given order, which marks the entry as used; KeyError names a missing one."""
         rows = Rows([self._rows[name] for name in names])
         _mark_used(self.folder / "manifest.json")
         return rows
@@ -111,22 +174,17 @@ class Store:
 class Rows:
     """Stored rows in an order of one's own, read from disk as they are asked for.
 
-    Rows are read with plain reads and not through a memory map, whose touched pages would count as resident memory.
+    Rows are read with plain reads and not through a memory map, whose touched pages would count as
+    resident memory. At most 64 files are open at a time in a process.
     """
 
     def __init__(self, rows: Sequence[_Row]):
         self._rows = rows
-        shards = sorted({row.shard for row in rows})
-        # np.load parses the header (and refuses pickles); the map itself is dropped again.
-        headers = {shard: np.load(shard, mmap_mode="r", allow_pickle=False) for shard in shards}
-        self._files = {shard: shard.open("rb", buffering=0) for shard in shards}
-        self._offsets = {shard: header.offset for shard, header in headers.items()}
-        first = headers[shards[0]]
-        self.dtype, self.shape = first.dtype, (len(rows), *first.shape[1:])
+        first = _header(rows[0].shard) if rows else None
+        self.dtype = first.dtype if first else np.dtype(np.uint8)
+        self.shape = (len(rows), *(first.shape[1:] if first else ()))
         self.nbytes = int(np.prod(self.shape)) * self.dtype.itemsize
-        self.seconds = sum(
-            row.seconds for row in rows
-        )  # what computing them took, whenever that was
+        self.seconds = sum(row.seconds for row in rows)  # to compute them, whenever that was
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -136,10 +194,7 @@ class Rows:
         out = np.empty((len(indices), *self.shape[1:]), self.dtype)
         for target, index in zip(out, indices, strict=True):
             row = self._rows[index]
-            file = self._files[row.shard]
-            file.seek(self._offsets[row.shard] + row.index * target.nbytes)
-            if file.readinto(memoryview(target).cast("B")) != target.nbytes:
-                raise OSError(f"{row.shard} is shorter than when it was checked")
+            _read(row.shard, row.index, target)
         return out
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
@@ -148,28 +203,95 @@ class Rows:
             yield self[range(start, min(start + size, len(self)))]
 
 
-_VERIFIED: set[tuple[Path, int, int]] = (
-    set()
-)  # shards of this process that had their sha256, as they were then
+@dataclass(frozen=True)
+class _Open:
+    file: FileIO
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+_open: OrderedDict[Path, _Open] = OrderedDict()  # least recently used first
+_open_lock = threading.Lock()  # training reads ahead in a thread
+
+
+def _read(shard: Path, index: int, target: np.ndarray) -> None:
+    with _open_lock:
+        opened = _opened(shard)
+        opened.file.seek(opened.offset + index * target.nbytes)
+        if opened.file.readinto(target.data.cast("B")) != target.nbytes:
+            raise OSError(f"{shard} is shorter than when it was checked")
+
+
+def _header(shard: Path) -> _Open:
+    with _open_lock:
+        return _opened(shard)
+
+
+def _opened(shard: Path) -> _Open:
+    if shard in _open:
+        _open.move_to_end(shard)
+        return _open[shard]
+    file = FileIO(shard)
+    np.lib.format.read_magic(file)  # type: ignore[arg-type]
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)  # type: ignore[arg-type]
+    if len(_open) >= _OPEN_FILES:
+        _open.popitem(last=False)[1].file.close()
+    _open[shard] = _Open(file, file.tell(), shape, dtype)  # type: ignore[arg-type]
+    return _open[shard]
+
+
+def _write_array(file: BinaryIO, rows: np.ndarray) -> None:
+    """What ``np.save`` writes; its ``tofile`` would lose the error number of a full disk."""
+    rows = np.ascontiguousarray(rows)
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(rows))
+    file.write(rows.reshape(-1).view(np.uint8).data)
+
+
+_VERIFIED: set[tuple[Path, int, int]] = set()  # shards that this process has hashed, as they were
 
 
 def _verified(shard: Path) -> bool:
     """Whether a shard is intact, hashed once per process unless the file has changed since."""
     if not shard.exists():
         return False
-    stamp = (shard, shard.stat().st_mtime_ns, shard.stat().st_size)
+    status = shard.stat()
+    stamp = (shard, status.st_mtime_ns, status.st_size)
     if stamp not in _VERIFIED and intact(shard):
         _VERIFIED.add(stamp)
     return stamp in _VERIFIED
 
 
-def intact(shard: Path) -> bool:
-    """Whether a shard has the sha256 that its .json recorded; not if either file cannot be made sense of."""
+def read_shard(path: Path) -> dict[str, Any] | None:
+    """What a shard's .json says: sha256, shape, seconds, rows; None if it is damaged."""
+    content = _read_json(path)
+    if content is None:
+        return None
+    body = {name: value for name, value in content.items() if name != "digest"}
+    return body if content.get("digest") == digest_of(body) else None
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """What a manifest says: key, fields, shape; None if it is missing or damaged."""
+    content = _read_json(path)
+    if content is None or not isinstance(content.get("fields"), dict):
+        return None
+    key = hashlib.sha256(json.dumps(content["fields"], sort_keys=True).encode()).hexdigest()
+    return content if content.get("key") == key and "shape" in content else None
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        expected = json.loads(shard.with_suffix(".json").read_text())["sha256"]
-    except (ValueError, KeyError, TypeError):
-        return False
-    return shard.exists() and _sha256(shard) == expected
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def intact(shard: Path) -> bool:
+    """Whether a shard has the sha256 that its .json recorded, and its .json is whole."""
+    content = read_shard(shard.with_suffix(".json"))
+    return content is not None and shard.exists() and sha256_of(shard) == content["sha256"]
 
 
 def set_aside(shard: Path) -> None:
@@ -178,60 +300,59 @@ def set_aside(shard: Path) -> None:
 
 
 def _mark_used(manifest: Path) -> None:
-    """Date a shelf's last use, by which `finetune cache gc` goes; a cache that may only be read stays as it is."""
+    """Date an entry's last use, by which `finetune cache gc` goes, unless it may only be read."""
     try:
         os.utime(manifest)
+    except FileNotFoundError:  # damaged and set aside: the next rows that are stored write it anew
+        return
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in READ_ONLY:
             raise
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def entries(root: Path) -> list[dict[str, Any]]:
+    """What the store holds: of each entry its fields, number of rows, bytes and folder.
 
-
-def shelves(root: Path) -> list[dict[str, Any]]:
-    """What the store holds: one row per shelf with its fields, its number of rows, bytes and folder."""
+    Entries whose manifest is damaged are left out; ``maintenance.verify`` names them.
+    """
     found = []
     for manifest in sorted((root / "activations").glob("*/manifest.json")):
+        content = read_manifest(manifest)
+        if content is None:
+            continue
         folder = manifest.parent
-        rows = sum(
-            len(json.loads(path.read_text())["rows"]) for path in folder.glob("shard-*.json")
-        )
+        shards = [read_shard(path) for path in folder.glob("shard-*.json")]
+        rows = sum(len(shard["rows"]) for shard in shards if shard)
         size = sum(path.stat().st_size for path in folder.iterdir())
-        found.append(
-            {**json.loads(manifest.read_text()), "rows": rows, "bytes": size, "folder": str(folder)}
-        )
+        found.append({**content, "rows": rows, "bytes": size, "folder": str(folder)})
     return found
 
 
 def nearest_difference(root: Path, store: Store) -> dict[str, tuple[Any, Any]]:
-    """Why a shelf is empty: the fields in which the most similar shelf differs.
+    """Why an entry is empty: the fields in which the most similar entry differs.
 
     Args:
         root: the cache directory.
-        store: the shelf that was looked for.
+        store: the entry that was looked for.
 
     Returns:
-        Field -> (stored, wanted), JSON values; of a field that is a table only what differs in it. Empty if the shelf
-        holds rows, or if there is no other.
+        Field -> (stored, wanted), JSON values; of a field that is a table only what differs in it.
+        Empty if the entry holds rows, or if there is no other.
     """
-    wanted = json.loads(json.dumps(store.fields))  # tuples as the lists that they are in a manifest
+    if len(store):
+        return {}
+    wanted = json.loads(json.dumps(store.fields))  # tuples as the lists that a manifest has
     others = [
-        shelf["fields"] for shelf in shelves(root) if shelf["key"] != store.key and shelf["rows"]
+        entry["fields"] for entry in entries(root) if entry["key"] != store.key and entry["rows"]
     ]
-    return (
-        {}
-        if store._rows
-        else min((_difference(fields, wanted) for fields in others), key=len, default={})
-    )
+    return min((_difference(fields, wanted) for fields in others), key=len, default={})
 
 
 def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     found = {}
     for name in (name for name in stored | wanted if stored.get(name) != wanted.get(name)):
-        old, new = stored.get(name), wanted.get(name)
+        old = stored.get(name)
+        new = wanted.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
             inner = _difference(old, new)
             old, new = ({key: pair[side] for key, pair in inner.items()} for side in (0, 1))

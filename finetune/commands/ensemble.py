@@ -12,18 +12,18 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from finetune.commands.compare import _row, extractions, shelves
 from finetune.errors import UsageError
 from finetune.evaluation import plots
 from finetune.evaluation.blend import BLENDS, Blend, paired_tests, verdict
 from finetune.evaluation.metrics import confusion, per_class, summarize
+from finetune.execution.sharing import entries, extractions, sharing, trial_row
 from finetune.files import commit, commit_by_name, commit_json, commit_text, locked
 from finetune.progress import Reporter
 from finetune.recipe.matrix import Cell
 from finetune.report.report import write_report
 from finetune.report.sections import Predictions
 from finetune.runs import ensemble_card
-from finetune.runs.folder import read_result
+from finetune.runs.folder import read_result, write_result
 from finetune.runs.members import Member, probabilities
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ def _cost(members: Sequence[Member], model: "keras.Model") -> dict[str, float]:
     from finetune.model.network import multiply_adds
 
     cells, results = _cells(members), [member.result for member in members]
-    sharing = Counter(shelf for cell in cells for shelf in shelves(cell))
-    shares = [float(np.mean([1 / sharing[shelf] for shelf in shelves(cell)])) for cell in cells]
+    shared = Counter(entry for cell in cells for entry in entries(cell.recipe))
+    shares = [float(np.mean([1 / shared[entry] for entry in entries(cell.recipe)])) for cell in cells]
     costs = list(zip((result["cost"] for result in results), shares, strict=True))
     seconds = sum(cost["extraction_seconds"] * share for cost, share in costs)
     seconds = round(seconds + sum(result["seconds"]["train"] for result in results), 3)
@@ -189,14 +189,14 @@ def _judged(
 def _report(members: Sequence[Member], blends: Mapping[str, Blended], out: Path) -> str:
     """Write the report on members and blends; returns its path."""
     cells = _cells(members)
-    sharing = Counter(shelf for cell in cells for shelf in shelves(cell))
+    shared = sharing(member.result for member in members)
     rows = [
-        {**_row(cell, out, member.result, sharing), "run": str(member.path)}
+        {**trial_row(cell, member.result, shared), "run": str(member.path)}
         for cell, member in zip(cells, members, strict=True)
     ]
     plan = {
         "cells": len(rows) + len(blends),
-        "extractions": extractions(cells),
+        "extractions": extractions(cell.recipe for cell in cells),
         "data": [members[0].recipe.data],
     }
     with tempfile.TemporaryDirectory(dir=out, prefix=".report.") as folder:
@@ -267,9 +267,9 @@ def _write_rest(
     """What goes with the model; ``metrics.json`` last."""
     first, test = members[0], blends[chosen].splits["test"]
     for name in blends.keys() - {chosen}:
-        commit_json(out / "blends" / name / "metrics.json", blends[name].result)
+        write_result(out / "blends" / name, blends[name].result)
     commit_json(out / "input.json", {"resize": first.recipe.resize})  # read by Classifier.open
     matrix = confusion(test.probabilities, test.labels)
     commit(out / "confusion.png", lambda file: plots.confusion(matrix, first.classes, file))
     commit_text(out / "README.md", ensemble_card.render(members, result))
-    commit_json(out / "metrics.json", result)
+    write_result(out, result)

@@ -1,105 +1,127 @@
 """`finetune extract-features`: the activations of every photo as one array and its index."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from finetune.backend import load_keras
+from finetune.data.dataset import SPLITS, Dataset
+from finetune.execution.sharing import Need, located
+from finetune.files import commit, need_space
 from finetune.progress import SILENT, Reporter
-from finetune.recipe.recipe import Recipe, load
+from finetune.recipe.recipe import load
+
+Place = str | PathLike[str]
 
 
 def extract_features(
-    data: str | None = None,
+    data: Place | None = None,
     *,
     backbone: str | None = None,
-    weights: str | None = None,
+    weights: Place | None = None,
     image_size: int | None = None,
     cut: str | None = None,
     pooling: str = "gap",
+    precision: str | None = None,
+    min_per_class: int | None = None,
     settings: Sequence[str] = (),
     skip_bad: bool = False,
-    out: Path = Path("features"),
+    out: Place = "features",
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
-    """Run the photos through the backbone once; write features.npy and index.csv."""
-    given = {"data": data, "backbone": backbone, "weights": weights, "image_size": image_size}
-    given |= {"strategy": "cached-features", "skip_bad": skip_bad or None}
-    recipe = load(None, given, settings)
-    load_keras()
-    return write_features(recipe, cut, pooling, out, reporter)
-
-
-def write_features(
-    recipe: Recipe, cut: str | None, pooling: str, out: Path, reporter: Reporter
-) -> dict[str, Any]:
-    """Write ``features.npy`` (row-aligned) and ``index.csv`` (row, file, class, label, split).
+    """Run the photos through the backbone once; write features.npy and index.csv.
 
     Args:
-        recipe: data, backbone, weights, image size; the rest plays no part.
+        data, backbone, weights, image_size, precision, min_per_class: as for ``run``.
         cut: name of the cut; None is the one above the last block.
-        pooling: ``none`` writes the activations as they cross the cut (n, h, w, channels) in the store's dtype; ``gap``
-            and ``gmp`` write float32 (n, channels).
-        out: the folder.
-        reporter: told of progress.
+        pooling: ``none`` writes the activations as they cross the cut (n, h, w, channels) in the
+            store's dtype; ``gap`` and ``gmp`` write float32 (n, channels).
+        settings: texts ``KEY=VALUE`` for any other key of a recipe.
+        skip_bad: leave out photos that cannot be decoded.
+        out: folder of ``features.npy`` and ``index.csv`` (row, file, class, label, split).
+        reporter: of progress.
 
     Returns:
-        What ``extract-features --json`` prints; ``cached`` says that no photo was run through the trunk.
+        What ``extract-features --json`` prints; ``cached``: no photo was run through the trunk.
 
     Raises:
-        UsageError: no such cut; DataError, IntegrityError: see ``run``.
+        UsageError: no such cut. DataError, IntegrityError: see ``run``.
     """
-    import numpy as np
-
-    from finetune.activations.cache import Work
-    from finetune.data.dataset import SPLITS
-    from finetune.files import commit
+    chosen: dict[str, Any] = {
+        "data": None if data is None else str(data),
+        "backbone": backbone,
+        "weights": None if weights is None else str(weights),
+        "image_size": image_size,
+        "precision": precision,
+        "min_per_class": min_per_class,
+        "strategy": "cached-features",
+        "skip_bad": skip_bad or None,
+    }
+    recipe = located(load(None, chosen, list(settings)))
+    load_keras()
+    from finetune.execution.trial import Bench, gather, read_dataset
     from finetune.model.cut import find_cut
     from finetune.model.heads import pool_maps
 
-    work = Work.prepare(recipe, reporter)
-    cut = cut or work.network.top
-    maps = find_cut(work.network.whole, cut).shape[1:]
+    dataset = read_dataset(recipe)
+    network, cache = Bench().prepare(recipe, len(dataset.classes), reporter)
+    cut = cut or network.top
+    maps = find_cut(network.whole, cut).shape[1:]
     start = time.perf_counter()
-    work.complete(cut, [(name, 0) for name in SPLITS])
-    rows = [work.stored(cut, name) for name in SPLITS]
+    wanted = [Need(cut, split, 0) for split in SPLITS]
+    dataset, rows = gather(recipe, dataset, cache, wanted)
     seconds = time.perf_counter() - start
-    pooled = pooling != "none" and len(maps) == 3
-    shape = (len(work.dataset.photos), *(maps[-1:] if pooled else maps))
-    dtype = np.float32 if pooled else rows[0].dtype
-    out.mkdir(parents=True, exist_ok=True)
+    is_pooled = pooling != "none" and len(maps) == 3
+    shape = (len(dataset.photos), *(maps[-1:] if is_pooled else maps))
+    dtype = np.dtype(np.float32) if is_pooled else rows[wanted[0]].dtype
 
-    def write(file) -> None:
-        np.lib.format.write_array_header_2_0(
-            file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-        )
-        for batch in (batch for part in rows for batch in part.batches(recipe.batch_size)):
-            file.write(np.ascontiguousarray(pool_maps(batch, pooling) if pooled else batch))
+    def batches() -> Iterator[np.ndarray]:
+        for need in wanted:
+            for batch in rows[need].batches(recipe.batch_size):
+                yield pool_maps(batch, pooling) if is_pooled else batch
 
-    commit(out / "features.npy", write)
-    commit(out / "index.csv", lambda file: index(work).to_csv(file, index=False))
+    _write(Path(out), batches(), shape, dtype, dataset)
     return {
         "out": str(out),
         "n": shape[0],
         "shape": list(shape),
-        "images_per_second": round(work.extracted / seconds, 3),
-        "cached": work.extracted == 0,
+        "images_per_second": round(cache.computed / seconds, 3),
+        "cached": cache.computed == 0,
         "cut": cut,
-        "split": work.dataset.digest,
+        "split": dataset.digest,
     }
 
 
-def index(work):
-    """One line per row of the array, in its order."""
+def _write(
+    out: Path, batches: Iterator[np.ndarray], shape: tuple, dtype: np.dtype, dataset: Dataset
+) -> None:
+    size = int(np.prod(shape)) * dtype.itemsize
+    need_space(out, size)
+
+    def write(file: BinaryIO) -> None:
+        header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_2_0(file, header)
+        for batch in batches:
+            file.write(np.ascontiguousarray(batch).data)
+
+    commit(out / "features.npy", write, size)
+    commit(out / "index.csv", lambda file: index(dataset).to_csv(file, index=False))
+
+
+def index(dataset: Dataset):
+    """One line per row of the array, in its order: a pandas DataFrame."""
     import pandas as pd
 
-    photos = work.dataset.photos
+    photos = dataset.photos
     return pd.DataFrame(
         {
             "row": range(len(photos)),
             "file": [photo.file for photo in photos],
-            "class": [work.dataset.classes[photo.label] for photo in photos],
+            "class": [dataset.classes[photo.label] for photo in photos],
             "label": [photo.label for photo in photos],
             "split": [photo.split for photo in photos],
         }

@@ -1,25 +1,31 @@
 """`finetune run`: train one recipe, from photos to a saved classifier."""
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from finetune.backend import load_keras
 from finetune.errors import UsageError
+from finetune.execution.sharing import located
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.recipe import Recipe, load
-from finetune.runs.folder import read_recipe, read_result
+from finetune.runs.folder import RunResult, read_recipe, read_run
 from finetune.runs.interruption import said_if_interrupted, saved_run
+
+Place = str | PathLike[str]
 
 
 def run(
-    recipe: Path | Mapping[str, Any] | None = None,
+    recipe: Place | Mapping[str, Any] | None = None,
     *,
-    data: str | None = None,
+    data: Place | None = None,
     backbone: str | None = None,
     strategy: str | None = None,
     head: str | None = None,
-    weights: str | None = None,
+    weights: Place | None = None,
     image_size: int | None = None,
     epochs: int | None = None,
     seed: int | None = None,
@@ -27,35 +33,59 @@ def run(
     min_per_class: int | None = None,
     settings: Sequence[str] = (),
     skip_bad: bool = False,
-    out: Path | None = None,
-    resume: Path | None = None,
+    out: Place | None = None,
+    resume: Place | None = None,
     reporter: Reporter = SILENT,
-) -> dict[str, Any]:
-    """Train one recipe, from photos to a saved classifier."""
-    if resume and read_result(resume):
-        reporter.say(f"{resume} is finished already; nothing was done.")
-        return read_result(resume) or {}
-    keys = {name: value for name, value in locals().items() if name in KEYS}
-    resolved = _resolved(recipe, keys, head, settings, skip_bad, out, resume)
-    name = f"{resolved.strategy}-{resolved.backbone}-{datetime.now():%Y%m%d-%H%M%S-%f}"
-    folder = resume or out or Path("runs", name)
-    from finetune.backend import load_keras
+) -> RunResult:
+    """Train one recipe, from photos to a saved classifier.
 
+    Args:
+        recipe: a YAML file, or a mapping of its keys.
+        data, backbone, strategy, head, weights, image_size, epochs, seed, precision,
+            min_per_class: override its keys.
+        settings: texts ``KEY=VALUE`` for any other key, dotted (``head.dropout=0.5``).
+        skip_bad: leave out photos that cannot be decoded.
+        out: the run folder; a new one in ``runs/`` if missing. An unfinished run is gone on with.
+        resume: go on with the run in this folder; nothing but ``skip_bad`` can be given beside it.
+        reporter: of progress.
+
+    Raises:
+        FinetuneError: see its subclasses.
+    """
+    started = time.perf_counter()
+    chosen = _options(
+        data=None if data is None else str(data),
+        backbone=backbone,
+        strategy=strategy,
+        weights=None if weights is None else str(weights),
+        image_size=image_size,
+        epochs=epochs,
+        seed=seed,
+        precision=precision,
+        min_per_class=min_per_class,
+        skip_bad=skip_bad or None,
+    )
+    resolved = _resolve(recipe, chosen, head, settings, out, resume)
+    finished = read_run(Path(resume)) if resume else None
+    if finished:
+        reporter.say(f"{resume} is finished already; nothing was done.")
+        return finished
+    folder = run_folder(resolved, out, resume)
     with said_if_interrupted(lambda: saved_run(folder), reporter):
         load_keras()
         from finetune.execution.trial import run_trial
 
-        return run_trial(resolved, folder, reporter)
+        return run_trial(resolved, folder, reporter, started=started)
 
 
 def plan_run(
-    recipe: Path | Mapping[str, Any] | None = None,
+    recipe: Place | Mapping[str, Any] | None = None,
     *,
-    data: str | None = None,
+    data: Place | None = None,
     backbone: str | None = None,
     strategy: str | None = None,
     head: str | None = None,
-    weights: str | None = None,
+    weights: Place | None = None,
     image_size: int | None = None,
     epochs: int | None = None,
     seed: int | None = None,
@@ -63,43 +93,55 @@ def plan_run(
     min_per_class: int | None = None,
     settings: Sequence[str] = (),
     skip_bad: bool = False,
-    resume: Path | None = None,
+    resume: Place | None = None,
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
-    """What ``run --dry-run`` prints: the cut, both sides of it, and what it would cost."""
-    keys = {name: value for name, value in locals().items() if name in KEYS}
-    resolved = _resolved(recipe, keys, head, settings, skip_bad, None, resume)
-    from finetune.backend import load_keras
-
+    """What ``run`` would do and cost, without doing it; takes what ``run`` takes."""
+    chosen = _options(
+        data=None if data is None else str(data),
+        backbone=backbone,
+        strategy=strategy,
+        weights=None if weights is None else str(weights),
+        image_size=image_size,
+        epochs=epochs,
+        seed=seed,
+        precision=precision,
+        min_per_class=min_per_class,
+        skip_bad=skip_bad or None,
+    )
+    resolved = _resolve(recipe, chosen, head, settings, None, resume)
     load_keras()
-    from finetune.execution.trial import plan_trial
+    from finetune.execution.plan import plan_trial
 
     return plan_trial(resolved, reporter)
 
 
-KEYS = (
-    "data", "backbone", "strategy", "weights", "image_size", "epochs", "seed", "precision",
-    "min_per_class",
-)  # fmt: skip
+def run_folder(recipe: Recipe, out: Place | None = None, resume: Place | None = None) -> Path:
+    """The folder that was asked for, or a new one in ``runs/``."""
+    name = f"{recipe.strategy}-{recipe.backbone}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    return Path(resume or out or Path("runs", name))
 
 
-def _resolved(
-    recipe: Path | Mapping[str, Any] | None,
-    keys: Mapping[str, Any],
+def _options(**keys: Any) -> dict[str, Any]:
+    """Keys of a recipe that were given."""
+    return {key: value for key, value in keys.items() if value is not None}
+
+
+def _resolve(
+    recipe: Place | Mapping[str, Any] | None,
+    chosen: dict[str, Any],
     head: str | None,
     settings: Sequence[str],
-    skip_bad: bool,
-    out: Path | None,
-    resume: Path | None,
+    out: Place | None,
+    resume: Place | None,
 ) -> Recipe:
-    given = {key: value for key, value in keys.items() if value is not None}
-    if resume and (recipe or out or settings or head or given):
+    if resume and (recipe or out or settings or head or set(chosen) - {"skip_bad"}):
         raise UsageError(
             "--resume takes the recipe of the run folder; give it no recipe, --out or other "
-            "settings."
+            "settings (but --skip-bad)."
         )
-    given |= {"skip_bad": True} if skip_bad else {}
-    heads = [f"head.pool={head}"] if head else []
-    if isinstance(recipe, Mapping):
-        return load(None, {**recipe, **given}, [*heads, *settings])
-    return load(read_recipe(resume) if resume else recipe, given, [*heads, *settings])
+    source = read_recipe(Path(resume)) if resume else recipe
+    texts = [*([f"head.pool={head}"] if head else []), *settings]
+    if isinstance(source, Mapping):
+        return located(load(None, {**source, **chosen}, texts))
+    return located(load(None if source is None else Path(source), chosen, texts))

@@ -1,154 +1,200 @@
-"""A data set looked at before it is trained on: what is bad, what stands twice, and what its test photos can tell."""
+"""A data set looked at before it is trained on: what is bad, what stands twice, what it can tell."""
 
-import io
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from finetune.data.dataset import SPLITS, Dataset, Photo, leaks
-from finetune.data.photos import BadPhoto, decode
+from finetune.data.alike import SMALLEST, alike, components, thumbnail
+from finetune.data.class_folders import listed
+from finetune.data.dataset import SPLITS, Dataset, duplicates, leaks
+from finetune.data.decode import BadPhoto, decode, sides
+from finetune.data.photos import Photo, map_ahead, read_bytes
+from finetune.progress import count
 
-# Hamming distance up to which two hashes count as one picture. Among the 8 million pairs of cats-and-dogs-small the two at
-# 0 show the same picture and the next is at 7; of 150 photos saved again (JPEG quality 30 or 60) or halved, 99 % stay in 2.
-NEAR = 2
-# 72 grey values are the whole of a tiny picture: of the digits of 8 px, 193 pairs in two splits have the same hash.
-SMALLEST_HASHED = 32
+_IMBALANCED = 3.0  # largest class over smallest from which on accuracy misleads
+_FEW_TEST = 20  # photos of a class: one of them is 5 points of its recall
+_FEW_VALIDATION = 50  # photos: their accuracy is known to about 8 points
+_SHOWN = 5  # largest and smallest classes that a summary names
 
 
 @dataclass(frozen=True)
 class _Look:
-    """What one photo shows: its sides in pixels and its hash (None for a tiny one), or why it cannot be decoded."""
+    """What one photo shows (no thumbnail of a tiny one), or why it cannot be decoded."""
 
     sides: tuple[int, int] = (0, 0)
-    dhash: int | None = None
+    thumbnail: np.ndarray | None = None
     reason: str | None = None
 
 
 def audit(
-    dataset: Dataset,
-    size: int = 224,
-    advance: Callable[[int], object] = lambda photos: None,
-    workers: int = 2,
+    dataset: Dataset, size: int = 224, advance: Callable[[int], object] = lambda photos: None
 ) -> dict[str, Any]:
     """Decode every photo once and report.
 
     Args:
         dataset: the photos.
         size: side in pixels that they will be resized to.
-        advance: is told of each photo that was looked at.
-        workers: threads (Pillow decodes outside the interpreter lock).
+        advance: called with 1 after each photo.
 
     Returns:
-        What ``check --json`` prints, JSON values. ``photos`` is split -> class -> count; ``bad`` has a file and a reason
-        each; ``leaks`` are groups of files with the same bytes in more than one split or class, ``duplicates`` such
-        groups within one class of one split, ``near_duplicates`` pairs of files in two splits that look alike (a hint);
-        ``imbalance`` is the largest class of the training split over the smallest; ``sizes`` are sides in pixels and the
-        number of photos with a side below ``size``; ``test`` has the half width of Wilson's 95 % interval at 90 %
+        What ``check --json`` prints, JSON values. ``photos`` is split -> class -> count, and
+        ``classes_summary`` its bounded form: number of classes, and the ``largest`` and
+        ``smallest`` as [class, photos]. ``bad`` has a file and a reason each; ``leaks`` are groups
+        of files with the same bytes in more than one split or class, ``duplicates`` such groups
+        within one class of one split; ``near_duplicates`` are pairs of files in two splits that
+        look alike, ``bursts`` such pairs within one split, and ``groups_proposed`` the groups that
+        both connect (hints all). ``imbalance`` is the largest class of the training split over the
+        smallest; ``majority_baseline`` the test accuracy, 0-1, of always naming the largest class;
+        ``warnings`` are sentences. ``sizes`` are sides in pixels and the number of photos with a
+        side below ``size``; ``test`` has the half width of Wilson's 95 % interval at 90 %
         accuracy, a fraction. ``ok`` if nothing is bad or leaks.
     """
     looks = []
-    with ThreadPoolExecutor(workers) as pool:
-        for look in pool.map(_look, dataset.photos, repeat(size)):
-            looks.append(look)
-            advance(1)
+    for look in map_ahead(lambda photo: _look(photo, size), dataset.photos):
+        looks.append(look)
+        advance(1)
+    seen = [(p, look.thumbnail) for p, look in zip(dataset.photos, looks, strict=True)]
+    pairs, proposed = _alike([(p, picture) for p, picture in seen if picture is not None])
     bad = [
-        (photo, look.reason)
+        {"file": photo.file, "reason": look.reason}
         for photo, look in zip(dataset.photos, looks, strict=True)
         if look.reason
     ]
-    found = Counter((photo.split, photo.label) for photo in dataset.photos)
-    counts = {
-        s: {name: found[s, label] for label, name in enumerate(dataset.classes)} for s in SPLITS
-    }
-    shared, train, test = leaks(dataset), counts["train"].values(), sum(counts["test"].values())
+    shared = leaks(dataset)
+    test = len(dataset.split("test"))
     return {
         "folder": str(dataset.root),
         "classes": list(dataset.classes),
-        "photos": counts,
+        "classes_summary": _summary(dataset),
+        "left_out": dict(dataset.left_out),
+        "photos": {split: _counts(dataset, split) for split in SPLITS},
         "hashed": dataset.hashed,
         "split": dataset.digest,
-        "bad": [{"file": photo.file, "reason": reason} for photo, reason in bad],
+        "bad": bad,
         "leaks": _files(shared),
         "duplicates": _files(duplicates(dataset)),
-        "near_duplicates": _files(_near(dataset.photos, [look.dhash for look in looks])),
+        "near_duplicates": _files([pair for pair in pairs if pair[0].split != pair[1].split]),
+        "bursts": _files([pair for pair in pairs if pair[0].split == pair[1].split]),
+        "groups_proposed": _files(proposed),
         "ignored": dataset.ignored,
-        "imbalance": round(max(train) / min(train), 3),
+        "imbalance": round(imbalance(dataset), 3),
+        "majority_baseline": round(majority_baseline(dataset), 4),
+        "warnings": warnings_of(dataset),
         "sizes": _sizes([look.sides for look in looks if not look.reason], size),
         "test": {"photos": test, "half_width": round(half_width(test), 4)},
         "ok": not bad and not shared,
     }
 
 
-def duplicates(dataset: Dataset) -> list[tuple[Photo, ...]]:
-    """Groups of files with identical content within one class of one split; those of ``leaks`` are not among them."""
-    groups: dict[str, list[Photo]] = {}
-    for photo in dataset.photos:
-        groups.setdefault(photo.sha256, []).append(photo)
-    return [
-        tuple(group)
-        for group in groups.values()
-        if len(group) > 1 and len({(photo.split, photo.label) for photo in group}) == 1
-    ]
+def imbalance(dataset: Dataset) -> float:
+    """Photos of the largest class of the training split over those of the smallest."""
+    counts = _counts(dataset, "train").values()
+    return max(counts) / min(counts)
 
 
-def difference_hash(photo: np.ndarray) -> int:
-    """The 64 signs of the horizontal steps of a photo shrunk to 9 x 8 grey pixels (N. Krawetz, "Kind of Like That", 2013).
+def majority_baseline(dataset: Dataset) -> float:
+    """Test accuracy, 0-1, of always naming the class that is largest in the training split."""
+    train = _counts(dataset, "train")
+    test = _counts(dataset, "test")
+    return test[max(train, key=lambda name: train[name])] / sum(test.values())
 
-    Args:
-        photo: uint8 (height, width, 3), RGB.
 
-    Returns:
-        0 to 2**64 - 1. Photos that look alike differ in few bits, whatever their size and compression.
-    """
-    # Lanczos keeps different photos further apart than bilinear (nearest pair of cats-and-dogs-small: 7 bits and not 3).
-    grey = np.asarray(Image.fromarray(photo).convert("L").resize((9, 8), Image.Resampling.LANCZOS))
-    return int.from_bytes(np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes(), "big")
+def warnings_of(dataset: Dataset) -> list[str]:
+    """Sentences on what the numbers of photos do to the figures; empty if nothing."""
+    train = _counts(dataset, "train")
+    warnings = []
+    if imbalance(dataset) > _IMBALANCED:
+        largest = max(train, key=lambda name: train[name])
+        smallest = min(train, key=lambda name: train[name])
+        warnings.append(
+            f"Class imbalance: {largest!r} has {count(train[largest], 'training photo')} and "
+            f"{smallest!r} {train[smallest]:,}, {imbalance(dataset):.1f} to 1. Always naming "
+            f"{largest!r} reaches an accuracy of {100 * majority_baseline(dataset):.1f} % on the "
+            "test photos, so read the balanced accuracy; --set class_weight=balanced makes every "
+            "class count alike in training."
+        )
+    few = [f"{name!r} {n:,}" for name, n in _counts(dataset, "test").items() if n < _FEW_TEST]
+    if few:
+        verb = "has" if len(few) == 1 else "have"
+        warnings.append(
+            f"{count(len(few), 'class')} {verb} fewer than {_FEW_TEST} test photos "
+            f"({listed(few, _SHOWN)}): figures per class are coarse."
+        )
+    validation = len(dataset.split("validation"))
+    if validation < _FEW_VALIDATION:
+        warnings.append(
+            f"The validation set is small, {count(validation, 'photo')}: it knows an accuracy of "
+            f"90 % to about ± {100 * half_width(validation):.0f} points, too coarse to choose "
+            "between models that are close."
+        )
+    crossing = _crossing_groups(dataset)
+    if crossing:
+        warnings.append(
+            f"{count(len(crossing), 'group')} of photos stand in more than one split "
+            f"({listed(crossing, _SHOWN)}): figures may flatter."
+        )
+    return warnings
 
 
 def half_width(photos: int, accuracy: float = 0.9) -> float:
-    """Half the width of Wilson's 95 % interval of an accuracy measured on so many photos, a fraction.
+    """Half the width of Wilson's 95 % interval of an accuracy measured on so many photos.
 
-    Wilson 1927, JASA 22:209: z / (1 + z^2/n) * sqrt(p (1 - p) / n + z^2 / (4 n^2)).
+    Wilson 1927, JASA 22:209: z / (1 + z^2/n) * sqrt(p (1 - p) / n + z^2 / (4 n^2)); a fraction.
     """
-    z, n = NormalDist().inv_cdf(0.975), photos
-    return z / (1 + z**2 / n) * math.sqrt(accuracy * (1 - accuracy) / n + z**2 / (4 * n**2))
+    z = NormalDist().inv_cdf(0.975)
+    variance = accuracy * (1 - accuracy) / photos + z**2 / (4 * photos**2)
+    return z / (1 + z**2 / photos) * math.sqrt(variance)
 
 
 def _look(photo: Photo, size: int) -> _Look:
     try:
-        data = photo.path.read_bytes()
+        data = read_bytes(photo.path)
         pixels = decode(data, size)
-        with Image.open(io.BytesIO(data)) as header:
-            sides = header.size
-    except (BadPhoto, OSError) as error:
+        shape = sides(data)
+    except BadPhoto as error:
         return _Look(reason=str(error))
-    return _Look(sides, difference_hash(pixels) if min(sides) >= SMALLEST_HASHED else None)
+    return _Look(shape, thumbnail(pixels) if min(shape) >= SMALLEST else None)
 
 
-def _near(photos: Sequence[Photo], hashes: Sequence[int | None]) -> list[tuple[Photo, ...]]:
-    """Pairs of photos of two splits with different bytes whose hashes differ in at most NEAR bits, in order."""
-    known = [
-        (photo, value) for photo, value in zip(photos, hashes, strict=True) if value is not None
+def _alike(
+    seen: Sequence[tuple[Photo, np.ndarray]],
+) -> tuple[list[tuple[Photo, ...]], list[tuple[Photo, ...]]]:
+    """Pairs of photos that look alike and differ in their bytes, and the groups they connect."""
+    photos = [photo for photo, _ in seen]
+    pairs = [
+        pair
+        for pair in alike([picture for _, picture in seen])
+        if photos[pair[0]].sha256 != photos[pair[1]].sha256
     ]
-    values = np.array([value for _, value in known], dtype=np.uint64)
-    pairs: list[tuple[Photo, ...]] = []
-    for first, (photo, _) in enumerate(known):
-        distances = np.bitwise_count(values[first + 1 :] ^ values[first])
-        others = [known[first + 1 + step][0] for step in np.flatnonzero(distances <= NEAR)]
-        pairs += [
-            (photo, other)
-            for other in others
-            if other.split != photo.split and other.sha256 != photo.sha256
-        ]
-    return pairs
+
+    def named(groups: Sequence[Sequence[int]]) -> list[tuple[Photo, ...]]:
+        return [tuple(photos[index] for index in group) for group in groups]
+
+    return named(pairs), named(components(pairs))
+
+
+def _counts(dataset: Dataset, split: str) -> dict[str, int]:
+    found = Counter(photo.label for photo in dataset.split(split))
+    return {name: found[label] for label, name in enumerate(dataset.classes)}
+
+
+def _summary(dataset: Dataset) -> dict[str, Any]:
+    found = Counter(dataset.classes[photo.label] for photo in dataset.photos)
+    ranked = [[name, n] for name, n in found.most_common()]
+    smallest = ranked[::-1][:_SHOWN]
+    return {"classes": len(dataset.classes), "largest": ranked[:_SHOWN], "smallest": smallest}
+
+
+def _crossing_groups(dataset: Dataset) -> list[str]:
+    splits: dict[str, set[str]] = {}
+    for photo in dataset.photos:
+        splits.setdefault(photo.group, set()).add(photo.split)
+    return sorted(group for group, found in splits.items() if group and len(found) > 1)
 
 
 def _files(groups: Sequence[tuple[Photo, ...]]) -> list[list[str]]:
@@ -156,7 +202,7 @@ def _files(groups: Sequence[tuple[Photo, ...]]) -> list[list[str]]:
 
 
 def _sizes(sides: Sequence[tuple[int, int]], size: int) -> dict[str, int | None]:
-    """Shortest and longest side in pixels (None where no photo can be decoded), and how many photos are too small."""
+    """Shortest and longest side in pixels (None without photos), and how many are too small."""
     return {
         "shortest": min((min(pair) for pair in sides), default=None),
         "longest": max((max(pair) for pair in sides), default=None),

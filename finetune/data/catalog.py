@@ -16,6 +16,7 @@ from PIL import Image
 
 from finetune.data.dataset import Dataset, read_folder
 from finetune.data.download import Report, describe, extract_members, fetch
+from finetune.data.groups import groups
 from finetune.data.photos import BadPhoto, decode
 from finetune.errors import BusyError, DataError, UsageError
 from finetune.files import cache_dir as cache_dir  # until all callers take it from there
@@ -58,6 +59,15 @@ def resolve(data: str) -> Dataset:
         f"{data!r} is neither a folder nor the name of a data set{f' (did you mean {near[0]}?)' if near else ''}. "
         f"Give the path of a folder with class folders of photos, or one of these names: {', '.join(NAMES)}."
     )
+
+
+def read_dataset(data: str, min_per_class: int = 0, rule: str | None = None) -> Dataset:
+    """Read a data set as a recipe asks for it, see ``resolve``, ``read_folder`` and ``groups``."""
+    if min_per_class and data not in NAMES and Path(data).expanduser().exists():
+        dataset = read_folder(Path(data).expanduser(), min_per_class=min_per_class)
+    else:
+        dataset = resolve(data)
+    return groups(dataset, rule) if rule else dataset
 
 
 def locate(name: str) -> Path:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -34,7 +34,8 @@ class Photo:
 
     ``file`` is its posix path relative to the data set's root, as ``printable`` writes it,
     ``label`` the index of its class, ``split`` its split and ``sha256`` the hex digest of the
-    file's bytes.
+    file's bytes (of a file above ``MAX_BYTES``, of its beginning); photos of one ``group`` are not
+    independent of each other ("" is none).
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Photo:
     label: int
     split: str
     sha256: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -221,38 +223,56 @@ def list_photos(paths: Sequence[Path]) -> Iterator[Path]:
     """Find photos lazily.
 
     Args:
-        paths: files, which are taken whatever their names are, and folders, of which every photo at any depth is taken.
+        paths: files, which are taken whatever their names are, and folders, of which every photo at
+            any depth is taken.
 
     Returns:
-        The photos path by path; those of a folder sorted by name, each folder in it visited once however it is linked.
+        The photos path by path; those of a folder sorted by name, each folder in it visited once
+        however it is linked.
 
     Raises:
-        DataError: a path does not exist (at once, with all that do not); a folder cannot be listed (when it is its turn).
+        DataError: a path does not exist (at once, with all that do not); a folder cannot be listed
+            (when it is its turn).
     """
     if missing := [str(path) for path in paths if not (path.is_file() or path.is_dir())]:
         raise DataError(
             f"No such file or folder: {', '.join(missing)}. Nothing was computed; correct the paths."
         )
-    return (photo for path in paths for photo in (_walk(path) if path.is_dir() else [path]))
+    return (photo for path in paths for photo in (_listed(path) if path.is_dir() else [path]))
 
 
-def _walk(folder: Path, seen: set[Path] | None = None) -> Iterator[Path]:
-    resolved = folder.resolve()
-    seen = (
-        set(resolved.parents) if seen is None else seen
-    )  # a link upwards would lead out of the folder that was given
-    if resolved in seen:
-        return
-    seen.add(resolved)
+def _listed(folder: Path) -> Iterator[Path]:
     try:
-        names = sorted(os.listdir(folder))
+        # A link upwards would lead out of the folder that was given.
+        yield from walk(folder, set(folder.resolve().parents), Counter())
     except OSError as error:
         raise DataError(
-            f"{folder} cannot be listed ({error.strerror}). Make it readable, or leave it out."
+            f"{error.filename} cannot be listed ({error.strerror}). "
+            "Make it readable, or leave it out."
         ) from error
-    for path in (folder / name for name in names):
-        match kind(path):
-            case "photo":
-                yield path
-            case "folder":
-                yield from _walk(path, seen)
+
+
+def walk(folder: Path, seen: set[Path], ignored: Counter[str]) -> Iterator[Path]:
+    """Photos of a folder and of the folders in it, sorted by name.
+
+    Args:
+        folder: where to begin.
+        seen: resolved folders that are not entered; those that are visited join them.
+        ignored: counts by kind the entries that are no photos.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    resolved = folder.resolve()
+    if resolved in seen:
+        ignored["link to a folder already visited"] += 1
+        return
+    seen.add(resolved)
+    for path in sorted(folder.iterdir()):
+        what = kind(path)
+        if what == "photo":
+            yield path
+        elif what == "folder":
+            yield from walk(path, seen, ignored)
+        else:
+            ignored[what] += 1

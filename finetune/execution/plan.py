@@ -1,81 +1,276 @@
-"""What a comparison would cost, before it is run: needs TensorFlow, but trains nothing."""
+"""What a trial or a comparison will do and cost: needs TensorFlow, but trains nothing.
 
-from collections.abc import Sequence
+The cost comes from a calibration of about two seconds on this machine, and arithmetic
+(docs/performance.md derives it):
+
+seconds = listing + set-up + rows to extract / trunk speed + head
+          + start of training + epochs * (training photos * step + validation photos * pass
+                                          + streamed photos / trunk speed)
+          + finish
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from finetune.activations.cache import Work
-from finetune.commands.compare import extractions, in_order, shelves
+import keras
+import numpy as np
+
+from finetune.activations.cache import ActivationCache
+from finetune.activations.store import nearest_difference
+from finetune.data.dataset import SPLITS, Dataset
 from finetune.errors import FinetuneError
-from finetune.execution.costs import Calibration, estimate
-from finetune.progress import Reporter
-from finetune.recipe.matrix import Cell
+from finetune.execution.sharing import (
+    Need,
+    entries,
+    extractions,
+    in_order,
+    needs,
+    starts_head,
+    stored_views,
+)
+from finetune.execution.trial import Bench, read_dataset
+from finetune.files import cache_dir
+from finetune.model.backbones import INPUT
+from finetune.model.cut import find_cut
+from finetune.model.network import Network
+from finetune.progress import SILENT, Reporter, count
+from finetune.recipe.matrix import Trial
+from finetune.recipe.recipe import Recipe
+from finetune.recipe.strategies import STRATEGIES
+
+_CALIBRATION = 1.0  # seconds for each side of the cut, compilation not counted
+_PHOTOS = 32  # of a batch of the calibration
+
+# Measured on two AVX-512 cores with VGG16, ResNet50 and DenseNet121, see docs/performance.md; what a
+# machine does faster or slower is in the calibration.
+_STEP = (3.1, 0.035)  # a training step in engine passes: in all, and per layer that learns
+_TRACE = (1.0, 0.03)  # seconds until training starts: in all, and per layer that learns
+_HEAD_STEP = 2e-9  # seconds per photo, epoch and weight of a head trained by epochs
+_LBFGS = (0.8, 1.5e-7)  # seconds, and seconds per photo and feature
+_DECODE = 0.001  # seconds per photo that decoding takes from the trunk
+_FINISH = (1.0, 2e-8)  # seconds, and seconds per parameter that is saved
+
+Speed = tuple[float, float]  # set-up seconds, seconds per row
 
 
-def plan(cells: Sequence[Cell], reporter: Reporter) -> dict[str, Any]:
-    """Cells, shared extractions, bytes and a rough time.
+@dataclass
+class Calibration:
+    """Measured speeds, kept for every part of a network that was timed."""
 
-    Args:
-        cells: see ``matrix.collect``.
-        reporter: told of progress.
+    parts: dict[tuple, Speed] = field(default_factory=dict)
 
-    Returns:
-        What ``compare --dry-run --json`` prints; ``seconds`` and ``seconds_at_least`` as ``costs.estimate`` has them, without
-        starting the worker.
+    def of(self, recipe: Recipe, cache: ActivationCache, source: str, target: str) -> Speed:
+        """Time the engine between two cuts, once; (0, 0) where both are the same."""
+        if source == target:
+            return (0.0, 0.0)
+        key = (recipe.backbone, recipe.image_size, recipe.engine, source, target)
+        if key not in self.parts:
+            self.parts[key] = _timed(cache, source, target)
+        return self.parts[key]
+
+
+def _timed(cache: ActivationCache, source: str, target: str) -> Speed:
+    start = time.perf_counter()
+    engine = cache.engine(source, target)
+    shape = find_cut(cache.network.whole, source).shape[1:]
+    photos = np.zeros((_PHOTOS, *shape), "uint8" if source == INPUT else "float32")
+    list(engine([photos]))
+    set_up = time.perf_counter() - start
+    start = time.perf_counter()
+
+    def batches() -> Iterator[np.ndarray]:
+        for number in range(1000):
+            if number and time.perf_counter() - start > _CALIBRATION:
+                return
+            yield photos
+
+    rows = sum(len(batch) for batch in engine(batches()))
+    return set_up, (time.perf_counter() - start) / rows
+
+
+def plan_trial(
+    recipe: Recipe,
+    reporter: Reporter = SILENT,
+    dataset: Dataset | None = None,
+    calibration: Calibration | None = None,
+) -> dict[str, Any]:
+    """What ``run --dry-run`` prints: both sides of the cut, what is computed, stored, and how long.
+
+    ``estimate`` holds the seconds by parts; ``seconds`` is their sum if every epoch is run and
+    ``seconds_at_least`` if none helps.
     """
-    rows, seen, calibration = [], set(), Calibration()
-    for cell in in_order(cells):
-        row: dict[str, Any] = {
-            "name": cell.name,
-            "shares": all(shelf in seen for shelf in shelves(cell)),
-            "reason": None,
-        }
+    start = time.perf_counter()
+    dataset = dataset or read_dataset(recipe)
+    network, cache = Bench().prepare(recipe, len(dataset.classes), reporter)
+    listing = time.perf_counter() - start
+    planned = _plan(recipe, dataset, network, cache)
+    costs = _costs(recipe, planned, network, cache, calibration or Calibration())
+    return planned | {"estimate": _summed(recipe, {"listing": listing, **costs}, planned)}
+
+
+def _plan(
+    recipe: Recipe, dataset: Dataset, network: Network, cache: ActivationCache
+) -> dict[str, Any]:
+    wanted = needs(recipe)
+    missing = {
+        need: cache.missing(dataset.split(need.split), need.cut, need.view) for need in wanted
+    }
+    sizes = {need: n * cache.row_bytes(need.cut, need.view) for need, n in missing.items()}
+    is_fresh = recipe.views == "fresh"
+    nearest = (
+        nearest_difference(cache_dir(), cache.entry(recipe.cut)) if any(sizes.values()) else {}
+    )
+    return {
+        "backbone": recipe.backbone,
+        "strategy": recipe.strategy,
+        "cut": recipe.cut,
+        "precision": network.precision,
+        "shape": list(find_cut(network.whole, recipe.cut).shape[1:]),
+        "parameters": network.parameters(),
+        "weights": dict(vars(network.loaded)),
+        "photos": {name: len(dataset.split(name)) for name in SPLITS},
+        "split": dataset.digest,
+        "stored_rows": sum(len(dataset.split(need.split)) for need in wanted),
+        "to_extract": sum(missing.values()),
+        "through_trunk": _through_trunk(missing),
+        "bytes_to_store": sum(sizes.values()),
+        "nearest": nearest,
+        "streamed_per_epoch": len(dataset.split("train")) if is_fresh else 0,
+        "epochs": recipe.epochs,
+    }
+
+
+def _through_trunk(missing: dict[Need, int]) -> int:
+    return sum(n for need, n in missing.items() if need.cut != INPUT)
+
+
+def _costs(
+    recipe: Recipe,
+    planned: dict[str, Any],
+    network: Network,
+    cache: ActivationCache,
+    calibration: Calibration,
+) -> dict[str, float]:
+    """Seconds by parts; ``training`` is that of one epoch."""
+    photos = planned["photos"]
+    deepest = network.top if recipe.cut == INPUT else recipe.cut
+    uses_trunk = planned["through_trunk"] or (planned["streamed_per_epoch"] and recipe.cut != INPUT)
+    trunk = calibration.of(recipe, cache, INPUT, deepest) if uses_trunk else (0.0, 0.0)
+    tail = calibration.of(recipe, cache, recipe.cut, network.top)
+    learning = _learning_layers(network)
+    blocks_learn = STRATEGIES[recipe.strategy].learns != "head"
+    per_row = trunk[1] + _DECODE
+    streams = planned["streamed_per_epoch"] * (_DECODE if recipe.cut == INPUT else per_row)
+    step = (_STEP[0] + _STEP[1] * learning) * tail[1]
+    head_step = planned["parameters"]["trainable"] * _HEAD_STEP
+    epoch = photos["train"] * (step + head_step) + photos["validation"] * tail[1] + streams
+    heads = tail[0] + (photos["train"] + photos["validation"]) * tail[1] if blocks_learn else 0.0
+    return {
+        "extraction": (planned["to_extract"] > 0) * trunk[0]
+        + planned["through_trunk"] * trunk[1]
+        + planned["to_extract"] * _DECODE,
+        "head": heads + _head(recipe, photos, network),
+        "compilation": _TRACE[0] + _TRACE[1] * learning,
+        "training": epoch,
+        "finish": _FINISH[0]
+        + _FINISH[1] * planned["parameters"]["total"]
+        + (photos["validation"] + photos["test"]) * tail[1],
+    }
+
+
+def _learning_layers(network: Network) -> int:
+    return sum(isinstance(layer, keras.Layer) and layer.trainable for layer in network.tail.layers)
+
+
+def _head(recipe: Recipe, photos: dict[str, int], network: Network) -> float:
+    """Seconds of L-BFGS, where it fits the head."""
+    if not starts_head(recipe) or recipe.head.hidden:
+        return 0.0
+    rows = photos["train"] * (1 + stored_views(recipe))
+    return _LBFGS[0] + _LBFGS[1] * rows * network.features
+
+
+def _summed(recipe: Recipe, costs: dict[str, float], planned: dict[str, Any]) -> dict[str, float]:
+    is_fitted = recipe.head.solver == "lbfgs" and STRATEGIES[recipe.strategy].learns == "head"
+    epochs = 0 if is_fitted else planned["epochs"]
+    epoch = costs["training"]
+    parts = {**costs, "training": epochs * epoch}
+    if not epochs:
+        parts["compilation"] = 0.0
+    total = sum(parts.values())
+    spared = max(0, epochs - recipe.patience) * epoch
+    found = {"seconds": total, "seconds_at_least": total - spared, "per_epoch": epoch, **parts}
+    return {name: round(value, 2) for name, value in found.items()}
+
+
+def plan_trials(trials: Sequence[Trial], reporter: Reporter = SILENT) -> dict[str, Any]:
+    """What ``compare --dry-run --json`` prints: trials, shared extractions, bytes, a rough time.
+
+    ``seconds`` and ``seconds_at_least`` are as in ``plan_trial``, without starting the worker.
+    """
+    rows: list[dict[str, Any]] = []
+    planned: set[str] = set()
+    calibration = Calibration()
+    for trial in in_order(trials):
+        own = set(entries(trial.recipe))
+        row: dict[str, Any] = {"name": trial.name, "shares": own <= planned, "reason": None}
         try:
-            row |= _cost(cell, reporter, calibration, new=not row["shares"])
-            seen |= set(shelves(cell))
+            row |= _shared_cost(trial.recipe, reporter, calibration, is_new=not row["shares"])
+            planned |= own
         except FinetuneError as error:
             row["reason"] = str(error)
         rows.append(row)
-    reachable = [
-        cell for cell, row in zip(in_order(cells), rows, strict=True) if row["reason"] is None
-    ]
-    alone = sum(len(shelves(cell)) for cell in reachable)
+    failed = {row["name"] for row in rows if row["reason"] is not None}
+    recipes = [trial.recipe for trial in trials if trial.name not in failed]
+    alone = sum(len(entries(recipe)) for recipe in recipes)
+    totals = {
+        key: round(sum(row.get(key, 0) for row in rows), 1)
+        for key in ("seconds", "seconds_at_least")
+    }
     return {
         "cells": rows,
-        "extractions": extractions(reachable),
-        "extractions_saved": alone - extractions(reachable),
+        "extractions": extractions(recipes),
+        "extractions_saved": alone - extractions(recipes),
         "bytes_to_store": sum(row.get("bytes_to_store", 0) for row in rows),
-        **{
-            key: round(sum(row.get(key, 0) for row in rows), 1)
-            for key in ("seconds", "seconds_at_least")
-        },
+        **totals,
     }
 
 
-def _cost(cell: Cell, reporter: Reporter, calibration: Calibration, new: bool) -> dict[str, Any]:
-    work = Work.prepare(cell.recipe, reporter)
-    planned = work.plan()
-    if not new:  # an earlier cell stores what this one needs
-        planned |= {"to_extract": 0, "bytes_to_store": 0}
-    seconds = estimate(work, planned, calibration)
+def _shared_cost(
+    recipe: Recipe, reporter: Reporter, calibration: Calibration, is_new: bool
+) -> dict[str, Any]:
+    """A trial's row of the plan; what an earlier trial stores costs it nothing."""
+    planned = plan_trial(recipe, reporter, calibration=calibration)
+    estimate = planned["estimate"]
+    spared = 0.0 if is_new else estimate["extraction"]
     return {
-        "to_extract": planned["to_extract"],
-        "bytes_to_store": planned["bytes_to_store"],
-        "seconds": seconds["seconds"],
-        "seconds_at_least": seconds["seconds_at_least"],
+        "to_extract": planned["to_extract"] if is_new else 0,
+        "bytes_to_store": planned["bytes_to_store"] if is_new else 0,
+        "seconds": round(estimate["seconds"] - spared, 2),
+        "seconds_at_least": round(estimate["seconds_at_least"] - spared, 2),
     }
 
 
-def text(plan: dict[str, Any]) -> str:
-    """The plan for a person."""
-    lines = [
-        f"{row['name']}: {row['reason'] or ('shares its activations' if row['shares'] else str(row['to_extract']) + ' rows to compute')}"
-        for row in plan["cells"]
-    ]
-    return "\n".join(
-        [
-            *lines,
-            f"{len(plan['cells'])} cells, {plan['extractions']} extractions ({plan['extractions_saved']} saved by sharing), "
-            f"{plan['bytes_to_store'] / 2**20:,.0f} MiB to store, "
-            f"{plan['seconds_at_least'] / 60:,.0f} to {plan['seconds'] / 60:,.0f} minutes",
-        ]
+def plan_text(plan: dict[str, Any]) -> str:
+    """The plan of a comparison for a person."""
+    lines = [f"{row['name']}: {_row_text(row)}" for row in plan["cells"]]
+    minutes = [plan[key] / 60 for key in ("seconds_at_least", "seconds")]
+    total = (
+        f"{count(len(plan['cells']), 'trial')}, {count(plan['extractions'], 'extraction')} "
+        f"({plan['extractions_saved']} saved by sharing), "
+        f"{plan['bytes_to_store'] / 2**20:,.0f} MiB to store, "
+        f"{minutes[0]:,.0f} to {minutes[1]:,.0f} minutes"
+    )
+    return "\n".join([*lines, total])
+
+
+def _row_text(row: dict[str, Any]) -> str:
+    if row["reason"]:
+        return str(row["reason"])
+    return (
+        "shares its activations"
+        if row["shares"]
+        else f"{count(row['to_extract'], 'row')} to compute"
     )

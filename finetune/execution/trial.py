@@ -1,198 +1,451 @@
-"""One recipe, from photos to a run folder. Reads from top to bottom as the story; needs TensorFlow."""
+"""One trial, from photos to a run folder. Reads from top to bottom as the story; needs TensorFlow."""
 
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from finetune.activations.cache import Work
+from finetune.activations.cache import ActivationCache
+from finetune.activations.store import Rows
 from finetune.backend import peak_bytes, reset_peak
+from finetune.data import catalog
+from finetune.data.audit import warnings_of
+from finetune.data.dataset import Dataset, leaks, without
+from finetune.errors import DataError
 from finetune.evaluation.explained import explain_test
-from finetune.execution.costs import Calibration, estimate
-from finetune.files import locked
-from finetune.model.cut import split
-from finetune.model.heads import CLASSIFIER
-from finetune.model.network import audit, frozen_digests, multiply_adds
-from finetune.progress import Reporter
+from finetune.execution.sharing import (
+    Need,
+    head_needs,
+    needs,
+    pixels,
+    precision,
+    starts_head,
+    stored_views,
+)
+from finetune.files import digest_of, locked
+from finetune.model.backbones import INPUT
+from finetune.model.network import Network, audit, build_network, multiply_adds
+from finetune.progress import SILENT, Reporter, count
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
 from finetune.runs import record
-from finetune.training.fit import Batches, Settings, fit, read_views
-from finetune.training.linear_head import fit_linear
+from finetune.runs.folder import RunResult
+from finetune.training.fit import Batches, Settings, best_epoch, fit, read_views
+from finetune.training.linear_head import Linear, check_size, fit_linear, fits_memory
 
-CHECKPOINT = "checkpoint.npz"
-_HEAD_SETTINGS = {
-    "epochs": 100,
-    "patience": 5,
-    "learning_rate": 1e-3,
-}  # a head with a hidden layer, before unfreezing
+_HEAD_SETTINGS = {"epochs": 100, "patience": 5, "learning_rate": 1e-3}  # with a hidden layer
+_KEPT_NETWORKS = 3
+
+StoredRows = dict[Need, Rows]
 
 
-def run_trial(recipe: Recipe, out: Path, reporter: Reporter) -> dict[str, Any]:
+class Bench:
+    """What a worker keeps from trial to trial: networks with their engines, features and heads.
+
+    A network is reset before each trial, so that results do not depend on what ran before.
+    """
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[Network, ActivationCache]] = OrderedDict()
+        self.heads: dict[str, Linear] = {}
+
+    def prepare(
+        self, recipe: Recipe, classes: int, reporter: Reporter
+    ) -> tuple[Network, ActivationCache]:
+        """The network of a recipe, as before training, and the activations below its cut."""
+        key = _network_key(recipe, classes)
+        if key in self._kept:
+            network, cache = self._kept.pop(key)
+            keras.utils.set_random_seed(recipe.seed)
+            network.reset(recipe.seed)
+            cache.begin(reporter)
+        else:
+            network = _network(recipe, classes)
+            cache = ActivationCache(
+                recipe.backbone, network, pixels(recipe), recipe.store, recipe.engine, reporter
+            )
+        self._kept[key] = (network, cache)
+        if len(self._kept) > _KEPT_NETWORKS:
+            self._kept.popitem(last=False)
+        return network, cache
+
+    def forget(self) -> None:
+        """Drop everything: a failed training may have left a network in any state."""
+        self._kept.clear()
+
+
+def _network_key(recipe: Recipe, classes: int) -> str:
+    names = ("backbone", "weights", "image_size", "batchnorm", "resize", "store", "engine", "views")
+    fields = {name: getattr(recipe, name) for name in names}
+    head = recipe.head.model_dump(exclude={"solver"})
+    augment = recipe.augment.model_dump()
+    shape = {"cut": recipe.cut, "precision": precision(recipe), "classes": classes}
+    return digest_of({**fields, **shape, "head": head, "augment": augment})
+
+
+def _network(recipe: Recipe, classes: int) -> Network:
+    return build_network(
+        recipe.backbone,
+        recipe.image_size,
+        classes,
+        weights=recipe.weights,
+        pool=recipe.head.pool,
+        hidden=recipe.head.hidden,
+        dropout=recipe.head.dropout,
+        cut=recipe.cut,
+        batchnorm=recipe.batchnorm,
+        precision=precision(recipe),
+        seed=recipe.seed,
+    )
+
+
+def read_dataset(recipe: Recipe) -> Dataset:
+    """The photos of a recipe, with their splits."""
+    return catalog.read_dataset(recipe.data, recipe.min_per_class, recipe.groups)
+
+
+def run_trial(
+    recipe: Recipe,
+    out: Path,
+    reporter: Reporter = SILENT,
+    dataset: Dataset | None = None,
+    bench: Bench | None = None,
+    started: float | None = None,
+) -> RunResult:
     """Train one recipe and write its run folder; a checkpoint in the folder is continued.
 
     Args:
         recipe: fully resolved.
         out: the run folder.
-        reporter: told of progress.
-
-    Returns:
-        What ``run --json`` prints.
+        reporter: of progress.
+        dataset: the photos, if they are read already.
+        bench: what earlier trials of this process left.
+        started: ``time.perf_counter()`` when the command began.
 
     Raises:
         FinetuneError: see its subclasses; nothing half-made is left in ``out``.
     """
-    with locked(out):
-        started = time.perf_counter()
-        reset_peak()
-        work = Work.prepare(recipe, reporter)
-        record.begin(out, recipe, work.dataset)
-        seconds = {"extract": work.gather()}
-        before = frozen_digests(work.network.whole)
-        seconds["train"], history, head = _timed(learn, work, out)
-        checked = audit(work.network.whole, before)
-        reporter.say(f"freeze audit: {checked['frozen']} frozen variables, none moved")
-        predictions = {name: work.predict(name) for name in ("validation", "test")}
-        seconds["total"] = time.perf_counter() - started
-        result = {
-            "run": str(out),
-            "backbone": recipe.backbone,
-            "strategy": recipe.strategy,
-            "cut": recipe.cut,
-            "parameters": work.network.parameters(),
-            "split": work.dataset.digest,
-            "listed": work.listed,
-            "seconds": {name: round(value, 3) for name, value in seconds.items()},
-            "extracted": work.extracted,
-            "cost": {
-                "extraction_seconds": round(sum(rows.seconds for rows in work.rows.values()), 3),
-                "stored_bytes": sum(rows.nbytes for rows in work.rows.values()),
-                "peak_memory": peak_bytes(),
-                "multiply_adds": multiply_adds(work.network.whole),
-            },
-            "weights": vars(work.network.loaded),
-            "head": head,
-            "audit": checked,
-        }
-        sheet = explain_test(
-            work.network.tail,
-            work.rows["test", 0],
-            work.dataset,
-            predictions["test"],
-            recipe.resize,
-            reporter,
-        )
-        return record.finish(
-            out, recipe, work.dataset, work.network.whole, history, predictions, result, sheet
-        )
+    bench = bench or Bench()
+    try:
+        with locked(out):
+            return _run(recipe, out, reporter, dataset, bench, started)
+    except BaseException:
+        bench.forget()
+        raise
 
 
-def plan_trial(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
-    """What ``run --dry-run`` prints: the cut, both sides of it, what would be computed and stored, and how long it takes."""
-    work = Work.prepare(recipe, reporter)
-    planned = work.plan()
-    return planned | {"estimate": estimate(work, planned, Calibration())}
-
-
-def learn(work: Work, out: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Converge the head, then train the tail; returns the history and how the head was fitted."""
-    recipe = work.recipe
-    history: list[dict[str, Any]] = []
-    head: dict[str, Any] = {"solver": recipe.head.solver}
-    head_only = STRATEGIES[recipe.strategy].learns == "head"
-    if recipe.head.solver == "lbfgs" or not head_only:
-        history, found = converge_head(work)
-        head |= found
-    if recipe.head.solver == "lbfgs" and head_only:
-        return history, head
-    train = Batches(
-        work.train_reader(), work.dataset.labels("train"), recipe.batch_size, recipe.seed
+def _run(
+    recipe: Recipe,
+    out: Path,
+    reporter: Reporter,
+    dataset: Dataset | None,
+    bench: Bench,
+    started: float | None,
+) -> RunResult:
+    begun = time.perf_counter()
+    reset_peak()
+    record.check_free(out, recipe)
+    dataset = dataset or read_dataset(recipe)
+    _warn(dataset, reporter)
+    network, cache = bench.prepare(recipe, len(dataset.classes), reporter)
+    _check_memory(recipe, dataset, network)
+    record.begin(out, recipe, dataset)
+    listed = dataset.digest
+    dataset, rows = gather(recipe, dataset, cache, needs(recipe))
+    extracted = time.perf_counter()
+    trial = _Trial(recipe, dataset, network, cache, rows, reporter, bench, out)
+    head = trial.fit_head()
+    history = [*head.pop("history", []), *trial.train_tail()]
+    trained = time.perf_counter()
+    checked = audit(network.whole, network.frozen)
+    reporter.say(f"freeze audit: {count(checked['frozen'], 'frozen variable')}, none moved")
+    probabilities = {split: trial.probabilities(split) for split in ("validation", "test")}
+    sheet = explain_test(
+        network.tail,
+        rows[Need(recipe.cut, "test", 0)],
+        dataset,
+        probabilities["test"],
+        recipe.resize,
+        reporter,
     )
-    validation = work.batches("validation")
-    return history + _phase(
-        work, work.network.tail, train, validation, "tail", _settings(work), out
-    ), head
-
-
-def _phase(
-    work: Work, model, train, validation, phase: str, settings: Settings, out: Path | None = None
-) -> list[dict[str, Any]]:
-    """One phase of training, its progress shown."""
-    photos = len(work.dataset.split("train"))
-    with work.reporter.stage(
-        f"{phase}, at most {settings.epochs} epochs", photos * settings.epochs
-    ) as advance:
-        callbacks: list[keras.callbacks.Callback] = [_Bar(advance, photos, settings.batch_size)]
-        if work.recipe.tensorboard and out:
-            callbacks.append(keras.callbacks.TensorBoard(out / "tensorboard"))
-        checkpoint = out / CHECKPOINT if out else None
-        text = work.recipe.dump() + work.dataset.digest  # other photos are another training
-        return fit(
-            model,
-            train,
-            validation,
-            settings,
-            phase,
-            text,
-            checkpoint,
-            callbacks,
-            work.reporter.epoch,
-        )
-
-
-def _settings(work: Work, **changes: Any) -> Settings:
-    recipe, labels = work.recipe, work.dataset.labels("train")
-    values = {
-        name: getattr(recipe, name)
-        for name in ("epochs", "patience", "batch_size", "learning_rate")
+    finished = time.perf_counter()
+    seconds = {
+        "extract": extracted - begun,
+        "train": trained - extracted,
+        "total": finished - begun,
+        "command": finished - (started or begun),
     }
-    values |= {name: getattr(recipe, name) for name in ("schedule", "weight_decay", "seed")}
-    counts = np.bincount(labels)
-    balanced = {index: len(labels) / (len(counts) * count) for index, count in enumerate(counts)}
-    return Settings(
-        **values | changes, class_weight=balanced if recipe.class_weight == "balanced" else None
+    used = cache_entries(cache, rows)
+    result = RunResult(
+        run=str(out),
+        backbone=recipe.backbone,
+        strategy=recipe.strategy,
+        cut=recipe.cut,
+        precision=network.precision,
+        parameters=network.parameters(),
+        split=dataset.digest,
+        listed=listed,
+        seconds={name: round(value, 3) for name, value in seconds.items()},
+        extracted=cache.computed,
+        entries=used,
+        cost={
+            "extraction_seconds": round(sum(entry["seconds"] for entry in used.values()), 3),
+            "stored_bytes": sum(entry["bytes"] for entry in used.values()),
+            "peak_memory": peak_bytes(),
+            "multiply_adds": multiply_adds(network.whole),
+        },
+        weights=dict(vars(network.loaded)),
+        head={"solver": recipe.head.solver, **head},
+        audit=checked,
+        validation=record.measured(dataset, "validation", probabilities["validation"]),
+        test=record.measured(dataset, "test", probabilities["test"]),
+        ignored=dataset.ignored,
+        excluded=len(dataset.excluded),
     )
+    return record.finish(out, recipe, dataset, network.whole, history, probabilities, result, sheet)
 
 
-def converge_head(work: Work) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Fit the head on features of the frozen backbone: unfreezing below a random head would destroy them."""
-    recipe, settings = work.recipe, _settings(work, **_HEAD_SETTINGS)
-    features = [work.features("train", view) for view in range(work.stored_views + 1)]
-    validation, labels = work.features("validation"), work.dataset.labels("train")
+def _warn(dataset: Dataset, reporter: Reporter) -> None:
+    copies = leaks(dataset)
+    if copies:
+        files = ", ".join(photo.file for photo in copies[0])
+        subject = "1 photo stands" if len(copies) == 1 else f"{len(copies):,} photos stand"
+        reporter.warn(f"{subject} in more than one split or class ({files}): figures may flatter.")
+    for warning in warnings_of(dataset):
+        reporter.warn(warning)
+
+
+def _check_memory(recipe: Recipe, dataset: Dataset, network: Network) -> None:
     if recipe.head.solver == "lbfgs":
-        stacked = np.concatenate(features), np.tile(labels, len(features))
-        linear = fit_linear(
-            *stacked, validation, work.dataset.labels("validation"), settings.class_weight
+        photos = len(dataset.split("train")) * (1 + stored_views(recipe))
+        check_size(photos, network.features)
+
+
+def gather(
+    recipe: Recipe, dataset: Dataset, cache: ActivationCache, wanted: Sequence[Need]
+) -> tuple[Dataset, StoredRows]:
+    """All rows that are wanted, computed where they are missing, and the photos that have one.
+
+    Bad photos are met while extracting, for decoding every photo twice would cost a tenth of an
+    extraction: each is reported at once, the others' rows are stored, and all are listed at the end.
+
+    Raises:
+        DataError: photos that cannot be decoded, all of them listed, unless the recipe skips them.
+    """
+    rows = _rows(dataset, cache, wanted)
+    bad = list(dict(cache.bad).items())  # once each, whatever the number of views
+    if not bad:
+        return dataset, rows
+    if not recipe.skip_bad:
+        listing = "\n".join(f"  {photo.path}: {reason}" for photo, reason in bad)
+        raise DataError(
+            f"{len(bad)} of {count(len(dataset.photos), 'photo')} cannot be decoded:\n{listing}\n"
+            "Mend or remove them, or leave them out with --skip-bad (they are then listed in "
+            "excluded.csv)."
         )
-        work.network.whole.get_layer(CLASSIFIER).set_weights([linear.kernel, linear.bias])
-        found = {"c": linear.c, "validation_loss": linear.validation_loss}
-        work.reporter.say(
-            f"head: L-BFGS, penalty 1/{linear.c:g}, validation loss {linear.validation_loss:.4f}"
+    dataset = without(dataset, bad)
+    return dataset, _rows(dataset, cache, wanted)
+
+
+def _rows(dataset: Dataset, cache: ActivationCache, wanted: Sequence[Need]) -> StoredRows:
+    return {need: cache.rows(dataset.split(need.split), need.cut, need.view) for need in wanted}
+
+
+def cache_entries(cache: ActivationCache, rows: StoredRows) -> dict[str, dict[str, Any]]:
+    """Key of each cache entry -> its cut, the seconds that its rows took, and their bytes."""
+    found: dict[str, dict[str, Any]] = {}
+    for need, stored in rows.items():
+        key = cache.entry(need.cut, need.view).key
+        entry = found.setdefault(key, {"cut": need.cut, "seconds": 0.0, "bytes": 0})
+        entry["seconds"] = round(entry["seconds"] + stored.seconds, 3)
+        entry["bytes"] += stored.nbytes
+    return found
+
+
+class _Trial:
+    """A trial whose rows are there: fits its head, trains its tail, classifies."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        network: Network,
+        cache: ActivationCache,
+        rows: StoredRows,
+        reporter: Reporter,
+        bench: Bench,
+        out: Path,
+    ):
+        self.recipe = recipe
+        self.dataset = dataset
+        self.network = network
+        self.cache = cache
+        self.rows = rows
+        self.reporter = reporter
+        self.bench = bench
+        self.out = out
+        self.linear: Linear | None = None  # the whole of what was learned, if it is not None
+        self.learns_head_only = STRATEGIES[recipe.strategy].learns == "head"
+
+    def fit_head(self) -> dict[str, Any]:
+        """Converge the head on features of the frozen backbone; returns how.
+
+        Training below a random head would destroy the features.
+        """
+        if not starts_head(self.recipe):
+            return {}
+        labels = self.dataset.labels("train")
+        photos = len(labels) * (1 + stored_views(self.recipe))
+        is_linear = not self.recipe.head.hidden and fits_memory(photos, self.network.features)
+        if self.recipe.head.solver == "keras" and not (self.learns_head_only and is_linear):
+            return {"history": self._train_head()}
+        linear = self._linear()
+        self.network.set_classifier(linear.kernel, linear.bias)
+        if self.learns_head_only and self.recipe.head.solver == "lbfgs":
+            self.linear = linear
+        self.reporter.say(
+            f"head fitted by L-BFGS: C = {linear.c:.3g} (inverse penalty), "
+            f"validation loss {linear.validation_loss:.4f}"
         )
-        return [], found
-    model = split(work.network.whole, recipe.head.pool).tail
-    train = Batches(read_views(features), labels, recipe.batch_size, recipe.seed)
-    held_out = Batches(
-        read_views([validation]), work.dataset.labels("validation"), recipe.batch_size
-    )
-    return _phase(work, model, train, held_out, "head", settings), {}
+        path = [list(step) for step in linear.path]
+        return {"c": linear.c, "validation_loss": linear.validation_loss, "path": path}
+
+    def _features(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """Those of each view of the training photos, and of the validation photos."""
+        found = [
+            self.cache.features(self.dataset.split(split), cut, view)
+            for cut, split, view in head_needs(self.recipe)
+        ]
+        return found[:-1], found[-1]
+
+    def _linear(self) -> Linear:
+        wanted = head_needs(self.recipe)
+        keys = [self.cache.entry(need.cut, need.view).key for need in wanted]
+        settings = [self.network.pool, self.recipe.class_weight, self.dataset.digest]
+        key = digest_of([keys, wanted, settings])
+        if key not in self.bench.heads:
+            views, validation = self._features()
+            labels = self.dataset.labels("train")
+            self.bench.heads[key] = fit_linear(
+                np.concatenate(views),
+                np.tile(labels, len(views)),
+                validation,
+                self.dataset.labels("validation"),
+                self._class_weight(),
+            )
+        return self.bench.heads[key]
+
+    def _train_head(self) -> list[dict[str, Any]]:
+        """By epochs, where it has a hidden layer or its features do not fit into memory."""
+        views, validation = self._features()
+        labels = self.dataset.labels("train")
+        size = self.recipe.batch_size
+        train = Batches(read_views(views), labels, size, self.recipe.seed)
+        held_out = Batches(read_views([validation]), self.dataset.labels("validation"), size)
+        settings = self._settings(**_HEAD_SETTINGS)
+        return self._fit(self.network.head(), train, held_out, "head", settings)
+
+    def train_tail(self) -> list[dict[str, Any]]:
+        """Train what lies above the cut by epochs; the history, empty if L-BFGS has done it all."""
+        if self.linear:
+            return []
+        recipe = self.recipe
+        labels = self.dataset.labels("train")
+        train = Batches(self._reader(), labels, recipe.batch_size, recipe.seed)
+        settings = self._settings()
+        history = self._fit(
+            self.network.tail, train, self._batches("validation"), "tail", settings, self.out
+        )
+        if 0 < settings.epochs == best_epoch(history):
+            self.reporter.warn(
+                f"the last of {count(settings.epochs, 'epoch')} was the best: validation loss was "
+                f"still falling. More may help: --epochs {2 * settings.epochs}."
+            )
+        return history
+
+    def _reader(self) -> Callable[[Sequence[np.ndarray], int], Iterator[np.ndarray]]:
+        """Training activations: stored views in turn, or fresh views through the trunk."""
+        recipe = self.recipe
+        if recipe.views != "fresh":
+            views = range(stored_views(recipe) + 1)
+            return read_views([self.rows[Need(recipe.cut, "train", view)] for view in views])
+        photos = self.dataset.split("train")
+
+        def read(batches: Sequence[np.ndarray], epoch: int) -> Iterator[np.ndarray]:
+            chosen = [photos[index] for index in np.concatenate(batches)]
+            keys = [f"fresh/{recipe.seed}/{epoch}/{photo.sha256}" for photo in chosen]
+            return self.cache.stream(chosen, keys, recipe.cut, recipe.batch_size)
+
+        return read
+
+    def _batches(self, split: str) -> Batches:
+        """Stored photos of a split, in order."""
+        rows = self.rows[Need(self.recipe.cut, split, 0)]
+        return Batches(read_views([rows]), self.dataset.labels(split), self.recipe.batch_size)
+
+    def probabilities(self, split: str) -> np.ndarray:
+        """Of a split's photos: float32 (n, classes)."""
+        if self.linear and self.recipe.cut != INPUT:
+            features = self.cache.features(self.dataset.split(split), self.recipe.cut)
+            return self.linear.probabilities(features)
+        return self.network.tail.predict(self._batches(split), verbose=0)
+
+    def _fit(
+        self,
+        model: keras.Model,
+        train: Batches,
+        validation: Batches,
+        phase: str,
+        settings: Settings,
+        out: Path | None = None,
+    ) -> list[dict[str, Any]]:
+        """One phase of training, its progress shown."""
+        photos = len(self.dataset.split("train"))
+        label = f"{phase}, at most {count(settings.epochs, 'epoch')}"
+        # other photos are another training
+        identity = digest_of([record.identity(self.recipe), self.dataset.digest])
+        with self.reporter.stage(label, photos * settings.epochs) as advance:
+            callbacks: list[keras.callbacks.Callback] = [_Bar(advance, photos, settings.batch_size)]
+            if self.recipe.tensorboard and out:
+                callbacks.append(keras.callbacks.TensorBoard(out / "tensorboard"))
+            return fit(
+                model,
+                train,
+                validation,
+                settings,
+                phase,
+                identity,
+                out / record.CHECKPOINT if out else None,
+                callbacks,
+                self.reporter.epoch,
+            )
+
+    def _settings(self, **changes: Any) -> Settings:
+        names = ("epochs", "patience", "batch_size", "learning_rate")
+        names += ("schedule", "weight_decay", "seed")  # type: ignore[assignment]
+        values = {name: getattr(self.recipe, name) for name in names}
+        return Settings(**values | changes, class_weight=self._class_weight())
+
+    def _class_weight(self) -> dict[int, float] | None:
+        if self.recipe.class_weight != "balanced":
+            return None
+        labels = self.dataset.labels("train")
+        counts = np.bincount(labels)
+        return {index: len(labels) / (len(counts) * n) for index, n in enumerate(counts)}
 
 
 class _Bar(keras.callbacks.Callback):
-    """Tells a bar of every batch that was trained on."""
+    """Advances a bar with every batch that was trained on."""
 
     def __init__(self, advance: Callable[[int], None], photos: int, batch_size: int):
         super().__init__()
-        self._advance, self._photos, self._size = advance, photos, batch_size
+        self._advance = advance
+        self._photos = photos
+        self._size = batch_size
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self._advance(min(self._size, self._photos - batch * self._size))
-
-
-def _timed(function, *args: Any) -> tuple:
-    start = time.perf_counter()
-    found = function(*args)
-    return (time.perf_counter() - start, *found)

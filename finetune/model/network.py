@@ -1,7 +1,9 @@
-"""A recipe's network: backbone, head and cut, with exactly the layers that learn set to learn."""
+"""A network: backbone, head and cut, with exactly the layers that learn set to learn."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -9,84 +11,149 @@ import numpy as np
 
 from finetune.errors import IntegrityError
 from finetune.model.backbones import BACKBONES, build_base
-from finetune.model.cut import split
-from finetune.model.heads import add_head
+from finetune.model.cut import between, split
+from finetune.model.heads import CLASSIFIER, add_head
 from finetune.model.weights import Loaded, load_weights
-from finetune.recipe.recipe import Recipe
+
+# precision -> Keras's dtype policy; an int8 trunk stands below a tail in bfloat16
+POLICIES = {
+    "float32": "float32",
+    "float16": "mixed_float16",
+    "bfloat16": "mixed_bfloat16",
+    "int8": "mixed_bfloat16",
+}
 
 
 @dataclass(frozen=True)
 class Network:
-    """The whole model and what lies above the recipe's cut, which share their layers."""
+    """The whole model and what lies above the cut, which share their layers.
+
+    ``top`` names the backbone's last tensor, below the head; ``pool`` the head's pooling.
+    """
 
     whole: keras.Model
     tail: keras.Model
     cut: str
-    top: str  # name of the backbone's last tensor, below the head
+    top: str
+    pool: str
+    precision: str
     loaded: Loaded
-
-    def fields(self, recipe: Recipe, cut: str) -> dict[str, Any]:
-        """What lies below a cut, for the key of a store."""
-        preprocessing = vars(BACKBONES[recipe.backbone].preprocessing)
-        return {
-            "backbone": recipe.backbone,
-            "weights": self.loaded.digest,
-            "cut": cut,
-            "preprocessing": {
-                name: np.atleast_1d(value).tolist() for name, value in preprocessing.items()
-            },
-        }
+    initial: dict[str, list[np.ndarray]] = field(repr=False)  # layer that may learn -> its weights
+    frozen: dict[str, str] = field(repr=False)  # digests of what must not move
 
     def parameters(self) -> dict[str, int]:
         """Numbers of weights: total, trainable, and on both sides of the cut."""
-        count = {"total": self.whole.count_params(), "tail": self.tail.count_params()}
+        total = self.whole.count_params()
+        tail = self.tail.count_params()
         trainable = sum(int(np.prod(variable.shape)) for variable in self.tail.trainable_variables)
-        return {**count, "trunk": count["total"] - count["tail"], "trainable": trainable}
+        return {"total": total, "tail": tail, "trunk": total - tail, "trainable": trainable}
+
+    @property
+    def features(self) -> int:
+        """Length of the pooled features of a photo."""
+        return int(self.whole.get_layer(self.pool).output.shape[-1])
+
+    def part(self, source: str, target: str) -> keras.Model | None:
+        """What lies between two cuts; None if both are the same."""
+        return between(self.whole, source, target)
+
+    def head(self) -> keras.Model:
+        """Pooled features -> probabilities."""
+        return split(self.whole, self.pool).tail
+
+    def set_classifier(self, kernel: np.ndarray, bias: np.ndarray) -> None:
+        """Give the linear classifier its weights: (features, classes) and (classes,)."""
+        self.whole.get_layer(CLASSIFIER).set_weights([kernel, bias])
+
+    def reset(self, seed: int) -> None:
+        """Back to before training: the backbone as loaded, the head drawn from the seed."""
+        for name, weights in self.initial.items():
+            self.whole.get_layer(name).set_weights(weights)
+        draw_head(self.whole, seed)
 
 
-def build_network(recipe: Recipe, classes: int) -> Network:
+def build_network(
+    backbone: str,
+    image_size: int,
+    classes: int,
+    *,
+    weights: str,
+    pool: str,
+    hidden: int = 0,
+    dropout: float = 0.0,
+    cut: str,
+    batchnorm: str = "frozen",
+    precision: str = "float32",
+    seed: int = 0,
+) -> Network:
     """Build, load and freeze.
 
     Args:
-        recipe: fully resolved.
+        backbone: a key of ``BACKBONES``.
+        image_size: side of the square photos in pixels.
         classes: number of classes.
+        weights: ``imagenet``, ``random`` or a file, see ``load_weights``.
+        pool, hidden, dropout: of the head, see ``add_head``.
+        cut: name of the cut below everything that learns.
+        batchnorm: see ``freeze``.
+        precision: a key of ``POLICIES``.
+        seed: of the head's first weights.
 
     Raises:
         DataError, IntegrityError: the weights, see ``load_weights``.
     """
-    keras.utils.clear_session()  # names and memory of earlier runs in this process
-    keras.utils.disable_interactive_logging()  # which clear_session turns on again, and which writes to stdout
-    keras.utils.set_random_seed(recipe.seed)
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16" if recipe.precision == "bfloat16" else "float32")
-    try:
-        base = build_base(recipe.backbone, recipe.image_size)
-        loaded = load_weights(base, recipe.backbone, recipe.weights)
-        whole = add_head(base, classes, recipe.head.pool, recipe.head.hidden, recipe.head.dropout)
-    finally:
-        keras.config.set_dtype_policy(before)
-    tail = split(whole, recipe.cut).tail
-    freeze(whole, tail, recipe.batchnorm)
-    return Network(whole, tail, recipe.cut, BACKBONES[recipe.backbone].blocks[-1], loaded)
+    keras.utils.clear_session()  # names and memory of earlier networks in this process
+    keras.utils.disable_interactive_logging()  # which clear_session turned on; it goes to stdout
+    keras.utils.set_random_seed(seed)
+    with _policy(POLICIES[precision]):
+        base = build_base(backbone, image_size)
+        loaded = load_weights(base, backbone, weights)
+        whole = add_head(base, classes, pool, hidden, dropout)
+    draw_head(whole, seed)
+    tail = split(whole, cut).tail
+    freeze(whole, tail, batchnorm)
+    of_base = {layer.name for layer in base.layers}
+    learning = [layer for layer in tail.layers if layer.weights and layer.name in of_base]
+    initial = {layer.name: layer.get_weights() for layer in learning}
+    top = BACKBONES[backbone].blocks[-1]
+    frozen = frozen_digests(whole)
+    return Network(whole, tail, cut, top, pool, precision, loaded, initial, frozen)
+
+
+def draw_head(whole: keras.Model, seed: int) -> None:
+    """Draw the head's weights (Glorot uniform, biases 0) and the state of its dropout from a seed.
+
+    So they are a function of the seed alone, whatever was built or trained before.
+    """
+    generator = np.random.default_rng(seed)
+    for layer in whole.layers:
+        if isinstance(layer, keras.layers.Dense):
+            rows, columns = layer.kernel.shape
+            limit = np.sqrt(6 / (rows + columns))
+            kernel = generator.uniform(-limit, limit, (rows, columns)).astype(np.float32)
+            layer.set_weights([kernel, np.zeros(columns, np.float32)])
+        elif isinstance(layer, keras.layers.Dropout):
+            layer.seed_generator.state.assign([seed, 0])
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Multiplications with addition per photo in convolutions and dense layers, which is nearly all of a network's work."""
+    """Multiplications with addition per photo in convolutions and dense layers, which is nearly
+    all of a network's work."""
     total = 0
     for layer in model.layers:
-        if isinstance(layer, keras.layers.Conv2D):
-            total += int(np.prod(layer.output.shape[1:3])) * int(np.prod(layer.kernel.shape))
-        elif isinstance(layer, keras.layers.Dense):
-            total += int(np.prod(layer.kernel.shape))
+        kernel = getattr(layer, "kernel", None)
+        if kernel is not None:
+            places = int(np.prod(layer.output.shape[1:-1]))
+            total += places * int(np.prod(kernel.shape))
     return total
 
 
 def freeze(whole: keras.Model, tail: keras.Model, batchnorm: str) -> None:
-    """Let the tail learn and nothing else; must come before ``compile``, which is when Keras reads the flags.
+    """Let the tail learn and nothing else; must come before ``compile``, which reads the flags.
 
-    BatchNorm layers of the tail stay frozen unless ``batchnorm`` is "train": a few hundred photos in small batches are
-    too few to estimate its statistics again. In Keras 3 calling a model with ``training=False`` does not protect them
-    under ``fit``; ``trainable = False`` on the layer itself does.
+    BatchNorm layers of the tail stay frozen unless ``batchnorm`` is "train": a few hundred photos in
+    small batches are too few to estimate its statistics again. In Keras 3 calling a model with
+    ``training=False`` does not protect them under ``fit``; ``trainable = False`` on the layer does.
     """
     for layer in whole.layers:
         layer.trainable = False
@@ -118,7 +185,18 @@ def audit(whole: keras.Model, before: dict[str, str]) -> dict[str, int]:
     moved = [path for path in before if after.get(path) != before[path]]
     if moved:
         raise IntegrityError(
-            f"Freeze audit: {len(moved)} of {len(before)} frozen variables changed during training, first "
-            f"{', '.join(moved[:3])}. The result was not saved, because it is not what the recipe says."
+            f"Freeze audit: {len(moved)} of {len(before)} frozen variables changed during training, "
+            f"first {', '.join(moved[:3])}. The result was not saved, because it is not what the "
+            "recipe says."
         )
     return {"frozen": len(before), "moved": 0}
+
+
+@contextmanager
+def _policy(name: str) -> Iterator[None]:
+    before: Any = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

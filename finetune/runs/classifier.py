@@ -22,6 +22,7 @@ from finetune.data.photos import (
 )
 from finetune.errors import DataError, IntegrityError, UsageError
 from finetune.recipe.recipe import Recipe, reopen
+from finetune.runs.folder import checked
 from finetune.runs.ir import open_ir
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class Classifier:
                 ".keras file."
             )
         names, recipe = folder / "classes.json", folder / "recipe.yaml"
+        if path.is_dir():
+            checked(path, "classes.json", "recipe.yaml", "input.json")
         if path.is_dir() and recipe.exists() and names.exists():
             made_by = reopen(recipe)
             return cls(path, _names(names), made_by.image_size, made_by.resize, made_by)
@@ -200,6 +203,8 @@ def two_columns(outputs: np.ndarray) -> np.ndarray:
 
 
 def _load(file: Path) -> "keras.Model":
+    if file.name == "model.keras":
+        checked(file.parent, file.name)
     load_keras()
     from finetune.model.saved import load_model
 

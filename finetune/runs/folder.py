@@ -1,10 +1,153 @@
-"""Reading run folders; needs nothing but the standard library, so that commands can answer at once."""
+"""The result of a run, and how it is read from its folder.
+
+Needs nothing but the standard library, so that commands can answer at once. ``metrics.json`` is
+written last: a folder with one is a finished run. It holds the sha256 of every other file and, under
+``sha256``, the digest of its own content, which whoever reads a file checks.
+"""
 
 import json
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import DataError
+from finetune.errors import DataError, IntegrityError
+from finetune.files import commit_json, digest_of, sha256_of
+
+RESULT = "metrics.json"
+_OWN = "sha256"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run found; ``run --json`` prints it.
+
+    Attributes:
+        run: its folder.
+        backbone, strategy, cut, precision: of the recipe.
+        parameters: total, trainable, and on both sides of the cut (trunk, tail).
+        split: digest of the photos and their splits; ``listed``: before bad ones were left out.
+        seconds: extract, train, total (until the test photos were classified) and command.
+        extracted: rows that were computed in this run.
+        entries: key of each cache entry that was used -> cut, seconds (to compute its rows, whenever
+            that was) and bytes.
+        cost: extraction_seconds, stored_bytes, peak_memory (bytes), multiply_adds.
+        weights: source and digest of the backbone's weights.
+        head: how it was fitted: solver, c, validation_loss, and path, pairs of c and loss.
+        audit: frozen (variables compared) and moved.
+        validation, test: see ``evaluation.metrics.summarize``, and per_class.
+        ignored: entries of the data folder that are no photos, by kind; ``excluded``: bad photos.
+        fidelity: how far a trunk that is not float32 is off, see ``docs/design.md``.
+        files: name -> sha256 of the files of the run folder.
+    """
+
+    run: str
+    backbone: str
+    strategy: str
+    cut: str
+    parameters: dict[str, int]
+    split: str
+    listed: str
+    seconds: dict[str, float]
+    extracted: int
+    cost: dict[str, float]
+    weights: dict[str, str]
+    head: dict[str, Any]
+    audit: dict[str, int]
+    validation: dict[str, Any]
+    test: dict[str, Any]
+    ignored: dict[str, int]
+    excluded: int
+    precision: str = "float32"
+    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    fidelity: dict[str, Any] | None = None
+    files: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, without what is None."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def write(self, folder: Path) -> "RunResult":
+        """Finish a run folder: take the digests of its files, and commit the result last."""
+        names = sorted(path.name for path in folder.iterdir() if _is_recorded(path))
+        result = replace(self, files={name: sha256_of(folder / name) for name in names})
+        write_result(folder, result.to_json())
+        return result
+
+
+def _is_recorded(path: Path) -> bool:
+    named = path.name.startswith(".") or path.name in (RESULT, "log.txt", "checkpoint.npz")
+    return path.is_file() and not named
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> None:
+    """Commit a result with its digest."""
+    plain = json.loads(json.dumps(result, allow_nan=False))  # as it will be read
+    commit_json(folder / RESULT, {**plain, _OWN: digest_of(plain)})
+
+
+def read_run(folder: Path) -> RunResult | None:
+    """The result of a run, or None if it is not finished. Raises IntegrityError, DataError."""
+    content = read_result(folder)
+    if content is None:
+        return None
+    known = {item.name for item in fields(RunResult)}
+    try:
+        return RunResult(**{name: value for name, value in content.items() if name in known})
+    except TypeError as error:
+        raise DataError(f"{folder} holds the result of something else than a run.") from error
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """What was printed when a run or an ensemble was finished; None if it is not finished.
+
+    Raises:
+        IntegrityError: the file is damaged.
+    """
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        expected = content.pop(_OWN)
+        is_whole = expected == digest_of(content)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        is_whole = False
+    if not is_whole:
+        raise IntegrityError(
+            f"{path} is damaged, or of an older version: its content has not the sha256 that it "
+            "names. Run the recipe again in another folder."
+        )
+    return content
+
+
+def checked(folder: Path, *names: str) -> None:
+    """Compare files of a finished run with their recorded digests; all of them if none is named.
+
+    Raises:
+        IntegrityError: a file is missing or has changed since the run was finished.
+    """
+    recorded = (read_result(folder) or {}).get("files", {})
+    for name in names or recorded:
+        path = folder / name
+        if name in recorded and not (path.is_file() and sha256_of(path) == recorded[name]):
+            raise IntegrityError(
+                f"{path} is not the file that the run wrote: it has another sha256 than {RESULT} "
+                "records. Restore it, or run the recipe again in another folder."
+            )
+
+
+def finished_run(folder: Path) -> RunResult | None:
+    """The result of a run if it is finished and readable, its tables as they were written.
+
+    What cannot be read is not finished. The model is not hashed: whoever opens it does that.
+    """
+    try:
+        result = read_run(folder)
+        checked(folder, *(name for name in result.files if name != "model.keras") if result else ())
+    except (IntegrityError, DataError):
+        return None
+    return result
 
 
 def read_recipe(out: Path) -> Path:
@@ -12,12 +155,7 @@ def read_recipe(out: Path) -> Path:
     path = out / "recipe.yaml"
     if not path.is_file():
         raise DataError(
-            f"{out} is no run folder: it holds no recipe.yaml. Give the folder that `finetune run --out` wrote."
+            f"{out} is no run folder: it holds no recipe.yaml. Give the folder that "
+            "`finetune run --out` wrote."
         )
     return path
-
-
-def read_result(out: Path) -> dict[str, Any] | None:
-    """What a finished run printed, or None."""
-    path = out / "metrics.json"
-    return json.loads(path.read_text()) if path.exists() else None

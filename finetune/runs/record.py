@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,27 @@ from finetune.data.dataset import Dataset
 from finetune.errors import UsageError
 from finetune.evaluation import plots
 from finetune.evaluation.metrics import confusion, per_class, summarize
-from finetune.files import commit, commit_by_name, commit_json, commit_text
-from finetune.recipe.recipe import Recipe
+from finetune.files import commit, commit_by_name, commit_json, commit_text, need_space
+from finetune.recipe.recipe import Recipe, reopen
 from finetune.runs import card
+from finetune.runs.folder import RESULT, RunResult
 
 if TYPE_CHECKING:
     import keras
 
+CHECKPOINT = "checkpoint.npz"
+HISTORY = (
+    "phase",
+    "epoch",
+    "loss",
+    "accuracy",
+    "val_loss",
+    "val_accuracy",
+    "learning_rate",
+    "seconds",
+)
+# keys of a recipe that change how a run goes and not what it finds on the same photos
+INCIDENTAL = {"skip_bad", "tensorboard", "engine"}
 _PACKAGES = (
     "tensorflow",
     "keras",
@@ -33,25 +48,51 @@ _PACKAGES = (
     "pillow",
     "pydantic",
 )
+_SMALL_FILES = 2**20  # bytes of everything but the model
 
 
-def begin(out: Path, recipe: Recipe, dataset: Dataset) -> None:
-    """Claim a run folder.
+def same_recipe(path: Path, recipe: Recipe) -> bool:
+    """Whether the recipe file of a run folder asks for the same result; not if it cannot be read."""
+    try:
+        other = reopen(path)
+    except UsageError:
+        return False
+    return identity(other) == identity(recipe)
+
+
+def identity(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe its result depends on."""
+    return recipe.model_dump(exclude=INCIDENTAL)
+
+
+def check_free(out: Path, recipe: Recipe) -> None:
+    """Whether a folder may be used for a run.
 
     Raises:
         UsageError: it holds a finished run, or an unfinished one of another recipe.
     """
-    if (out / "metrics.json").exists():
+    if (out / RESULT).exists():
         raise UsageError(
             f"{out} already holds a finished run. Choose another --out, or delete the folder."
         )
-    text = recipe.dump()
-    if (out / "recipe.yaml").exists() and (out / "recipe.yaml").read_text() != text:
+    if (out / "recipe.yaml").exists() and not same_recipe(out / "recipe.yaml", recipe):
         raise UsageError(
-            f"{out} holds an unfinished run of another recipe. Choose another --out, or go on with --resume {out}."
+            f"{out} holds an unfinished run of another recipe. Choose another --out, or go on with "
+            f"--resume {out}."
         )
-    commit_text(out / "recipe.yaml", text)
+
+
+def begin(out: Path, recipe: Recipe, dataset: Dataset) -> None:
+    """Claim a run folder."""
+    commit_text(out / "recipe.yaml", recipe.dump())
     commit_json(out / "classes.json", list(dataset.classes))
+
+
+def measured(dataset: Dataset, split: str, probabilities: np.ndarray) -> dict[str, Any]:
+    """The metrics of a split, with those of each class."""
+    labels = dataset.labels(split)
+    table = per_class(probabilities, labels, dataset.classes)
+    return {**summarize(probabilities, labels), "per_class": table.to_dict("records")}
 
 
 def finish(
@@ -59,11 +100,11 @@ def finish(
     recipe: Recipe,
     dataset: Dataset,
     model: "keras.Model",
-    history: list[dict[str, Any]],
-    predictions: dict[str, np.ndarray],
-    result: dict[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    probabilities: Mapping[str, np.ndarray],
+    result: RunResult,
     explanations: Image.Image | None = None,
-) -> dict[str, Any]:
+) -> RunResult:
     """Write a run folder.
 
     Args:
@@ -72,63 +113,44 @@ def finish(
         dataset: the photos that were used.
         model: takes raw uint8 photos.
         history: rows of ``fit``; empty if nothing was trained by epochs.
-        predictions: split -> probabilities (n, classes), in the order of its photos.
-        result: what is known already.
-        explanations: a contact sheet, see ``commands.explain.explain_run``.
+        probabilities: split -> (n, classes), in the order of its photos.
+        result: of the run.
+        explanations: a contact sheet, see ``evaluation.explained``.
 
     Returns:
-        ``result`` with the metrics of each split; also ``metrics.json``.
+        ``result`` with the digests of the files.
     """
-    for name, probabilities in predictions.items():
-        labels = dataset.labels(name)
-        table = per_class(probabilities, labels, dataset.classes)
-        result[name] = {**summarize(probabilities, labels), "per_class": table.to_dict("records")}
-    matrix = confusion(predictions["test"], dataset.labels("test"))
-    result["ignored"] = dataset.ignored
-    result["excluded"] = len(dataset.excluded)
-    commit_by_name(out / "model.keras", model.save)  # Keras writes in place and by name only
+    size = 4 * result.parameters["total"]
+    need_space(out, size + _SMALL_FILES)
+    commit_by_name(out / "model.keras", model.save, size)  # Keras writes in place and by name only
     if dataset.excluded:
-        _commit_csv(
-            out / "excluded.csv", pd.DataFrame(dataset.excluded, columns=["file", "reason"])
-        )
-    _commit_csv(out / "history.csv", pd.DataFrame(history, columns=list(_HISTORY)))
-    _commit_csv(out / "predictions.csv", predictions_table(dataset, predictions))
+        excluded = pd.DataFrame(dataset.excluded, columns=["file", "reason"])
+        _commit_csv(out / "excluded.csv", excluded)
+    _commit_csv(out / "history.csv", pd.DataFrame(history, columns=list(HISTORY)))
+    _commit_csv(out / "predictions.csv", predictions_table(dataset, probabilities))
+    matrix = confusion(probabilities["test"], dataset.labels("test"))
     commit(out / "confusion.png", lambda file: plots.confusion(matrix, dataset.classes, file))
     commit(out / "curves.png", lambda file: plots.curves(history, file))
     if explanations:
         commit(out / "explanations.png", lambda file: explanations.save(file, "PNG"))
     commit_json(out / "environment.json", environment(recipe.seed))
-    commit_text(
-        out / "README.md", card.render(recipe, dataset, result, explained=explanations is not None)
-    )
-    commit_json(out / "metrics.json", result)
-    (out / "checkpoint.npz").unlink(missing_ok=True)
-    return result
+    text = card.render(recipe, dataset, result.to_json(), explained=explanations is not None)
+    commit_text(out / "README.md", text)
+    written = result.write(out)
+    (out / CHECKPOINT).unlink(missing_ok=True)
+    return written
 
 
-_HISTORY = (
-    "phase",
-    "epoch",
-    "loss",
-    "accuracy",
-    "val_loss",
-    "val_accuracy",
-    "learning_rate",
-    "seconds",
-)
-
-
-def predictions_table(dataset: Dataset, predictions: dict[str, np.ndarray]) -> pd.DataFrame:
-    """One row per photo: file, class, one probability per class under the class's name, split."""
+def predictions_table(dataset: Dataset, probabilities: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """One row per photo: file, class, one probability per class under its name, split."""
     parts = []
-    for name, probabilities in predictions.items():
+    for name, values in probabilities.items():
         photos = dataset.split(name)
         part = pd.DataFrame({"file": [photo.file for photo in photos]})
         part["class"] = [dataset.classes[photo.label] for photo in photos]
-        columns = pd.DataFrame(probabilities, columns=list(dataset.classes))
-        parts.append(
-            pd.concat([part, columns, pd.Series(name, index=part.index, name="split")], axis=1)
-        )
+        columns = pd.DataFrame(values, columns=list(dataset.classes))
+        split = pd.Series(name, index=part.index, name="split")
+        parts.append(pd.concat([part, columns, split], axis=1))
     return pd.concat(parts)
 
 
@@ -139,9 +161,16 @@ def environment(seed: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "packages": {name: _version(name) for name in _PACKAGES},
         "seed": seed,
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _commit_csv(path: Path, table: pd.DataFrame) -> None:

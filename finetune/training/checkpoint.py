@@ -1,11 +1,16 @@
-"""Everything that training needs to go on, in one commit: weights, best weights, optimizer, epoch, phase and history.
+"""Everything that training needs to go on, in one commit: weights, best weights, optimizer, history.
 
-Keras writes weights, optimizer and log in separate files, in place; a kill between two of them loses or mixes state. Here
-one .npz file is committed per epoch. Random state needs no place of its own: the order of photos and their views are
-functions of (seed, epoch), and the seeds of dropout are variables of the model.
+Keras writes weights, optimizer and log in separate files, in place; a kill between two of them loses
+or mixes state. Here one .npz file is committed per epoch. Random state needs no place of its own:
+the order of photos and their views are functions of (seed, epoch), and the seeds of dropout are
+variables of the model.
 """
 
 import json
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +21,15 @@ import numpy as np
 from finetune.errors import IntegrityError
 from finetune.files import commit
 
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+
 
 @dataclass(frozen=True)
 class Progress:
     """What a checkpoint says beside its arrays."""
 
     phase: str
-    recipe: str  # the resolved recipe as YAML; a checkpoint of another recipe is refused
+    recipe: str  # identity of recipe and photos; a checkpoint of another one is not continued
     trainable: dict[str, bool]  # layer -> whether it learned
     history: list[dict[str, Any]]
 
@@ -36,26 +43,25 @@ def save(path: Path, model: keras.Model, best: list[np.ndarray], progress: Progr
         best: the weights of the best epoch, in the order of ``model.weights``.
         progress: phase, recipe and history up to and with this epoch.
     """
-    arrays = {f"model/{i}": variable.numpy() for i, variable in enumerate(model.variables)}
-    arrays |= {
-        f"optimizer/{i}": variable.numpy() for i, variable in enumerate(model.optimizer.variables)
+    state = {"model": model.variables, "optimizer": model.optimizer.variables}
+    arrays = {
+        f"{kind}/{i}": variable.numpy()
+        for kind, variables in state.items()
+        for i, variable in enumerate(variables)
     }
     arrays |= {f"best/{i}": weight for i, weight in enumerate(best)}
     note = np.frombuffer(json.dumps(vars(progress)).encode(), np.uint8)
-    commit(path, lambda file: np.savez(file, progress=note, allow_pickle=False, **arrays))
+    size = sum(array.nbytes for array in arrays.values())
+    # the zip archive's CRC of each member is checked when it is read
+    commit(path, lambda file: np.savez(file, progress=note, allow_pickle=False, **arrays), size)
 
 
 def read_progress(path: Path) -> Progress | None:
-    """What a checkpoint says, or None where there is none. Raises IntegrityError if it cannot be read."""
+    """What a checkpoint says, or None where there is none. Raises IntegrityError if damaged."""
     if not path.exists():
         return None
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return Progress(**json.loads(arrays["progress"].tobytes()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(
-            f"{path} is no checkpoint that can be read ({error}). Delete it to begin anew."
-        ) from error
+    with _opened(path) as read:
+        return Progress(**json.loads(read("progress").tobytes()))
 
 
 def restore(path: Path, model: keras.Model) -> list[np.ndarray]:
@@ -65,19 +71,33 @@ def restore(path: Path, model: keras.Model) -> list[np.ndarray]:
         The weights of the best epoch.
 
     Raises:
-        IntegrityError: the checkpoint was made by another network.
+        IntegrityError: the checkpoint is damaged, or was made by another network.
     """
     model.optimizer.build(model.trainable_variables)
-    with np.load(path, allow_pickle=False) as arrays:
-        for kind, variables in (
-            ("model", model.variables),
-            ("optimizer", model.optimizer.variables),
-        ):
-            values = [arrays[name] for name in arrays.files if name.startswith(f"{kind}/")]
-            if [v.shape for v in values] != [tuple(v.shape) for v in variables]:
-                raise IntegrityError(
-                    f"{path} was made by another network than this recipe's. Delete it to begin anew."
-                )
-            for variable, value in zip(variables, values, strict=True):
-                variable.assign(value)
-        return [arrays[f"best/{i}"] for i in range(len(model.weights))]
+    variables = {"model": model.variables, "optimizer": model.optimizer.variables}
+    with _opened(path) as read:
+        state = {
+            kind: [read(f"{kind}/{i}") for i in range(len(own))] for kind, own in variables.items()
+        }
+        best = [read(f"best/{i}") for i in range(len(model.weights))]
+    for kind, own in variables.items():
+        if [value.shape for value in state[kind]] != [tuple(variable.shape) for variable in own]:
+            raise IntegrityError(
+                f"{path} was made by another network than this recipe's. {_ADVICE}"
+            )
+        for variable, value in zip(own, state[kind], strict=True):
+            variable.assign(value)
+    return best
+
+
+_ADVICE = "Delete it to train from the beginning; stored activations are kept."
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Callable[[str], np.ndarray]]:
+    """Read arrays of a checkpoint by name; damage of any kind is one error."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            yield arrays.__getitem__
+    except (*_DAMAGE, RuntimeError, NotImplementedError) as error:
+        raise IntegrityError(f"{path} is damaged ({error}). {_ADVICE}") from error

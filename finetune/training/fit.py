@@ -1,8 +1,9 @@
-"""The one training path: an ordinary Keras ``fit`` on the tail, best weights kept, every epoch committed."""
+"""The one training path: an ordinary Keras ``fit`` on the tail; best weights kept, epochs committed."""
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import tensorflow as tf
 from finetune.errors import FinetuneError
 from finetune.training.checkpoint import Progress, read_progress, restore, save
 
-# (batches of indices of photos, epoch) -> their activations, batch by batch: whoever reads can work ahead
+# (batches of indices of photos, epoch) -> their activations, batch by batch: a reader can work ahead
 Read = Callable[[Sequence[np.ndarray], int], Iterator[np.ndarray]]
 
 
@@ -24,7 +25,10 @@ class Diverged(FinetuneError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What a fit depends on beside the model and the data. ``learning_rate`` is Adam's; ``weight_decay`` makes it AdamW."""
+    """What a fit depends on beside model and data.
+
+    ``learning_rate`` is Adam's; ``weight_decay`` makes it AdamW.
+    """
 
     epochs: int
     patience: int
@@ -36,36 +40,38 @@ class Settings:
     seed: int = 0
 
 
-# Keras draws so many batches to learn their shapes, and then draws them again (NUM_BATCHES_FOR_TENSOR_SPEC of its
-# data_adapter_utils): they are kept, for fresh views would be computed twice.
+# Keras draws so many batches to learn their shapes, and then draws them again
+# (NUM_BATCHES_FOR_TENSOR_SPEC of its data_adapter_utils): they are kept, for fresh views would be
+# computed twice.
 _PEEKED = 2
 
 
 class Batches(keras.utils.PyDataset):
     """Activations and labels, every photo once per epoch, the last batch as small as it comes out.
 
-    The order is a function of (seed, epoch) and of nothing else, so that a resumed run sees the same batches.
+    The order is a function of (seed, epoch) and of nothing else, so that a resumed run sees the same
+    batches. Keras reads ahead: its tf.data pipeline draws, and thereby reads and casts, the next
+    batches while one trains; the batch dimension of its signature is open, so that a smaller last
+    batch needs no second trace.
 
     Args:
-        read: called with arrays of int indices and the epoch (from 0); yields an array of rows for each.
+        read: called with arrays of int indices and the epoch (from 0); yields rows for each.
         labels: int (n,).
         batch_size: photos per batch.
         seed: of the order; None keeps the photos in order.
 
     Attributes:
-        epoch: whose batches are given, from 0; ``fit`` sets it (Keras's own ``on_epoch_end`` is called once more than
-            there are epochs).
+        epoch: whose batches are given, from 0; ``fit`` sets it (Keras's own ``on_epoch_end`` is
+            called once more than there are epochs).
     """
 
     def __init__(self, read: Read, labels: np.ndarray, batch_size: int, seed: int | None = None):
         super().__init__()
-        self._read, self._labels, self._size, self._seed, self.epoch = (
-            read,
-            labels,
-            batch_size,
-            seed,
-            0,
-        )
+        self.epoch = 0
+        self._read = read
+        self._labels = labels
+        self._size = batch_size
+        self._seed = seed
         self._rows: Iterator[np.ndarray] = iter(())
         self._next: tuple[int, int] | None = None  # (epoch, batch) that ``_rows`` yields next
         self._peeked: dict[tuple[int, int], np.ndarray] = {}
@@ -74,22 +80,27 @@ class Batches(keras.utils.PyDataset):
         return math.ceil(len(self._labels) / self._size)
 
     def __getitem__(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        order, place = self._order(), (self.epoch, batch)
+        order = self._order()
         indices = order[batch * self._size : (batch + 1) * self._size]
-        if place in self._peeked:
-            rows = self._peeked.pop(place)
-        else:
-            if self._next != place:
-                rest = range(batch * self._size, len(order), self._size)
-                self._rows, self._peeked = (
-                    self._read([order[start : start + self._size] for start in rest], self.epoch),
-                    {},
-                )
-            rows, self._next = next(self._rows), (self.epoch, batch + 1)
-            if batch < _PEEKED:
-                self._peeked[place] = rows
+        rows = self._draw(batch, order)
         # stored float16 must not make the tail compute in float16
-        return rows.astype(np.float32) if rows.dtype == np.float16 else rows, self._labels[indices]
+        floats = rows.astype(np.float32) if rows.dtype == np.float16 else rows
+        return floats, self._labels[indices]
+
+    def _draw(self, batch: int, order: np.ndarray) -> np.ndarray:
+        place = (self.epoch, batch)
+        if place in self._peeked:
+            return self._peeked.pop(place)
+        if self._next != place:
+            starts = range(batch * self._size, len(order), self._size)
+            rest = [order[start : start + self._size] for start in starts]
+            self._rows = self._read(rest, self.epoch)
+            self._peeked = {}
+        rows = next(self._rows)
+        self._next = (self.epoch, batch + 1)
+        if batch < _PEEKED:
+            self._peeked[place] = rows
+        return rows
 
     def _order(self) -> np.ndarray:
         if self._seed is None:
@@ -101,8 +112,8 @@ def read_views(views: Sequence[Any]) -> Read:
     """Rows of stored views: each photo shows one view per epoch, and all of them in turn.
 
     Args:
-        views: sources of rows (arrays or ``store.Rows``), all in the same order of photos; the first is without
-            augmentation.
+        views: sources of rows (arrays or ``store.Rows``), all in the same order of photos; the first
+            is without augmentation.
     """
 
     def read(batches: Sequence[np.ndarray], epoch: int) -> Iterator[np.ndarray]:
@@ -115,6 +126,11 @@ def read_views(views: Sequence[Any]) -> Read:
             yield out
 
     return read
+
+
+def best_epoch(history: Sequence[Mapping[str, Any]]) -> int:
+    """Place in the history of the lowest validation loss, the first of equal ones."""
+    return int(np.argmin([row["val_loss"] for row in history]))
 
 
 def fit(
@@ -138,58 +154,74 @@ def fit(
         validation: in order.
         settings: see ``Settings``.
         phase: named in the history and the checkpoint.
-        recipe: the resolved recipe; a checkpoint of another one is not continued.
+        recipe: identity of recipe and photos; a checkpoint of another one is not continued.
         checkpoint: committed after every epoch, and continued from if it is there.
         callbacks: more Keras callbacks (a progress bar, TensorBoard).
-        on_epoch: is told each row of the history.
+        on_epoch: is given each row of the history.
 
     Returns:
-        The history: one dict per epoch from 0, with loss (nats), accuracy, val_loss, val_accuracy, learning_rate, seconds.
+        The history: one dict per epoch from 0, with loss (nats), accuracy, val_loss, val_accuracy,
+        learning_rate, seconds.
 
     Raises:
-        Diverged: the loss is not finite.
+        Diverged: the loss is not finite. IntegrityError: the checkpoint is damaged.
     """
-    steps = len(train)
-    rate: Any = settings.learning_rate
-    if settings.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, max(1, settings.epochs * steps))
-    model.compile(
-        keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-        jit_compile=deterministic(),
-    )
-    keeper = _Keeper(train, phase, recipe, settings, checkpoint, on_epoch)
-    keeper.begin(model, validation)
-    if not keeper.finished:
+    signature = _compile(model, settings, len(train))
+    best = BestWeights(train, phase, recipe, settings, checkpoint, on_epoch)
+    best.begin(model, validation)
+    if not best.finished:
         model.fit(
             train,
             validation_data=validation,
             epochs=settings.epochs,
-            initial_epoch=len(keeper.history) - 1,
+            initial_epoch=len(best.history) - 1,
             shuffle=False,
             class_weight=settings.class_weight,
-            callbacks=[keeper, *callbacks],
+            callbacks=[best, *callbacks],
             verbose=0,
         )
-    model.set_weights(keeper.best)
-    return keeper.history
+    model.set_weights(best.weights)
+    _compiled[model] = signature
+    return best.history
 
 
-def deterministic() -> bool:
-    """Make training repeatable bit by bit on this machine; returns whether to compile with XLA.
+_compiled: weakref.WeakKeyDictionary[keras.Model, tuple] = weakref.WeakKeyDictionary()
 
-    On a CPU, XLA's compiled steps are repeatable by themselves (tested) and much faster on a VGG16 tail than TensorFlow's
-    own. On a GPU it takes TensorFlow's op determinism, under which Keras refuses XLA.
+
+def _compile(model: keras.Model, settings: Settings, steps: int) -> tuple:
+    """Make a model ready to be trained from the beginning; returns what its traced functions hold.
+
+    A model that was trained with the same constants keeps its functions: its optimizer begins anew.
     """
-    if not tf.config.list_physical_devices("GPU"):
-        return True
+    # Repeatable bit by bit. Keras refuses XLA beside it, which would slow a CPU's convolutions.
     tf.config.experimental.enable_op_determinism()
-    return False
+    rate: Any = settings.learning_rate
+    schedule: tuple = ()
+    if settings.schedule == "cosine":
+        schedule = (rate, max(1, settings.epochs * steps))
+        rate = keras.optimizers.schedules.CosineDecay(*schedule)
+    signature = (settings.weight_decay, *schedule)
+    if _compiled.pop(model, None) == signature:
+        for variable in model.optimizer.variables:
+            if variable is not getattr(model.optimizer, "_learning_rate", None):
+                variable.assign(keras.ops.zeros_like(variable))
+        if not schedule:
+            model.optimizer.learning_rate = rate
+        return signature
+    model.compile(
+        keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    return signature
 
 
-class _Keeper(keras.callbacks.Callback):
-    """Keeps history and best weights, commits both, and stops; all its decisions are functions of the history."""
+class BestWeights(keras.callbacks.Callback):
+    """Keeps history and best weights, commits both, and stops training.
+
+    All its decisions are functions of the history, so that a resumed run takes the same ones.
+    """
 
     def __init__(
         self,
@@ -201,67 +233,68 @@ class _Keeper(keras.callbacks.Callback):
         on_epoch: Callable[[dict], None],
     ):
         super().__init__()
-        self._train, self._phase, self._recipe, self._settings = train, phase, recipe, settings
-        self._checkpoint, self._on_epoch = checkpoint, on_epoch
         self.history: list[dict[str, Any]] = []
-        self.best: list[np.ndarray] = []
+        self.weights: list[np.ndarray] = []
+        self._train = train
+        self._phase = phase
+        self._recipe = recipe
+        self._settings = settings
+        self._checkpoint = checkpoint
+        self._on_epoch = on_epoch
         self._clock = time.perf_counter()
 
     def begin(self, model: keras.Model, validation: Batches) -> None:
+        """Go on from the checkpoint if it is of this training, else measure epoch 0."""
         progress = read_progress(self._checkpoint) if self._checkpoint else None
-        if (
-            self._checkpoint
-            and progress
-            and (progress.phase, progress.recipe) == (self._phase, self._recipe)
-        ):
-            self.history, self.best = progress.history, restore(self._checkpoint, model)
+        own = (self._phase, self._recipe)
+        if self._checkpoint and progress and (progress.phase, progress.recipe) == own:
+            self.history = progress.history
+            self.weights = restore(self._checkpoint, model)
             return
         start = model.evaluate(validation, verbose=0, return_dict=True)
         self._append(0, {f"val_{name}": value for name, value in start.items()})
-        self.best = model.get_weights()
+        self.weights = model.get_weights()
 
     @property
     def finished(self) -> bool:
-        losses = [row["val_loss"] for row in self.history]
-        waited = len(losses) - 1 - int(np.argmin(losses))
-        return waited >= self._settings.patience or len(losses) > self._settings.epochs
+        """Whether patience or epochs have run out."""
+        waited = len(self.history) - 1 - best_epoch(self.history)
+        return waited >= self._settings.patience or len(self.history) > self._settings.epochs
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Set the epoch before Keras draws its first batch."""
         self._clock = time.perf_counter()
-        self._train.epoch = epoch  # before Keras draws the epoch's first batch
+        self._train.epoch = epoch
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Append to the history, keep the weights if they are the best, commit, and stop."""
         if not all(math.isfinite(value) for value in logs.values()):
             raise Diverged(
                 f"Training diverged in epoch {epoch + 1} of phase {self._phase}: {logs}. "
                 f"The learning rate is {self._settings.learning_rate:g}; try a tenth of it."
             )
         self._append(epoch + 1, logs)
-        if self.history[-1]["val_loss"] <= min(row["val_loss"] for row in self.history):
-            self.best = self.model.get_weights()
+        if best_epoch(self.history) == len(self.history) - 1:
+            self.weights = self.model.get_weights()
         if self._checkpoint:
             trainable = {layer.name: layer.trainable for layer in self.model.layers}
-            save(
-                self._checkpoint,
-                self.model,
-                self.best,
-                Progress(self._phase, self._recipe, trainable, self.history),
-            )
+            progress = Progress(self._phase, self._recipe, trainable, self.history)
+            save(self._checkpoint, self.model, self.weights, progress)
         self.model.stop_training = self.finished
 
-    def _append(self, epoch: int, logs: dict[str, float]) -> None:
+    def _append(self, epoch: int, logs: Mapping[str, float]) -> None:
         names = ("loss", "accuracy", "val_loss", "val_accuracy")
         values = {name: float(logs[name]) if name in logs else None for name in names}
-        rate = (
-            float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)) if epoch else None
-        )
-        seconds = time.perf_counter() - self._clock
+        rate = None
+        if epoch:
+            rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        seconds = round(time.perf_counter() - self._clock, 3)
         row = {
             "phase": self._phase,
             "epoch": epoch,
             **values,
             "learning_rate": rate,
-            "seconds": round(seconds, 3),
+            "seconds": seconds,
         }
         self.history.append(row)
         self._on_epoch(row)

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import finetune, paint
-from finetune.cli.ensemble import BlendName
 from scipy.special import softmax
 
-from finetune.commands import run as runs
+from finetune.cli.ensemble import BlendName
+from finetune.execution import trial as runs
 from finetune.commands.ensemble import ROWS, ensemble
 from finetune.data.photos import decode
 from finetune.errors import DataError, IntegrityError, UsageError
@@ -82,7 +82,7 @@ def made(photos, tmp_path_factory) -> dict[str, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("store")))
         for name, values in MEMBERS.items():
-            runs.run(load(None, {"data": str(photos), **SETTINGS, **values}), folder / name, QUIET)
+            runs.run_trial(load(None, {"data": str(photos), **SETTINGS, **values}), folder / name, QUIET)
     return {name: folder / name for name in MEMBERS}
 
 

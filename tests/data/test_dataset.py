@@ -9,16 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data.dataset import (
-    SPLITS,
-    Dataset,
-    find_bad,
-    leaks,
-    read_folder,
-    split_by_content,
-    without,
-)
-from finetune.errors import DataError
+from finetune.data.dataset import SPLITS, Dataset, all_copies, find_bad, leaks, read_folder, without
+from finetune.data.groups import groups
+from finetune.data.splits import draw
+from finetune.errors import DataError, UsageError
 
 
 def put(root: Path, *files: str) -> Path:
@@ -124,53 +118,49 @@ def test_split_is_stratified_and_disjoint(tmp_path: Path) -> None:
     assert dataset.hashed
     assert len(sides(dataset)) == 1000
     for label in (0, 1):
-        share = [
-            float(np.mean([photo.split == s for photo in dataset.photos if photo.label == label]))
-            for s in SPLITS
+        counts = Counter(photo.split for photo in dataset.photos if photo.label == label)
+        assert counts == {"train": 300, "validation": 100, "test": 100}
+
+
+def test_sixty_photos_of_a_class_are_36_12_12() -> None:
+    hashes = [sha256(str(i).encode()).hexdigest() for i in range(60)]
+    sizes = Counter(draw(dict.fromkeys(hashes, 1)).values())
+    assert sizes == {"train": 36, "validation": 12, "test": 12}
+
+
+@pytest.mark.parametrize("n", range(3, 40))
+def test_quotas_are_a_fifth_rounded(n: int) -> None:
+    split = draw({sha256(str(i).encode()).hexdigest(): 1 for i in range(n)})
+    quota = max(1, (2 * n + 5) // 10)
+    assert Counter(split.values()) == {
+        "train": n - 2 * quota, "validation": quota, "test": quota
+    }  # fmt: skip
+
+
+def test_an_added_photo_moves_three_at_most_and_only_to_the_side_beside() -> None:
+    hashes = [sha256(str(i).encode()).hexdigest() for i in range(200)]
+    before: dict[str, str] = {}
+    for n in range(3, 200):
+        after = draw(dict.fromkeys(hashes[:n], 1))
+        moved = [
+            (SPLITS.index(before[h]), SPLITS.index(after[h]))
+            for h in before
+            if before[h] != after[h]
         ]
-        assert share == pytest.approx([0.6, 0.2, 0.2], abs=0.06)
+        assert len(moved) <= 3
+        assert all(abs(old - new) == 1 for old, new in moved)
+        before = after
 
 
-def test_split_follows_the_documented_thresholds() -> None:
-    hashes = [sha256(str(i).encode()).hexdigest() for i in range(300)]
-    for digest, split in split_by_content(hashes).items():
-        u = int(digest, 16) / 2**256
-        assert split == ("train" if u < 0.6 else "validation" if u < 0.8 else "test")
-
-
-def test_split_is_stable_as_files_are_added_renamed_and_moved(tmp_path: Path) -> None:
+def test_split_is_blind_to_names_and_places(tmp_path: Path) -> None:
     for name in ("cats", "dogs"):
-        put_class(tmp_path / "a", name, 150)
+        put_class(tmp_path / "a", name, 50)
     before = sides(read_folder(tmp_path / "a"))
-    put_class(tmp_path / "a", "cats", 120, start=1000)
-    put_class(tmp_path / "a", "dogs", 80, start=1000)
-    after = sides(read_folder(tmp_path / "a"))
-    assert len(before) == 300
-    assert len(after) == 500
-    assert before == {file: after[file] for file in before}
     (tmp_path / "a/cats/0007.jpg").rename(tmp_path / "a/cats/z.jpeg")
     (tmp_path / "a").rename(tmp_path / "b")
     renamed = sides(read_folder(tmp_path / "b"))
-    assert renamed.pop("cats/z.jpeg") == after.pop("cats/0007.jpg")
-    assert renamed == after
-
-
-@pytest.mark.parametrize("n", [3, 4, 5, 6])
-def test_no_split_is_ever_empty(n: int) -> None:
-    for trial in range(300):
-        hashes = [sha256(f"{trial}/{i}".encode()).hexdigest() for i in range(n)]
-        split = split_by_content(hashes)
-        assert set(split) == set(hashes)
-        assert set(split.values()) == set(SPLITS)
-        assert split_by_content(reversed(hashes)) == split
-
-
-def test_the_nearest_photo_fills_an_empty_split() -> None:
-    place = {u: f"{int(u * 2**40):010x}".ljust(64, "0") for u in (0.1, 0.5, 0.59, 0.95)}
-    split = split_by_content(place.values())
-    assert {u: split[digest] for u, digest in place.items()} == {
-        0.1: "train", 0.5: "train", 0.59: "validation", 0.95: "test"
-    }  # fmt: skip
+    assert renamed.pop("cats/z.jpeg") == before.pop("cats/0007.jpg")
+    assert renamed == before
 
 
 def test_copies_of_a_photo_stay_in_one_split(tmp_path: Path) -> None:
@@ -391,16 +381,14 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
 
 def test_unreadable_files_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = put_splits(tmp_path)
-    read_bytes = Path.read_bytes
+    opened = Path.open
 
-    def refuse(
-        path: Path,
-    ) -> bytes:  # root may read everything, so that permissions alone prove nothing
+    def refuse(path: Path, *mode: str) -> object:  # root may read all: permissions prove nothing
         if path.name == "0001.jpg" and path.parent.name == "dogs":
             raise PermissionError(13, "Permission denied", str(path))
-        return read_bytes(path)
+        return opened(path, *mode)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     message = error_of(root)
     for split in SPLITS:
         assert f"{split}/dogs/0001.jpg (Permission denied)" in message
@@ -426,39 +414,27 @@ def test_find_bad_lists_every_bad_photo(photos: Path) -> None:
     (photos / "cats/3.png").write_text("no picture")
     (photos / "dogs/7.png").write_bytes((photos / "dogs/7.png").read_bytes()[:-30])
     dataset = read_folder(photos)
-    calls: list[tuple[int, int]] = []
-    bad = find_bad(
-        dataset.photos, 8, "squash", progress=lambda done, total: calls.append((done, total))
-    )
+    calls: list[int] = []
+    bad = find_bad(dataset.photos, 8, "squash", progress=calls.append)
     assert {photo.file for photo, _ in bad} == {"cats/3.png", "dogs/7.png"}
     assert all(why for _, why in bad)
     assert [photo for photo, _ in bad] == [photo for photo in dataset.photos if photo in dict(bad)]
-    assert calls == [(i + 1, 20) for i in range(20)]
+    assert calls == [1] * 20
     (photos / "cats/5.png").unlink()
-    gone = {photo.file: why for photo, why in find_bad(dataset.photos, 8, "crop", workers=3)}
+    gone = {photo.file: why for photo, why in find_bad(dataset.photos, 8, "crop")}
     assert len(gone) == 3
     assert "No such file" in gone["cats/5.png"]
 
 
-def test_without_equals_a_folder_without_the_files(photos: Path) -> None:
+def test_without_moves_nobody_and_names_every_file(photos: Path) -> None:
+    (photos / "cats/copy.png").write_bytes((photos / "cats/3.png").read_bytes())
     full = read_folder(photos)
     bad = [(photo, "torn") for photo in full.photos if photo.file in ("cats/3.png", "dogs/7.png")]
     kept = without(full, bad)
-    assert kept.excluded == tuple((photo.file, "torn") for photo, _ in bad)
-    assert len(kept.photos) == 18
-    for photo, _ in bad:
-        photo.path.unlink()
-    assert kept.photos == read_folder(photos).photos
-    assert kept.digest == read_folder(photos).digest != full.digest
-
-
-def test_without_refills_a_split_of_a_tiny_class(tmp_path: Path) -> None:
-    put_class(put_class(tmp_path, "cats", 4), "dogs", 4)
-    full = read_folder(tmp_path)
-    for photo in full.photos:
-        kept = without(full, [(photo, "torn")])
-        for label in (0, 1):
-            assert {other.split for other in kept.photos if other.label == label} == set(SPLITS)
+    left_out = {"cats/3.png", "cats/copy.png", "dogs/7.png"}
+    assert set(kept.excluded) == {(file, "torn") for file in left_out}
+    assert sides(kept) == {f: side for f, side in sides(full).items() if f not in left_out}
+    assert {photo.file for photo, _ in all_copies(full, bad)} == left_out
 
 
 def test_without_checks_the_counts_again(tmp_path: Path) -> None:
@@ -470,8 +446,98 @@ def test_without_checks_the_counts_again(tmp_path: Path) -> None:
     ):
         without(full, bad)
     small = read_folder(put_class(put_class(tmp_path / "b", "cats", 3), "dogs", 3))
-    with pytest.raises(DataError, match=r"cats/ has too few different photos \(2 of 3\)"):
+    with pytest.raises(DataError, match=r"train/cats/ has too few photos \(0 of 1\)"):
         without(small, [(small.photos[0], "torn")])
+
+
+# Classes that are too small, and groups
+
+
+def test_the_error_about_a_small_class_names_the_flag_and_it_works(tmp_path: Path) -> None:
+    for name, n in {"cats": 9, "dogs": 9, "fish": 2}.items():
+        put_class(tmp_path, name, n)
+    assert "--min-per-class 3" in error_of(tmp_path)
+    dataset = read_folder(tmp_path, min_per_class=3)
+    assert dataset.classes == ("cats", "dogs")
+    assert dataset.left_out == (("fish", 2),)
+    assert {photo.label for photo in dataset.photos} == {0, 1}
+
+
+def test_classes_that_a_split_lacks_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    root = put_splits(tmp_path, ("ants", "cats", "dogs"))
+    for photo in (root / "test/ants").iterdir():
+        photo.unlink()
+    (root / "test/ants").rmdir()
+    dataset = read_folder(root, min_per_class=1)
+    assert dataset.classes == ("cats", "dogs")
+    assert dataset.left_out == (("ants", 6),)
+    assert dataset.photos[0].file == "train/cats/0000.jpg"
+    assert dataset.photos[0].label == 0
+
+
+def test_min_per_class_that_leaves_one_class_says_so(tmp_path: Path) -> None:
+    put_class(put_class(tmp_path, "cats", 9), "dogs", 4)
+    with pytest.raises(DataError, match="only one class, 'cats'"):
+        read_folder(tmp_path, min_per_class=5)
+
+
+def test_many_small_classes_are_not_all_listed(tmp_path: Path) -> None:
+    for i in range(120):
+        put_class(tmp_path, f"class{i}", 2)
+    assert len(error_of(tmp_path)) < 1500
+
+
+def put_patients(root: Path) -> Path:
+    for name in ("cats", "dogs"):
+        files = [f"{name}/{name}{p:02d}_{i}.jpg" for p in range(20) for i in range(1 + p % 3)]
+        put(root, *files)
+    return root
+
+
+def test_groups_stay_on_one_side(tmp_path: Path) -> None:
+    dataset = groups(read_folder(put_patients(tmp_path)), "([a-z]+[0-9]+)_")
+    side: dict[str, set[str]] = {}
+    for photo in dataset.photos:
+        side.setdefault(photo.group, set()).add(photo.split)
+    assert len(side) == 40
+    assert all(len(found) == 1 for found in side.values())
+    sizes = Counter(photo.split for photo in dataset.photos)
+    assert abs(sizes["test"] - 16) <= 4
+    ids = dataset.group_ids("test")
+    assert ids.dtype == np.int32
+    assert len(ids) == sizes["test"]
+    assert len(set(ids.tolist())) == sum(found == {"test"} for found in side.values())
+
+
+def test_a_group_may_be_a_folder_and_span_classes(tmp_path: Path) -> None:
+    for day in range(12):
+        put(tmp_path, *(f"{name}/day{day}/{i}.jpg" for name in ("cats", "dogs") for i in range(2)))
+        put(tmp_path, f"{('cats', 'dogs')[day % 2]}/day{day}/more.jpg")
+    dataset = groups(read_folder(tmp_path), "folder:2")
+    sides_of = {(photo.group, photo.split) for photo in dataset.photos}
+    assert len(sides_of) == 12
+
+
+def test_without_groups_only_copies_belong_together(tmp_path: Path) -> None:
+    root = put_splits(tmp_path)
+    (root / "test/cats/again.jpg").write_text("test/cats/0000.jpg")
+    assert len(set(read_folder(root).group_ids("test").tolist())) == 4
+
+
+@pytest.mark.parametrize("rule", ["(", "patient", "folder:0"])
+def test_rules_that_are_none(tmp_path: Path, rule: str) -> None:
+    with pytest.raises(UsageError, match="groups"):
+        groups(read_folder(put_patients(tmp_path)), rule)
+
+
+def test_a_rule_that_fits_not_every_photo_names_those(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no group for 39 of 78 photos: .*dogs"):
+        groups(read_folder(put_patients(tmp_path)), "(cats[0-9]+)_")
+
+
+def test_too_few_groups(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="at least 3 groups"):
+        groups(read_folder(put_patients(tmp_path)), "(cats|dogs)")
 
 
 def test_the_real_photos() -> None:

@@ -1,0 +1,65 @@
+"""Photos that are not independent of each other: of one patient, one place, one burst."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+from finetune.data.class_folders import listed
+from finetune.data.dataset import Dataset, ordered, too_few
+from finetune.data.splits import SPLITS, draw_photos
+from finetune.errors import DataError, UsageError
+
+
+def groups(dataset: Dataset, rule: str) -> Dataset:
+    """The data set with groups of photos that are not independent: of one patient, place or burst.
+
+    Splits that were drawn are drawn again, so that no group is in two of them.
+
+    Args:
+        dataset: the photos.
+        rule: a regular expression, found in the file's name, whose first group is the photo's
+            group, as in ``(patient[0-9]+)_``; or ``folder:N``, the N-th folder of ``Photo.file``.
+
+    Raises:
+        UsageError: the rule is neither.
+        DataError: it finds no group for a photo, or there are too few groups to split.
+    """
+    find = _group_rule(rule)
+    found = {photo: find(photo.file) for photo in dataset.photos}
+    if lost := [photo.file for photo, group in found.items() if not group]:
+        raise DataError(
+            f"groups: {rule} finds no group for {len(lost):,} of {len(found):,} photos: "
+            f"{listed(lost, 3)}. Change the rule so that it fits every photo, or leave it out."
+        )
+    photos = [replace(photo, group=group) for photo, group in found.items()]
+    if not dataset.hashed:
+        return replace(dataset, photos=tuple(photos))
+    drawn = replace(dataset, photos=ordered(draw_photos(photos)))
+    keys = [(split, name) for split in SPLITS for name in dataset.classes]
+    if problems := too_few(drawn.photos, dataset.classes, keys, fewest=1):
+        raise DataError(
+            f"{dataset.root} cannot be split by groups: {rule}: {'; '.join(problems)}. "
+            "Needed: at least 3 groups in each class; or give splits by folders."
+        )
+    return drawn
+
+
+def _group_rule(rule: str) -> Callable[[str], str]:
+    if level := re.fullmatch(r"folder:([1-9][0-9]*)", rule):
+        number = int(level[1])
+        return lambda file: "".join(file.split("/")[:-1][number - 1 : number])
+    try:
+        pattern = re.compile(rule)
+    except re.error as error:
+        raise UsageError(f"groups: {rule!r} is no regular expression: {error}.") from error
+    if pattern.groups < 1:
+        raise UsageError(
+            f"groups: {rule!r} captures nothing; allowed: folder:N, or a regular expression with "
+            "parentheses around what names the group, as in '(patient[0-9]+)_'."
+        )
+
+    def find(file: str) -> str:
+        match = pattern.search(file.rpartition("/")[2])
+        return match[1] or "" if match else ""
+
+    return find

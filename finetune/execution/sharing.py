@@ -1,0 +1,159 @@
+"""What a recipe needs from the store of activations, and what trials share. Needs no TensorFlow."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from finetune.activations.store import entry_fields
+from finetune.data.catalog import NAMES
+from finetune.data.photos import Pixels
+from finetune.files import digest_of
+from finetune.model.backbones import BACKBONES, INPUT
+from finetune.recipe.matrix import Trial
+from finetune.recipe.recipe import Recipe
+from finetune.recipe.strategies import STRATEGIES
+
+
+class Need(NamedTuple):
+    """The rows of one view of a split at a cut; view 0 is the photos themselves."""
+
+    cut: str
+    split: str
+    view: int
+
+
+def located(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths, so that its file can be run from any folder."""
+    changes = {}
+    if recipe.data not in NAMES:
+        changes["data"] = str(Path(recipe.data).expanduser().absolute())
+    if Path(recipe.weights).expanduser().is_file():
+        changes["weights"] = str(Path(recipe.weights).expanduser().absolute())
+    return recipe.model_copy(update=changes)
+
+
+def precision(recipe: Recipe) -> str:
+    """What the trunk computes in: a key of ``network.POLICIES``."""
+    return "bfloat16" if recipe.precision == "bfloat16" else "float32"
+
+
+def stored_views(recipe: Recipe) -> int:
+    """Number of augmented views per training photo that are stored."""
+    return 0 if recipe.views == "fresh" else int(recipe.views)
+
+
+def pixels(recipe: Recipe) -> Pixels:
+    """How the recipe's views are loaded."""
+    augment = recipe.augment.model_dump() if recipe.views else None
+    return Pixels(recipe.image_size, recipe.resize, augment)
+
+
+def starts_head(recipe: Recipe) -> bool:
+    """Whether the head is fitted on features before, or instead of, training by epochs."""
+    return recipe.head.solver == "lbfgs" or STRATEGIES[recipe.strategy].streams
+
+
+def head_needs(recipe: Recipe) -> list[Need]:
+    """Rows that the head is fitted on: views of the training photos, and the validation photos.
+
+    They lie at the recipe's cut where that is stored, else above the last block.
+    """
+    if not starts_head(recipe):
+        return []
+    top = BACKBONES[recipe.backbone].blocks[-1]
+    validation = top if recipe.cut == INPUT else recipe.cut
+    train = top if recipe.views == "fresh" else validation
+    views = range(stored_views(recipe) + 1)
+    return [*(Need(train, "train", view) for view in views), Need(validation, "validation", 0)]
+
+
+def tail_needs(recipe: Recipe) -> list[Need]:
+    """Rows at the cut: everything that every epoch sees the same."""
+    views = range(0 if recipe.views == "fresh" else stored_views(recipe) + 1)
+    train = [Need(recipe.cut, "train", view) for view in views]
+    return [*train, Need(recipe.cut, "validation", 0), Need(recipe.cut, "test", 0)]
+
+
+def needs(recipe: Recipe) -> list[Need]:
+    """All rows that a run reads, once each."""
+    return list(dict.fromkeys([*head_needs(recipe), *tail_needs(recipe)]))
+
+
+def entries(recipe: Recipe) -> list[str]:
+    """Cache entries that a recipe's trunk fills, each as a digest of its fields.
+
+    The weights go by their name, since their digest is known only when they are loaded.
+    """
+    views = pixels(recipe)
+    plain = Pixels(recipe.image_size, recipe.resize)
+    found = []
+    for cut, _, view in needs(recipe):
+        if cut != INPUT:
+            loaded = views if view else plain
+            fields = entry_fields(recipe.backbone, recipe.weights, cut, precision(recipe), loaded)
+            found.append(digest_of({"data": recipe.data, "dtype": recipe.store, **fields}))
+    return list(dict.fromkeys(found))
+
+
+def extractions(recipes: Iterable[Recipe]) -> int:
+    """Number of passes through a trunk that these recipes share."""
+    return len({entry for recipe in recipes for entry in entries(recipe)})
+
+
+def in_order(trials: Sequence[Trial]) -> list[Trial]:
+    """Trials of one extraction one after the other, otherwise as they came."""
+    first: dict[str, int] = {}
+    for place, trial in enumerate(trials):
+        for entry in entries(trial.recipe):
+            first.setdefault(entry, place)
+    return sorted(trials, key=lambda trial: min(first[entry] for entry in entries(trial.recipe)))
+
+
+def sharing(results: Iterable[Mapping[str, Any] | None]) -> Counter[str]:
+    """How many of these results used each cache entry."""
+    return Counter(entry for result in results if result for entry in result["entries"])
+
+
+def trial_row(trial: Trial, result: Mapping[str, Any], shared: Counter[str]) -> dict[str, Any]:
+    """What the report and ``compare --json`` say of a finished trial.
+
+    Args:
+        trial: its recipe.
+        result: see ``RunResult.to_json``.
+        shared: see ``sharing``; the cost of an extraction is divided among those that used it.
+    """
+    train = result["seconds"]["train"]
+    own = sum(entry["seconds"] for entry in result["entries"].values())
+    share = sum(entry["seconds"] / shared[key] for key, entry in result["entries"].items())
+    cost = {
+        "seconds": round(share + train, 3),
+        "seconds_alone": round(own + train, 3),
+        "parameters": result["parameters"]["total"],
+        "trainable": result["parameters"]["trainable"],
+        **{name: result["cost"][name] for name in ("stored_bytes", "peak_memory", "multiply_adds")},
+    }
+    kept = ("split", "test", "validation", "seconds", "extracted")
+    return {**trial_settings(trial), "cost": cost, **{name: result[name] for name in kept}}
+
+
+def trial_settings(trial: Trial) -> dict[str, Any]:
+    """What the report says of any trial, finished or not."""
+    recipe = trial.recipe
+    augment = json.dumps(recipe.augment.model_dump(exclude_defaults=True))
+    return {
+        "name": trial.name,
+        "recipe": trial.group,
+        "seed": recipe.seed,
+        "run": f"cells/{trial.name}",
+        "backbone": recipe.backbone,
+        "strategy": recipe.strategy,
+        "head": recipe.head.pool,
+        "cut": recipe.cut,
+        "views": recipe.views,
+        "augment": augment if recipe.views else "none",
+        "settings": trial.settings,
+        "status": "done",
+        "reason": None,
+    }
