@@ -25,27 +25,22 @@ def render(recipe: Recipe, dataset: Dataset, result: Mapping[str, Any], folder: 
     """
     photos = ", ".join(f"{len(dataset.split(name)):,} {name}" for name in SPLITS)
     made_by = f"{recipe.strategy} on {recipe.backbone}"
-    return _fill(result, dataset.classes, [recipe], folder, made_by=made_by, photos=photos)
+    return _fill(
+        {**result, "photos": photos, "members": ()}, dataset.classes, [recipe], folder, made_by
+    )
 
 
-def render_ensemble(
-    result: Mapping[str, Any],
-    classes: Sequence[str],
-    recipes: Sequence[Recipe],
-    members: Sequence[Mapping[str, Any]],
-    folder: Path,
-) -> str:
+def render_ensemble(result: Mapping[str, Any], members: Sequence[Any], folder: Path) -> str:
     """The card of an ensemble, as Markdown.
 
     Args:
         result: what ``ensemble --json`` prints.
-        classes: names.
-        recipes: of the members.
-        members: dicts with name, validation and test (``metrics.measure``).
+        members: its ``commands.ensemble.Member``.
         folder: of the ensemble.
     """
     made_by = f"{result['blend']} of {len(members)} runs"
-    return _fill({**result, "members": members}, classes, recipes, folder, made_by=made_by)
+    recipes = [member.recipe for member in members]
+    return _fill({**result, "members": members}, members[0].classes, recipes, folder, made_by)
 
 
 def cell(text: object) -> str:
@@ -76,14 +71,14 @@ def _fill(
     classes: Sequence[str],
     recipes: Sequence[Recipe],
     folder: Path,
-    **values: str,
+    made_by: str,
 ) -> str:
     names = ", ".join(classes)
     table = result["test"]["per_class"]
     if len(table) > _LISTED:
         table = sorted(table, key=lambda row: row["f1"])[:_LISTED]
     context = {
-        "members": None,
+        "made_by": made_by,
         "title": names if len(names) <= _TITLE else f"{len(classes)} classes",
         "recipe": recipes[0],
         "backbones": [BACKBONES[name] for name in dict.fromkeys(r.backbone for r in recipes)],
@@ -92,4 +87,4 @@ def _fill(
         "pictures": [path.name for path in folder.glob("*.png")],
     }
     template = markdown(PackageLoader("finetune.runs", ".")).get_template("card.md")
-    return template.render({**context, **result, **values})
+    return template.render({**result, **context})
