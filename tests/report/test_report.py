@@ -24,7 +24,7 @@ from finetune.evaluation.metrics import (
     fit_temperature,
     summarize,
 )
-from finetune.report import figures as report_plots
+from finetune.report import figures
 from finetune.report.axes import effects, read_settings
 from finetune.report.galleries import galleries
 from finetune.report.report import quantity
@@ -463,7 +463,7 @@ def test_front_is_what_nothing_beats():
         )
         for i in range(60)
     ]
-    assert report_plots.front(cost, accuracy).tolist() == expected
+    assert figures.pareto_front(cost, accuracy).tolist() == expected
     assert 0 < sum(expected) < 60
 
 
@@ -480,12 +480,11 @@ def test_pareto_stays_in_its_box(seconds, width):
         }
         for i, value in enumerate(seconds)
     ]
-    plot = report_plots.pareto(points, width, 340)
+    plot = figures.pareto(points, width, 340)
     inside = plot["plot"]
     for point in plot["points"]:
         assert inside["left"] <= point["x"] <= inside["right"]
         assert inside["top"] <= point["y"] <= inside["bottom"]
-        assert 0 <= point["label"]["x"] <= width
     assert len(plot["x_ticks"]) >= 1
     assert len({text for _, text in plot["y_ticks"]}) == len(plot["y_ticks"]) >= 2
 
@@ -493,7 +492,7 @@ def test_pareto_stays_in_its_box(seconds, width):
 def test_curves_share_an_axis_and_mark_the_lowest_validation_loss():
     history = pd.DataFrame({"loss": [None, 0.5, 0.2], "val_loss": [0.9, 0.3, 0.4]})
     longer = pd.DataFrame({"loss": [None, 0.1], "val_loss": [3.0, 0.01]})
-    plot = report_plots.curves(
+    plot = figures.curves(
         {"a": (history, [history]), "b": (longer, [longer]), "none": (history[:0], [history[:0]])}
     )
     assert [panel["name"] for panel in plot["panels"]] == ["a", "b"]
@@ -503,7 +502,7 @@ def test_curves_share_an_axis_and_mark_the_lowest_validation_loss():
     assert len(plot["panels"][0]["train"].split()) == 2, (
         "nothing was measured on training photos before the first epoch"
     )
-    assert report_plots.curves({"none": (history[:0], [history[:0]])}) is None
+    assert figures.curves({"none": (history[:0], [history[:0]])}) is None
 
 
 def test_numbers_in_words():
@@ -515,7 +514,7 @@ def test_numbers_in_words():
         "200 E",
     ]
     seconds = (0.34, 9.96, 59, 61, 3599, 5400, 90_000)
-    assert [report_plots.duration(value) for value in seconds] == [
+    assert [figures.duration(value) for value in seconds] == [
         "0.3 s", "10 s", "59 s", "1 min", "60 min", "1.5 h", "25 h",
     ]  # fmt: skip
 
