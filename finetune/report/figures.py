@@ -195,7 +195,8 @@ def _loss_height(loss: np.ndarray, ends: np.ndarray) -> np.ndarray:
 
 def _ticks(low: float, high: float, at_most: int) -> np.ndarray:
     """Round numbers that enclose the range."""
-    return MaxNLocator(at_most, steps=[1, 2, 5, 10]).tick_values(low, high).round(10)
+    ticks = MaxNLocator(at_most, steps=[1, 2, 5, 10]).tick_values(low, high)
+    return np.asarray(ticks).round(10)
 
 
 def _polyline(points: Any) -> str:
