@@ -39,8 +39,9 @@ def _text(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{result['blend']} of {weights}",
-            f"test accuracy {100 * test['accuracy']:.1f} % (balanced {100 * test['balanced_accuracy']:.1f} %; always the "
-            f"most frequent class: {100 * test['majority_baseline']:.1f} %), log loss {test['loss']:.4f}",
+            f"test accuracy {100 * test['accuracy']:.1f} % (balanced "
+            f"{100 * test['balanced_accuracy']:.1f} %; always the most frequent class: "
+            f"{100 * test['majority_baseline']:.1f} %), log loss {test['loss']:.4f}",
             result["verdict"],
             result["out"],
         ]

@@ -27,7 +27,7 @@ _ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Member:
-    """A finished run: its folder's name (the whole path where two are alike) and what it left behind."""
+    """A finished run; its name is that of its folder, or the whole path where two are alike."""
 
     name: str
     path: Path
@@ -52,12 +52,12 @@ def ensemble(
         reporter: where progress is reported.
 
     Returns:
-        What ``ensemble --json`` prints; also ``metrics.json``. ``against_best`` compares it on the test photos with the
-        member of the lowest validation loss.
+        What ``ensemble --json`` prints; also ``metrics.json``. ``against_best`` compares it on the
+        test photos with the member of the lowest validation loss.
 
     Raises:
-        UsageError: fewer than two runs, one given twice, an ensemble, runs that take their photos in different ways, or
-            ``out`` holds a finished run.
+        UsageError: fewer than two runs, one given twice, an ensemble, runs that take their photos
+            in different ways, or ``out`` holds a finished run.
         DataError: no finished run, or runs on other photos or classes.
         IntegrityError: a member's model is damaged, or the joined model differs from its members.
         BusyError: another process works in ``out``.
@@ -70,7 +70,8 @@ def ensemble(
     with locked(folder):
         if read_result(folder):
             raise UsageError(
-                f"{folder} already holds a finished run. Choose another --out, or delete the folder."
+                f"{folder} already holds a finished run. Choose another --out, or delete the "
+                "folder."
             )
         load_keras()
         return _combine(members, folder, blend, reporter)
@@ -118,7 +119,7 @@ def _combine(
 
 
 def read_members(paths: Sequence[Path]) -> list[Member]:
-    """Runs that can be combined; the photos of all are in the order of the first one's. Errors as ``ensemble``'s."""
+    """Runs that can be combined, their photos in the order of the first one's."""
     resolved = [path.resolve() for path in paths]
     if len(resolved) < 2 or len(set(resolved)) < len(resolved):
         listed = ", ".join(map(str, paths)) or "none"
@@ -142,9 +143,10 @@ def paired_test(
     """An ensemble against one of its members on the same photos.
 
     Returns:
-        difference (accuracy, fraction) with low and high (95 %: Clopper and Pearson's interval of the share of photos
-        that the ensemble alone gets right among those that one alone does, so that it agrees with p), only_ensemble and
-        only_member (photos), p (McNemar, exact), loss_difference (nats), better (a name, or None).
+        difference (accuracy, fraction) with low and high (95 %: Clopper and Pearson's interval of
+        the share of photos that the ensemble alone gets right among those that one alone does, so
+        that it agrees with p), only_ensemble and only_member (photos), p (McNemar, exact),
+        loss_difference (nats), better (a name, or None).
     """
     own = per_photo(ensemble.probabilities, ensemble.labels)
     other = per_photo(member.probabilities, member.labels)
@@ -171,16 +173,16 @@ def paired_test(
 
 
 def verdict(pair: Mapping[str, Any], photos: int) -> str:
-    """Whether combining pays, in one sentence; ``pair`` is from ``paired_test``, ``photos`` the size of the test split."""
+    """Whether combining pays: ``paired_test`` on so many test photos, in one sentence."""
     outcome = "Combining does not measurably pay"
     if pair["better"]:
         outcome = "Combining does harm" if pair["better"] == pair["member"] else "Combining pays"
     size, low, high = (100 * pair[key] for key in ("difference", "low", "high"))
     p = "p < 0.001" if pair["p"] < 0.001 else f"p = {pair['p']:.2g}"
     return (
-        f"{outcome}: against {pair['member']}, the member with the lowest validation loss, test accuracy differs by "
-        f"{size:+.1f} points ({low:+.1f} to {high:+.1f}, {p}) on {photos:,} photos, and log loss by "
-        f"{pair['loss_difference']:+.4f}."
+        f"{outcome}: against {pair['member']}, the member with the lowest validation loss, test "
+        f"accuracy differs by {size:+.1f} points ({low:+.1f} to {high:+.1f}, {p}) on {photos:,} "
+        f"photos, and log loss by {pair['loss_difference']:+.4f}."
     )
 
 
@@ -188,7 +190,8 @@ def _read(name: str, path: Path) -> Member:
     result = read_result(path)
     if result is None:
         raise DataError(
-            f"{path} is no finished run: it holds no metrics.json. Give folders that `finetune run` has finished."
+            f"{path} is no finished run: it holds no metrics.json. Give folders that `finetune "
+            "run` has finished."
         )
     if "members" in result:
         raise UsageError(
@@ -198,23 +201,21 @@ def _read(name: str, path: Path) -> Member:
 
 
 def _check_alike(first: Member, other: Member) -> None:
-    if first.result["split"] != other.result["split"]:
-        digests = f"{first.result['split'][:16]} and {other.result['split'][:16]}"
-        raise DataError(
-            f"{first.name} and {other.name} saw different photos (split digests {digests}): what tests one may have "
-            "trained the other. Combine runs on the same data set."
-        )
-    if first.classes != other.classes:
-        raise DataError(
-            f"{first.name} knows {', '.join(first.classes)}, and {other.name} knows {', '.join(other.classes)}. Combine "
-            "runs with the same classes."
-        )
-    for key in ("image_size", "resize"):
-        a, b = getattr(first.recipe, key), getattr(other.recipe, key)
+    digests = [member.result["split"] for member in (first, other)]
+    classes = [", ".join(member.classes) for member in (first, other)]
+    size = [member.recipe.image_size for member in (first, other)]
+    resize = [member.recipe.resize for member in (first, other)]
+    alike: tuple[tuple[str, list, type[Exception]], ...] = (
+        ("other photos in training and test, split digest", digests, DataError),
+        ("classes", classes, DataError),
+        ("image_size", size, UsageError),
+        ("resize", resize, UsageError),
+    )
+    for key, (a, b), error in alike:
         if a != b:
-            raise UsageError(
-                f"{first.name} has {key} {a}, and {other.name} has {b}; one model takes its photos in one way. Combine "
-                f"runs with the same {key}."
+            raise error(
+                f"{other.name} has {key} {b}, and {first.name} has {a}. Combine runs on the same "
+                "photos, with the same classes, image_size and resize."
             )
 
 
@@ -233,7 +234,7 @@ def _mean(members: Sequence[Member], weights: np.ndarray) -> dict[str, Predictio
 
 
 def _measured(members: Sequence[Member], splits: Mapping[str, Predictions]) -> dict[str, Any]:
-    """The measures of the ensemble and of its members, and whether it beats the one that validation would choose."""
+    """The ensemble's measures, and whether it beats the member that validation would choose."""
     classes = members[0].classes
     best = min(members, key=lambda member: member.result["validation"]["loss"])
     pair = paired_test(splits["test"], best.splits["test"], ("ensemble", best.name))

@@ -1,7 +1,8 @@
 """How good one run is: accuracy, log loss, calibration and the tables per class.
 
-Everywhere ``probabilities`` is a float array of shape (n, classes) whose rows sum to 1, and ``labels`` an int array of
-shape (n,) with values from 0 to classes - 1. Both are checked; ValueError says what does not fit.
+Everywhere ``probabilities`` is a float array of shape (n, classes) whose rows sum to 1, and
+``labels`` an int array of shape (n,) with values from 0 to classes - 1. Both are checked;
+ValueError says what does not fit.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-# Keras's epsilon: one photo that is wrong with certainty costs 16.1 nats instead of infinitely many.
+# Keras's epsilon: a photo that is wrong with certainty costs 16.1 nats and not infinitely many.
 CLIP = 1e-7
 BINS = 15
 TEMPERATURES = (0.05, 20.0)
@@ -32,12 +33,13 @@ def summarize(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """One run's measures as plain Python values, ready for JSON.
 
     Returns:
-        n (photos); accuracy and accuracy_interval (95 %, Wilson), majority_baseline (accuracy of always naming the most
-        frequent class), balanced_accuracy (mean recall over the classes that occur), macro_f1 and auc as fractions 0-1;
-        zero_recall (indexes of classes with photos of which none was recognised); loss (mean negative log likelihood,
-        nats); ece (fraction) and ece_null (what the ECE of a perfectly calibrated model stays under 95 times in 100).
-        auc is that of class 1 for two classes, the macro average of one-versus-rest for more, and None where it is
-        undefined because a class has no photo.
+        n (photos); accuracy and accuracy_interval (95 %, Wilson), majority_baseline (accuracy of
+        always naming the most frequent class), balanced_accuracy (mean recall over the classes that
+        occur), macro_f1 and auc as fractions 0-1; zero_recall (indexes of classes with photos of
+        which none was recognised); loss (mean negative log likelihood, nats); ece (fraction) and
+        ece_null (what the ECE of a perfectly calibrated model stays under 95 times in 100). auc is
+        that of class 1 for two classes, the macro average of one-versus-rest for more, and None
+        where it is undefined because a class has no photo.
     """
     probabilities, labels = _checked(probabilities, labels)
     photos = per_photo(probabilities, labels)
@@ -64,7 +66,7 @@ def summarize(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 def measure(
     probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]
 ) -> dict[str, Any]:
-    """What ``metrics.json`` holds of a split: ``summarize``, with per_class and top_confusions as lists of dicts."""
+    """``summarize``, with per_class and top_confusions as lists of dicts, for metrics.json."""
     table = per_class(probabilities, labels, classes)
     return {
         **summarize(probabilities, labels),
@@ -90,10 +92,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 
 def per_photo(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
-    """One row per photo: predicted (int), confidence (its probability), correct (bool), loss (nats).
-
-    The columns ``correct`` and ``loss`` are what :func:`finetune.evaluation.significance.compare_pairs` takes.
-    """
+    """One row per photo: predicted (int), confidence (fraction), correct (bool), loss (nats)."""
     probabilities, labels = _checked(probabilities, labels)
     predicted = probabilities.argmax(axis=1)
     of_label = probabilities[np.arange(len(labels)), labels]
@@ -110,13 +109,14 @@ def per_photo(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
 def reliability_curve(
     probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS
 ) -> pd.DataFrame:
-    """Confidence against accuracy, the diagram of Guo et al. 2017, "On Calibration of Modern Neural Networks".
+    """Confidence against accuracy: Guo et al. 2017, "On Calibration of Modern Neural Networks".
 
     Args:
         bins: number of equal-width bins over the confidence 0-1, each open below and closed above.
 
     Returns:
-        One row per bin that holds photos, in rising order: confidence and accuracy (means, fractions), n (photos).
+        One row per bin that holds photos, in rising order: confidence and accuracy (means,
+        fractions), n (photos).
     """
     photos = per_photo(probabilities, labels)
     bin_of_photo = pd.cut(photos["confidence"], np.linspace(0.0, 1.0, bins + 1))
@@ -130,7 +130,7 @@ def reliability_curve(
 def expected_calibration_error(
     probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS
 ) -> float:
-    """Mean distance of confidence and accuracy over the bins, weighted by photos: 0-1 (Guo et al. 2017, eq. 3).
+    """Mean distance of confidence and accuracy over the bins, by photos (Guo et al. 2017, eq. 3).
 
     Noise makes it positive for every model: compare it with ``ece_null``.
     """
@@ -157,10 +157,11 @@ def ece_null(confidence: np.ndarray, bins: int = BINS) -> float:
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature that minimises the log loss (Guo et al. 2017, section 4.2), where it helps; elsewhere 1.
+    """The temperature of the lowest log loss (Guo et al. 2017, 4.2) where it helps; elsewhere 1.
 
-    Whether it helps is seen by cross-validation on the same photos: fitted on four fifths, it must lower the log loss of
-    the others. If every photo is right, the loss has no minimum above T = 0, and 1 is returned.
+    Whether it helps is seen by cross-validation on the same photos: fitted on four fifths, it must
+    lower the log loss of the others. If every photo is right, the loss has no minimum above T = 0,
+    and 1 is returned.
 
     Args:
         probabilities, labels: of the validation split, never of the test split.
@@ -183,7 +184,7 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """softmax(log p / T), float64 of the same shape: T above 1 softens, below 1 sharpens; the ranking stays.
+    """softmax(log p / T), float64: T above 1 softens, below 1 sharpens; the ranking stays.
 
     Raises:
         ValueError: the temperature is not positive.
@@ -198,12 +199,12 @@ def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarr
 def per_class(
     probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]
 ) -> pd.DataFrame:
-    """One row per class: class (its name), precision, recall and f1 (fractions, 0 where undefined), n (photos)."""
+    """One row per class: its name, precision, recall and f1 (0 where undefined), n (photos)."""
     probabilities, labels = _checked(probabilities, labels)
     if len(classes) != probabilities.shape[1]:
         raise ValueError(
-            f"{len(classes)} class names for {probabilities.shape[1]} columns of probabilities; allowed: one name per "
-            "column, in its order; pass the list from classes.json"
+            f"{len(classes)} class names for {probabilities.shape[1]} columns of probabilities; "
+            "allowed: one name per column, in its order; pass the list from classes.json"
         )
     predicted = probabilities.argmax(axis=1)
     table = precision_recall_fscore_support(
@@ -228,7 +229,7 @@ def confusion(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def top_confusions(
     matrix: np.ndarray, classes: Sequence[str], limit: int = 10
 ) -> list[dict[str, Any]]:
-    """The most frequent mistakes: dicts with true and predicted (class names) and photos, most photos first.
+    """The most frequent mistakes: dicts with true and predicted (class names) and photos.
 
     Args:
         matrix: from :func:`confusion`.
@@ -267,24 +268,25 @@ def _auc(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _checked(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float64 rows that sum to 1 exactly enough for scikit-learn (files hold rounded digits), and the labels."""
+    """float64 rows with sum 1 (files hold rounded digits), and the labels."""
     probabilities, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     shape = probabilities.shape
     if len(shape) != 2 or shape[0] == 0 or shape[1] < 2 or labels.shape != shape[:1]:
         raise ValueError(
-            f"probabilities have shape {shape} and labels {labels.shape}; allowed: (n, classes) and (n,) with at "
-            "least one photo and two classes; pass both for the same photos"
+            f"probabilities have shape {shape} and labels {labels.shape}; allowed: (n, classes) "
+            "and (n,) with at least one photo and two classes; pass both for the same photos"
         )
     if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= shape[1]:
         raise ValueError(
-            f"labels are {labels.dtype} from {labels.min()} to {labels.max()}; allowed: integers from 0 to "
-            f"{shape[1] - 1}; pass class indexes"
+            f"labels are {labels.dtype} from {labels.min()} to {labels.max()}; allowed: integers "
+            f"from 0 to {shape[1] - 1}; pass class indexes"
         )
     totals = probabilities.sum(axis=1, keepdims=True)
     # Written so that NaN fails too.
     if not (np.all(probabilities >= 0) and np.all(np.abs(totals - 1) < 1e-3)):
         raise ValueError(
-            f"probabilities run from {probabilities.min():g} to {probabilities.max():g} and rows sum to "
-            f"{totals.min():g} to {totals.max():g}; allowed: 0 to 1 with sum 1; pass the softmax's output, not logits"
+            f"probabilities run from {probabilities.min():g} to {probabilities.max():g} and rows "
+            f"sum to {totals.min():g} to {totals.max():g}; allowed: 0 to 1 with sum 1; pass the "
+            "softmax's output, not logits"
         )
     return probabilities / totals, labels

@@ -1,4 +1,4 @@
-"""The pictures of a run. Drawn with matplotlib's object interface, which needs no display and leaves no state."""
+"""The pictures of a run, by matplotlib's object interface: no display, no state."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
@@ -21,8 +21,8 @@ def confusion(
 ) -> None:
     """Draw a confusion matrix as PNG of at most 1,500 x 1,500 px.
 
-    Beyond 25 classes the cells have no numbers, and beyond 40 not every class is named at the axes; see
-    ``metrics.top_confusions`` for a list.
+    Beyond 25 classes the cells have no numbers, and beyond 40 not every class is named at the axes;
+    see ``metrics.top_confusions`` for a list.
 
     Args:
         matrix: int (classes, classes), rows are true classes.
@@ -67,10 +67,11 @@ def curves(history: Sequence[Mapping[str, Any]], file: BinaryIO) -> None:
 
 
 def penalty_path(path: Sequence[Mapping[str, float]], file: BinaryIO) -> None:
-    """Draw validation loss by the strength of the penalty as PNG: how a head without epochs was chosen.
+    """Draw validation loss by strength of the penalty as PNG: how L-BFGS's head was chosen.
 
     Args:
-        path: dicts with c (inverse strength of the L2 penalty, above 0) and validation_loss (nats); at least one.
+        path: dicts with c (inverse strength of the L2 penalty, above 0) and validation_loss (nats);
+            at least one.
         file: where the PNG goes.
     """
     tried = sorted(path, key=lambda step: -step["c"])

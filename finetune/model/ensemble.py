@@ -1,4 +1,4 @@
-"""Several trained classifiers as one Keras model, which computes what they share once. Needs TensorFlow."""
+"""Several classifiers as one Keras model that computes what they share once. Needs TensorFlow."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ def fit_weights(of_label: np.ndarray) -> np.ndarray:
     """
     likely = np.maximum(of_label, _CLIP)
 
-    # The sum of the weights stands in for their constraint: along any ray from 0 this is least at sum 1.
+    # The sum of the weights stands in for their constraint: along a ray from 0, 1 is best.
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         mixed = likely @ weights
         return weights.sum() - np.log(mixed).mean(), 1 - (likely / mixed[:, None]).mean(axis=0)
@@ -45,17 +45,19 @@ def fit_weights(of_label: np.ndarray) -> np.ndarray:
 def join(models: Sequence[keras.Model], weights: Sequence[float]) -> keras.Model:
     """Join classifiers into one that gives the weighted mean of their probabilities.
 
-    Members are replayed layer by layer. A layer that is the same as one that is there already (kind, settings, weights
-    bit by bit) and takes the same tensors is that one: three heads on one frozen backbone cost a single pass, and a
-    member whose top block was trained parts from the others below that block.
+    Members are replayed layer by layer. A layer that is the same as one that is there already
+    (kind, settings, weights bit by bit) and takes the same tensors is that one: three heads on one
+    frozen backbone cost a single pass, and a member whose top block was trained parts from the
+    others below that block.
 
     Args:
-        models: flat functional models, uint8 photos (n, size, size, 3) -> probabilities (n, classes).
+        models: flat functional models, uint8 photos (n, size, size, 3) -> probabilities (n,
+            classes).
         weights: one per model, with sum 1; a model of weight 0 is left out.
 
     Returns:
-        A flat model of standard layers with the members' input and output. Layers of the k-th model that are not shared
-        end in ``_k``, k from 2.
+        A flat model of standard layers with the members' input and output. Layers of the k-th model
+        that are not shared end in ``_k``, k from 2.
     """
     photo = keras.Input(models[0].input.shape[1:], dtype=models[0].input.dtype, name=INPUT)
     made: dict[tuple, keras.KerasTensor] = {}
@@ -70,7 +72,7 @@ def join(models: Sequence[keras.Model], weights: Sequence[float]) -> keras.Model
 
 
 def audit(joined: keras.Model, models: Sequence[keras.Model], weights: Sequence[float]) -> float:
-    """The largest difference between a joined model and the mean of its members on a few photos of noise.
+    """The largest difference between a joined model and its members' mean on photos of noise.
 
     Raises:
         IntegrityError: it is more than ``TOLERANCE``.
@@ -83,8 +85,9 @@ def audit(joined: keras.Model, models: Sequence[keras.Model], weights: Sequence[
     difference = float(np.abs(np.asarray(joined(photos, training=False)) - mean).max())
     if not difference <= TOLERANCE:  # written so that NaN fails, too
         raise IntegrityError(
-            f"The joined model differs from its members by {difference:.2g}; allowed is {TOLERANCE:g}. It was not saved. "
-            "Members are run folders as `finetune run` writes them: run again the one whose model was changed."
+            f"The joined model differs from its members by {difference:.2g}; allowed is "
+            f"{TOLERANCE:g}. It was not saved. Members are run folders as `finetune run` writes "
+            "them: run again the one whose model was changed."
         )
     return difference
 
@@ -92,7 +95,7 @@ def audit(joined: keras.Model, models: Sequence[keras.Model], weights: Sequence[
 def _replay(
     model: keras.Model, photo: keras.KerasTensor, suffix: str, made: dict[tuple, keras.KerasTensor]
 ) -> keras.KerasTensor:
-    """A model's output, computed from another photo tensor; ``made``: (layer, its input tensors) -> output so far."""
+    """A model's output for another photo tensor; ``made``: (layer, its inputs) -> output."""
     moved = {id(model.input): photo}
     for layer in model.operations[1:]:  # in topological order; the first is the input
         inputs = keras.tree.map_structure(lambda tensor: moved[id(tensor)], layer.input)
@@ -106,7 +109,7 @@ def _replay(
 
 
 def _identity(layer: keras.Layer) -> str:
-    """Equal for layers that compute the same: their names and whether they may learn do not matter."""
+    """Equal for layers that compute the same, whatever they are called and may learn."""
     config = {k: value for k, value in layer.get_config().items() if k not in ("name", "trainable")}
     digests = [hashlib.sha256(values.tobytes()).hexdigest() for values in layer.get_weights()]
     return json.dumps([type(layer).__name__, config, digests], sort_keys=True)

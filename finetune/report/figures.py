@@ -1,7 +1,7 @@
-"""Geometry of the report's figures, in the units of their SVG view boxes; the template draws and colours them.
+"""Geometry of the report's figures, in the units of their SVG view boxes; the template draws.
 
-Hand-made SVG rather than matplotlib's: that one carries style attributes, which the report's content security policy
-forbids, and cannot follow the reader's light or dark colours.
+Hand-made SVG rather than matplotlib's: that one carries style attributes, which the report's
+content security policy forbids, and cannot follow the reader's light or dark colours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,8 +49,9 @@ def pareto(points: Sequence[Mapping[str, Any]], width: int, height: int) -> dict
         width, height: of the view box.
 
     Returns:
-        width, height, plot (left, right, top, bottom), x_ticks and y_ticks ((position, text) each), points with x, y and
-        front added, front (its points, cheapest first) and steps (its polyline).
+        width, height, plot (left, right, top, bottom), x_ticks and y_ticks ((position, text) each),
+        points with x, y and front added, front (its points, cheapest first) and steps (its
+        polyline).
     """
     plot = {"left": 44, "right": width - 14, "top": 34, "bottom": height - 40}
     seconds = np.maximum([point["cost_seconds"] for point in points], 0.01)
@@ -81,11 +82,13 @@ def curves(
     """Loss by epoch, one small panel per recipe, all with the same logarithmic y axis.
 
     Args:
-        entries: recipe -> (history of the model shown, histories of all seeds); empty ones are left out.
+        entries: recipe -> (history of the model shown, histories of all seeds); empty ones are left
+            out.
 
     Returns:
-        ticks ((y, text) each) and panels: name, epochs, validation (polylines of all seeds), shown and train (that of
-        the model shown), kept (x, y: the epoch with the lowest validation loss). None if no recipe has a history.
+        ticks ((y, text) each) and panels: name, epochs, validation (polylines of all seeds), shown
+        and train (that of the model shown), kept (x, y: the epoch with the lowest validation loss).
+        None if no recipe has a history.
     """
     entries = {name: entry for name, entry in entries.items() if len(entry[0])}
     if not entries:
@@ -115,7 +118,8 @@ def reliability(
         labels: int (n,).
 
     Returns:
-        raw and scaled, lists of (x, y, radius; area by number of photos); diagonal (x1, y1, x2, y2); floor (1/classes).
+        raw and scaled, lists of (x, y, radius; area by number of photos); diagonal (x1, y1, x2,
+        y2); floor (1/classes).
     """
     floor = 1 / probabilities.shape[1]
     xs = ([floor, 1], [PANEL["left"], PANEL["right"]])

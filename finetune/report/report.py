@@ -1,7 +1,7 @@
 """What a comparison leaves behind: report.html, results.csv and results.md.
 
-The page is one file that loads nothing. Its content security policy allows the style sheet and the script by their
-sha256, and pictures inside the page; every text goes through jinja2's autoescape.
+The page is one file that loads nothing. Its content security policy allows the style sheet and the
+script by their sha256, and pictures inside the page; every text goes through jinja2's autoescape.
 """
 
 import base64
@@ -46,15 +46,18 @@ def write_report(out: Path, cells: Sequence[Cell], plan: Mapping[str, Any]) -> d
 
     Args:
         out: the comparison's folder.
-        cells: one dict per cell: name, recipe, seed, status (done, failed or diverged), reason, run (folder, relative
-            to ``out``), backbone, strategy, head, augment, views, cut, split (digest), settings (axis -> value); of a
-            done cell also test and validation (``metrics.summarize``), seconds (extract, train, total) and cost
-            (seconds, seconds_alone, parameters, trainable, stored_bytes, peak_memory, multiply_adds).
-        plan: cells, extractions, data (names), roots (split digest -> folder of the photos) and, if known, command.
+        cells: one dict per cell: name, recipe, seed, status (done, failed or diverged), reason, run
+            (folder, relative to ``out``), backbone, strategy, head, augment, views, cut, split
+            (digest), settings (axis -> value); of a done cell also test and validation
+            (``metrics.summarize``), seconds (extract, train, total) and cost (seconds,
+            seconds_alone, parameters, trainable, stored_bytes, peak_memory, multiply_adds).
+        plan: cells, extractions, data (names), roots (split digest -> folder of the photos) and, if
+            known, command.
 
     Returns:
-        report (path), verdict (one sentence per split digest) and ranking: per recipe split, group, recipe, accuracy,
-        accuracy_interval, seeds, mean, sd, cost_seconds and recommended, in the order of the table.
+        report (path), verdict (one sentence per split digest) and ranking: per recipe split, group,
+        recipe, accuracy, accuracy_interval, seeds, mean, sd, cost_seconds and recommended, in the
+        order of the table.
 
     Raises:
         DataError: cells with the same split digest name different photos.
@@ -107,7 +110,7 @@ def _dropped(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 def _no_verdict(cells: Sequence[Cell]) -> str:
     finished = sum(cell["status"] == "done" for cell in cells)
-    return f"There is nothing to rank: {finished} of {len(cells)} cells finished"
+    return f"There is nothing to rank: {finished} of {len(cells)} trials finished"
 
 
 def _rows(section: Section) -> list[dict[str, Any]]:
@@ -207,8 +210,8 @@ def _page(context: Mapping[str, Any]) -> str:
     style = folder.joinpath("report.css").read_text()
     script = folder.joinpath("report.js").read_text()
     policy = (
-        f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src "
+        f"{_digest(script)}; base-uri 'none'; form-action 'none'"
     )
     page = _environment(autoescape=True).get_template("report.html")
     return page.render(context, policy=policy, style=Markup(style), script=Markup(script))

@@ -23,9 +23,9 @@ def results_table(
 ) -> pd.DataFrame:
     """One row per trial, by recipe and seed.
 
-    What differs from one execution to the next is in the last columns, from ``peak_memory`` on: measured costs, and the
-    tie group and the recommendation, which depend on them. Everything before is the same whenever the same trials gave
-    the same results.
+    What differs from one execution to the next is in the last columns, from ``peak_memory`` on:
+    measured costs, and the tie group and the recommendation, which depend on them. Everything
+    before is the same whenever the same trials gave the same results.
 
     Args:
         out, cells: as ``report.write_report`` takes them.

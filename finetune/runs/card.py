@@ -1,4 +1,7 @@
-"""The model card: README.md of a run or an ensemble, after Mitchell et al., Model Cards for Model Reporting, 2019."""
+"""The model card.
+
+README.md of a run or an ensemble, after Mitchell et al., Model Cards for Model Reporting, 2019.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,7 +57,10 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def templates(loader: BaseLoader, autoescape: bool = False) -> Environment:
-    """Templates whose unknown names are errors; of Markdown, which takes text as it stands, unless ``autoescape``."""
+    """Templates whose unknown names are errors.
+
+    Of Markdown, which takes text as it stands, unless ``autoescape``.
+    """
     environment = Environment(
         loader=loader,
         autoescape=autoescape,

@@ -357,7 +357,7 @@ def test_only_failed_cells_are_a_page(out):
     result = write(out, [failed("a", "no weights"), failed("b", "no memory")])
     assert (result["ranking"], result["verdict"]) == (
         [],
-        "There is nothing to rank: 0 of 2 cells finished.",
+        "There is nothing to rank: 0 of 2 trials finished.",
     )
     assert "no memory" in page_of(out).text["td"]
     assert len(pd.read_csv(out / "results.csv")) == 2
