@@ -182,7 +182,7 @@ def _check_free(out: Path, digests: dict[str, str]) -> None:
 def _measures(dataset: "Dataset", probabilities: "np.ndarray") -> dict[str, Any]:
     import numpy as np
 
-    from finetune.evaluation.metrics import confusion, per_class, per_photo, summarize
+    from finetune.evaluation.metrics import confusion, measure, per_photo
 
     labels = np.array([photo.label for photo in dataset.photos])
     photos = per_photo(probabilities, labels)
@@ -199,8 +199,7 @@ def _measures(dataset: "Dataset", probabilities: "np.ndarray") -> dict[str, Any]
         for i in worst
     ]
     return {
-        **summarize(probabilities, labels),
-        "per_class": per_class(probabilities, labels, dataset.classes).to_dict("records"),
+        **measure(probabilities, labels, dataset.classes),
         "confusion": confusion(probabilities, labels).tolist(),
         "top_losses": top_losses,
     }

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from test_report import add_cell, write
+from report_cells import add_cell, write
 
 from finetune.backend import load_keras
 from finetune.data.dataset import read_folder
