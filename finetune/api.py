@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.backend import load_keras
 from finetune.errors import DataError
@@ -202,16 +202,17 @@ def extract_features(
     return extract(resolved, cut, pooling, Path(out), Reporter(quiet=not progress))
 
 
-def ensemble(*runs: Place | Run, out: Place, blend: str = "mean", progress: bool = False) -> Run:
-    """Combine finished runs into one classifier: ``finetune ensemble``; its comparison is the result of the new run."""
-    from finetune.runs.members import read_members
-
-    load_keras()
+def ensemble(
+    *runs: Place | Run,
+    out: Place,
+    blend: Literal["mean", "weighted"] = "mean",
+    progress: bool = False,
+) -> Run:
+    """Combine finished runs into one classifier: ``finetune ensemble``."""
     from finetune.commands import ensemble as ensembles
 
     folders = [run.path if isinstance(run, Run) else Path(run) for run in runs]
-    members = read_members(folders, reserved=list(ensembles.ROWS.values()))
-    ensembles.ensemble(members, Path(out), Reporter(quiet=not progress), blend)
+    ensembles.ensemble(*folders, blend=blend, out=out, reporter=Reporter(quiet=not progress))
     return Run(out, progress)
 
 

@@ -1,17 +1,16 @@
 """`finetune ensemble`."""
 
-from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from finetune.cli.options import JsonOption, need_keras, print_json, reporter
+from finetune.cli.options import JsonOption, print_json, reporter
 
 
 class BlendName(str, Enum):
-    """Keys of ``results.blend.BLENDS``, which takes long to import."""
+    """Values of ``commands.ensemble.Blend``."""
 
     mean = "mean"
     weighted = "weighted"
@@ -29,22 +28,20 @@ def ensemble(
 ) -> None:
     """Combine finished runs into one model, and say whether that pays."""
     from finetune.commands import ensemble as ensembles
-    from finetune.runs.members import read_members
 
-    members = read_members(runs, reserved=list(ensembles.ROWS.values()))
-    need_keras()
-    folder = out or Path("runs", f"ensemble-{datetime.now():%Y%m%d-%H%M%S-%f}")
-    result = ensembles.ensemble(members, folder, reporter(), blend.value)
+    result = ensembles.ensemble(*runs, blend=blend.value, out=out, reporter=reporter())
     print_json(result) if as_json else print(_text(result))
 
 
 def _text(result: dict[str, Any]) -> str:
-    lines = [
-        f"{row['name']}: test accuracy {100 * row['test']['accuracy']:.1f} %, log loss {row['test']['loss']:.4f}; "
-        f"validation {100 * row['validation']['accuracy']:.1f} %, {row['validation']['loss']:.4f}"
-        for row in result["rows"]
-    ]
     weights = ", ".join(f"{weight:.2f} {name}" for name, weight in result["weights"].items())
+    test = result["test"]
     return "\n".join(
-        [*lines, f"model: {result['blend']} of {weights}", result["verdict"], result["report"]]
+        [
+            f"{result['blend']} of {weights}",
+            f"test accuracy {100 * test['accuracy']:.1f} % (balanced {100 * test['balanced_accuracy']:.1f} %; always the "
+            f"most frequent class: {100 * test['majority_baseline']:.1f} %), log loss {test['loss']:.4f}",
+            result["verdict"],
+            result["out"],
+        ]
     )

@@ -1,275 +1,270 @@
-"""Finished runs combined into one model, and compared with it. Needs TensorFlow from the first call on, not for its import."""
+"""Finished runs combined into one model, which is tested against the best of them."""
 
-import tempfile
-import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-import yaml
+from scipy.stats import binomtest
 
-from finetune.commands.compare import _row, extractions, shelves
-from finetune.errors import UsageError
+from finetune.backend import load_keras
+from finetune.errors import DataError, UsageError
 from finetune.evaluation import plots
-from finetune.evaluation.blend import BLENDS, Blend, paired_tests, verdict
-from finetune.evaluation.metrics import confusion, per_class, summarize
+from finetune.evaluation.metrics import confusion, mcnemar, measure, per_photo
 from finetune.files import commit, commit_by_name, commit_json, commit_text, locked
-from finetune.progress import Reporter
-from finetune.recipe.matrix import Cell
-from finetune.report.report import write_report
-from finetune.report.sections import Predictions
-from finetune.runs import ensemble_card
-from finetune.runs.folder import read_result
-from finetune.runs.members import Member, probabilities
+from finetune.progress import SILENT, Reporter
+from finetune.recipe.recipe import Recipe, reopen
+from finetune.report.sections import Predictions, read_predictions
+from finetune.runs.card import render_ensemble
+from finetune.runs.folder import read_recipe, read_result
 
-if TYPE_CHECKING:
-    import keras
-
-ROWS = {blend: f"blend-{blend}" for blend in BLENDS}  # what the report calls them
+Blend = Literal["mean", "weighted"]
+_ALPHA = 0.05
 
 
 @dataclass(frozen=True)
-class Blended:
-    """One blend of the members: its predictions by split, and what its ``metrics.json`` holds."""
+class Member:
+    """A finished run: its folder's name (the whole path where two are alike) and what it left behind."""
 
+    name: str
+    path: Path
+    recipe: Recipe
+    result: Mapping[str, Any]
+    classes: list[str]
     splits: Mapping[str, Predictions]
-    result: dict[str, Any]
 
 
 def ensemble(
-    members: Sequence[Member], out: Path, reporter: Reporter, chosen: str = "mean"
+    *runs: Path | str,
+    blend: Blend = "mean",
+    out: Path | str | None = None,
+    reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
-    """Combine runs: a folder that opens like that of a run, with a report on the members and all blends.
+    """Combine runs into one model by the mean of their probabilities, and test whether that pays.
 
     Args:
-        members: from ``read_members``.
-        out: the folder; ``out/blends`` holds the predictions of the blends that were not chosen.
-        reporter: told of progress.
-        chosen: the blend that becomes the model, a key of ``BLENDS``.
+        runs: two or more folders of finished runs on the same photos.
+        blend: ``mean``, or ``weighted`` by the lowest log loss on validation.
+        out: the folder, which opens like that of a run; a new one in ``runs/`` if missing.
+        reporter: where progress is reported.
 
     Returns:
-        What ``ensemble --json`` prints; also ``metrics.json``.
+        What ``ensemble --json`` prints; also ``metrics.json``. ``against_best`` compares it on the test photos with the
+        member of the lowest validation loss.
 
     Raises:
-        UsageError: ``out`` holds a finished run. BusyError: another process works in it.
+        UsageError: fewer than two runs, one given twice, an ensemble, runs that take their photos in different ways, or
+            ``out`` holds a finished run.
+        DataError: no finished run, or runs on other photos or classes.
         IntegrityError: a member's model is damaged, or the joined model differs from its members.
+        BusyError: another process works in ``out``.
     """
-    from finetune.model.ensemble import audit, join
+    if blend not in get_args(Blend):
+        allowed = ", ".join(get_args(Blend))
+        raise UsageError(f"blend is '{blend}'; allowed: {allowed}.")
+    members = read_members([Path(run) for run in runs])
+    folder = Path(out or f"runs/ensemble-{datetime.now():%Y%m%d-%H%M%S-%f}")
+    with locked(folder):
+        if read_result(folder):
+            raise UsageError(
+                f"{folder} already holds a finished run. Choose another --out, or delete the folder."
+            )
+        load_keras()
+        return _combine(members, folder, blend, reporter)
+
+
+def _combine(
+    members: Sequence[Member], folder: Path, blend: Blend, reporter: Reporter
+) -> dict[str, Any]:
+    from finetune.model.ensemble import audit, fit_weights, join
+    from finetune.model.network import multiply_adds
     from finetune.runs.classifier import Classifier
 
-    with locked(out):
-        if read_result(out):
-            raise UsageError(
-                f"{out} already holds a finished run. Choose another --out, or delete the folder."
-            )
-        start = time.perf_counter()
-        labels = members[0].splits["validation"].labels
-        fitted = {
-            name: fit(probabilities(members, "validation"), labels) for name, fit in BLENDS.items()
-        }
-        models = [Classifier.open(member.path).model for member in members]
-        joined = {name: join(models, blend) for name, blend in fitted.items()}
-        difference = audit(joined[chosen], models, fitted[chosen])
-        reporter.say(
-            f"joined into {joined[chosen].count_params():,} parameters; off its members by {difference:.1g}"
-        )
-        blends = {name: _blended(members, name, fitted[name], joined[name]) for name in BLENDS}
-        for name, blended in blends.items():
-            _write_predictions(
-                out if name == chosen else out / "blends" / name, members[0].classes, blended
-            )
-        result = {
-            "run": str(out),
-            "out": str(out),
-            **blends[chosen].result,
-            **_judged(members, blends, chosen),
-        }
-        result |= {
-            "audit": {"largest_difference": difference},
-            "report": _report(members, blends, out),
-        }
-        commit_by_name(out / "model.keras", joined[chosen].save)
-        result["seconds"] = {"total": round(time.perf_counter() - start, 3)}
-        _write_rest(out, members, blends, chosen, result)
-        return result
-
-
-def _blended(members: Sequence[Member], name: str, blend: Blend, model: "keras.Model") -> Blended:
-    first = members[0]
-    splits = {
-        split: Predictions(
-            own.files, own.labels, blend.apply(probabilities(members, split)).astype(np.float32)
-        )
-        for split, own in first.splits.items()
-    }
-    trainable = sum(member.result["parameters"]["trainable"] for member in members)
-    result: dict[str, Any] = {
+    weights = np.full(len(members), 1 / len(members))
+    if blend == "weighted":
+        weights = fit_weights(_of_label(members))
+    models = [Classifier.open(member.path).model for member in members]
+    joined = join(models, weights.tolist())
+    difference = audit(joined, models, weights.tolist())
+    parameters = joined.count_params()
+    reporter.say(f"joined into {parameters:,} parameters; off its members by {difference:.1g}")
+    kept = [member for member, weight in zip(members, weights, strict=True) if weight]
+    splits = _mean(members, weights)
+    result = {
+        "run": str(folder),
+        "out": str(folder),
         "members": [member.name for member in members],
         "runs": {member.name: str(member.path) for member in members},
-        "blend": name,
-        "weights": dict(zip((member.name for member in members), blend.weights, strict=True)),
-        "temperatures": dict(
-            zip((member.name for member in members), blend.temperatures, strict=True)
-        ),
-        "split": first.result["split"],
-        "listed": first.result["listed"],
-        "parameters": {"total": model.count_params(), "trainable": trainable},
-        "cost": _cost(members, model),
+        "blend": blend,
+        "weights": {m.name: float(w) for m, w in zip(members, weights, strict=True)},
+        "split": members[0].result["split"],
+        "parameters": {
+            "total": parameters,
+            "trainable": sum(member.result["parameters"]["trainable"] for member in kept),
+        },
+        "cost": {
+            "train_seconds": round(sum(member.result["seconds"]["train"] for member in kept), 3),
+            "multiply_adds": multiply_adds(joined),
+        },
+        "audit": {"largest_difference": difference},
+        **_measured(members, splits),
     }
-    for split, own in splits.items():
-        table = per_class(own.probabilities, own.labels, first.classes)
-        result[split] = {
-            **summarize(own.probabilities, own.labels),
-            "per_class": table.to_dict("records"),
-        }
-    return Blended(splits, result)
+    commit_by_name(folder / "model.keras", joined.save)
+    _write(folder, members, splits, result)
+    return result
 
 
-def _cost(members: Sequence[Member], model: "keras.Model") -> dict[str, float]:
-    """What the members cost together; an extraction that several of them used counts once."""
-    from finetune.model.network import multiply_adds
-
-    cells, results = _cells(members), [member.result for member in members]
-    sharing = Counter(shelf for cell in cells for shelf in shelves(cell))
-    shares = [float(np.mean([1 / sharing[shelf] for shelf in shelves(cell)])) for cell in cells]
-    costs = list(zip((result["cost"] for result in results), shares, strict=True))
-    seconds = sum(cost["extraction_seconds"] * share for cost, share in costs)
-    seconds = round(seconds + sum(result["seconds"]["train"] for result in results), 3)
-    return {
-        "seconds": seconds,
-        "seconds_alone": seconds,
-        "parameters": model.count_params(),
-        "trainable": sum(result["parameters"]["trainable"] for result in results),
-        "stored_bytes": round(sum(cost["stored_bytes"] * share for cost, share in costs)),
-        "peak_memory": max(cost["peak_memory"] for cost, _ in costs),
-        "multiply_adds": multiply_adds(model),
-    }
-
-
-def _cells(members: Sequence[Member]) -> list[Cell]:
-    """The members as cells of a comparison, each a recipe by itself: seeds of one recipe are different members."""
-    return [Cell(member.name, member.name, member.recipe, {}) for member in members]
-
-
-def _judged(
-    members: Sequence[Member], blends: Mapping[str, Blended], chosen: str
-) -> dict[str, Any]:
-    """All rows, the paired tests, and whether the chosen blend beats the member that validation would have chosen."""
-    rows = [
-        {"name": member.name, **{split: member.result[split] for split in member.splits}}
-        for member in members
-    ]
-    kept = ("weights", "temperatures", "validation", "test")
-    rows += [
-        {"name": ROWS[name], **{key: blended.result[key] for key in kept}}
-        for name, blended in blends.items()
-    ]
-    test = members[0].splits["test"]
-    blended = {ROWS[name]: blend.splits["test"].probabilities for name, blend in blends.items()}
-    singles = dict(
-        zip((member.name for member in members), probabilities(members, "test"), strict=True)
-    )
-    pairs = paired_tests(blended, singles, test.labels)
-    best = min(members, key=lambda member: member.result["validation"]["loss"])
-    asked = next(
-        pair for pair in pairs if (pair["blend"], pair["member"]) == (ROWS[chosen], best.name)
-    )
-    return {
-        "rows": rows,
-        "pairs": pairs,
-        "best_member": best.name,
-        "verdict": verdict(asked, len(test.labels)),
-    }
-
-
-def _report(members: Sequence[Member], blends: Mapping[str, Blended], out: Path) -> str:
-    """Write the report on members and blends; returns its path."""
-    cells = _cells(members)
-    sharing = Counter(shelf for cell in cells for shelf in shelves(cell))
-    rows = [
-        {**_row(cell, out, member.result, sharing), "run": str(member.path)}
-        for cell, member in zip(cells, members, strict=True)
-    ]
-    plan = {
-        "cells": len(rows) + len(blends),
-        "extractions": extractions(cells),
-        "data": [members[0].recipe.data],
-    }
-    with tempfile.TemporaryDirectory(dir=out, prefix=".report.") as folder:
-        for name, blended in blends.items():
-            _stage(Path(folder, name), members[0], blended)
-            rows.append(_blend_row(name, rows[: len(members)], blended.result, Path(folder, name)))
-        return write_report(out, rows, {**plan, "roots": {}})["report"]
-
-
-def _blend_row(
-    name: str, rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any], run: Path
-) -> dict[str, Any]:
-    """A row for the report; settings in which the members differ are listed."""
-    settings = ("backbone", "augment", "views", "cut")
-    row: dict[str, Any] = {
-        key: ", ".join(dict.fromkeys(str(row[key]) for row in rows)) for key in settings
-    }
-    row |= {key: result[key] for key in ("split", "test", "validation", "cost")}
-    row |= {"name": ROWS[name], "recipe": ROWS[name], "seed": None, "run": str(run.resolve())}
-    row |= {
-        "strategy": "ensemble",
-        "head": name,
-        "settings": {},
-        "seconds": {},
-        "status": "done",
-        "reason": None,
-    }
-    return row
-
-
-def _stage(folder: Path, first: Member, blended: Blended) -> None:
-    """A run folder of a blend for as long as the report is written, which reads the settings of every row from a recipe.
-
-    A blend has none that could be run. This one differs from every member's in strategy and head at once, and not at all
-    from the other blend's, so that the report takes it for evidence on no setting.
-    """
-    _write_predictions(folder, first.classes, blended)
-    recipe = first.recipe.model_dump() | {
-        "strategy": "ensemble",
-        "head": {"pool": "blend", "solver": "none"},
-    }
-    commit_text(folder / "recipe.yaml", yaml.safe_dump(recipe))
-    commit_text(folder / "history.csv", "epoch,loss,val_loss\n")
-
-
-def _write_predictions(folder: Path, classes: Sequence[str], blended: Blended) -> None:
-    """``predictions.csv`` and ``classes.json`` as a run has them."""
-    parts = []
-    for name, split in blended.splits.items():
-        part = pd.DataFrame({"file": split.files, "class": np.take(classes, split.labels)})
-        columns = pd.DataFrame(
-            split.probabilities, columns=list(classes)
-        )  # a class may be called "file"
-        parts.append(
-            pd.concat([part, columns, pd.Series(name, index=part.index, name="split")], axis=1)
+def read_members(paths: Sequence[Path]) -> list[Member]:
+    """Runs that can be combined; the photos of all are in the order of the first one's. Errors as ``ensemble``'s."""
+    resolved = [path.resolve() for path in paths]
+    if len(resolved) < 2 or len(set(resolved)) < len(resolved):
+        listed = ", ".join(map(str, paths)) or "none"
+        raise UsageError(
+            f"An ensemble needs two or more different runs, each given once; received {listed}."
         )
-    commit(folder / "predictions.csv", lambda file: pd.concat(parts).to_csv(file, index=False))
-    commit_json(folder / "classes.json", list(classes))
+    unique = len({path.name for path in resolved}) == len(resolved)
+    members = [_read(path.name if unique else str(path), path) for path in resolved]
+    for member in members[1:]:
+        _check_alike(members[0], member)
+    files = {name: split.files for name, split in members[0].splits.items()}
+    return [
+        replace(m, splits={name: m.splits[name].ordered(files[name]) for name in files})
+        for m in members
+    ]
 
 
-def _write_rest(
-    out: Path,
+def paired_test(
+    ensemble: Predictions, member: Predictions, names: tuple[str, str]
+) -> dict[str, Any]:
+    """An ensemble against one of its members on the same photos.
+
+    Returns:
+        difference (accuracy, fraction) with low and high (95 %: Clopper and Pearson's interval of the share of photos
+        that the ensemble alone gets right among those that one alone does, so that it agrees with p), only_ensemble and
+        only_member (photos), p (McNemar, exact), loss_difference (nats), better (a name, or None).
+    """
+    own = per_photo(ensemble.probabilities, ensemble.labels)
+    other = per_photo(member.probabilities, member.labels)
+    gained = int((own["correct"] & ~other["correct"]).sum())
+    lost = int((other["correct"] & ~own["correct"]).sum())
+    discordant = gained + lost
+    share = (0.5, 0.5)
+    if discordant:
+        interval = binomtest(gained, discordant).proportion_ci(1 - _ALPHA, method="exact")
+        share = (interval.low, interval.high)
+    low, high = ((2 * bound - 1) * discordant / len(own) for bound in share)
+    p = mcnemar(gained, lost)
+    return {
+        "member": names[1],
+        "difference": (gained - lost) / len(own),
+        "low": float(low),
+        "high": float(high),
+        "only_ensemble": gained,
+        "only_member": lost,
+        "p": p,
+        "loss_difference": float(own["loss"].mean() - other["loss"].mean()),
+        "better": names[gained < lost] if p < _ALPHA else None,
+    }
+
+
+def verdict(pair: Mapping[str, Any], photos: int) -> str:
+    """Whether combining pays, in one sentence; ``pair`` is from ``paired_test``, ``photos`` the size of the test split."""
+    outcome = "Combining does not measurably pay"
+    if pair["better"]:
+        outcome = "Combining does harm" if pair["better"] == pair["member"] else "Combining pays"
+    size, low, high = (100 * pair[key] for key in ("difference", "low", "high"))
+    p = "p < 0.001" if pair["p"] < 0.001 else f"p = {pair['p']:.2g}"
+    return (
+        f"{outcome}: against {pair['member']}, the member with the lowest validation loss, test accuracy differs by "
+        f"{size:+.1f} points ({low:+.1f} to {high:+.1f}, {p}) on {photos:,} photos, and log loss by "
+        f"{pair['loss_difference']:+.4f}."
+    )
+
+
+def _read(name: str, path: Path) -> Member:
+    result = read_result(path)
+    if result is None:
+        raise DataError(
+            f"{path} is no finished run: it holds no metrics.json. Give folders that `finetune run` has finished."
+        )
+    if "members" in result:
+        raise UsageError(
+            f"{path} is an ensemble, and an ensemble is made of runs. Give its members instead."
+        )
+    return Member(name, path, reopen(read_recipe(path)), result, *read_predictions(path))
+
+
+def _check_alike(first: Member, other: Member) -> None:
+    if first.result["split"] != other.result["split"]:
+        digests = f"{first.result['split'][:16]} and {other.result['split'][:16]}"
+        raise DataError(
+            f"{first.name} and {other.name} saw different photos (split digests {digests}): what tests one may have "
+            "trained the other. Combine runs on the same data set."
+        )
+    if first.classes != other.classes:
+        raise DataError(
+            f"{first.name} knows {', '.join(first.classes)}, and {other.name} knows {', '.join(other.classes)}. Combine "
+            "runs with the same classes."
+        )
+    for key in ("image_size", "resize"):
+        a, b = getattr(first.recipe, key), getattr(other.recipe, key)
+        if a != b:
+            raise UsageError(
+                f"{first.name} has {key} {a}, and {other.name} has {b}; one model takes its photos in one way. Combine "
+                f"runs with the same {key}."
+            )
+
+
+def _of_label(members: Sequence[Member]) -> np.ndarray:
+    """(n, members): what each gave the class of each validation photo."""
+    held_out = [member.splits["validation"] for member in members]
+    return np.column_stack([p.probabilities[np.arange(len(p.labels)), p.labels] for p in held_out])
+
+
+def _mean(members: Sequence[Member], weights: np.ndarray) -> dict[str, Predictions]:
+    found = {}
+    for split, own in members[0].splits.items():
+        parts = [member.splits[split].probabilities for member in members]
+        found[split] = replace(own, probabilities=np.tensordot(weights, parts, axes=1))
+    return found
+
+
+def _measured(members: Sequence[Member], splits: Mapping[str, Predictions]) -> dict[str, Any]:
+    """The measures of the ensemble and of its members, and whether it beats the one that validation would choose."""
+    classes = members[0].classes
+    best = min(members, key=lambda member: member.result["validation"]["loss"])
+    pair = paired_test(splits["test"], best.splits["test"], ("ensemble", best.name))
+    return {
+        **{name: measure(p.probabilities, p.labels, classes) for name, p in splits.items()},
+        "best_member": best.name,
+        "against_best": pair,
+        "verdict": verdict(pair, len(splits["test"].labels)),
+    }
+
+
+def _write(
+    folder: Path,
     members: Sequence[Member],
-    blends: Mapping[str, Blended],
-    chosen: str,
-    result: dict[str, Any],
+    splits: Mapping[str, Predictions],
+    result: Mapping[str, Any],
 ) -> None:
-    """What goes with the model; ``metrics.json`` last."""
-    first, test = members[0], blends[chosen].splits["test"]
-    for name in blends.keys() - {chosen}:
-        commit_json(out / "blends" / name / "metrics.json", blends[name].result)
-    commit_json(out / "input.json", {"resize": first.recipe.resize})  # read by Classifier.open
+    """What goes with the model, as a run has it; ``metrics.json`` last."""
+    classes = members[0].classes
+    test = splits["test"]
     matrix = confusion(test.probabilities, test.labels)
-    commit(out / "confusion.png", lambda file: plots.confusion(matrix, first.classes, file))
-    commit_text(out / "README.md", ensemble_card.render(members, result))
-    commit_json(out / "metrics.json", result)
+    parts = []
+    for name, split in splits.items():
+        part = pd.DataFrame({"file": split.files, "class": np.take(classes, split.labels)})
+        columns = pd.DataFrame(split.probabilities.astype(np.float32))
+        parts.append(pd.concat([part, columns], axis=1).assign(split=name))
+    header = ["file", "class", *classes, "split"]  # a class may be called "file"
+    table = pd.concat(parts)
+    commit(folder / "predictions.csv", lambda f: table.to_csv(f, index=False, header=header))
+    commit_json(folder / "classes.json", classes)
+    commit_json(folder / "input.json", {"resize": members[0].recipe.resize})
+    commit(folder / "confusion.png", lambda file: plots.confusion(matrix, classes, file))
+    commit_text(folder / "README.md", render_ensemble(result, members, folder))
+    commit_json(folder / "metrics.json", result)

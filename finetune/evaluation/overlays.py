@@ -177,7 +177,11 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """A text that fits; its middle goes first, since file names differ at both ends."""
+    """One printable line that fits; its middle goes first, since file names differ at both ends.
+
+    Lone surrogates (bytes of a file name that are no UTF-8) and control characters cannot be laid out.
+    """
+    text = "".join(letter if letter.isprintable() else "�" for letter in text)
     kept = len(text)
     shown = text
     while kept > 1 and font.getlength(shown) > width:

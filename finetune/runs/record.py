@@ -14,7 +14,7 @@ from finetune import __version__
 from finetune.data.dataset import Dataset
 from finetune.errors import UsageError
 from finetune.evaluation import plots
-from finetune.evaluation.metrics import confusion, per_class, summarize
+from finetune.evaluation.metrics import confusion, measure
 from finetune.files import commit, commit_by_name, commit_json, commit_text
 from finetune.recipe.recipe import Recipe
 from finetune.runs import card
@@ -80,9 +80,7 @@ def finish(
         ``result`` with the metrics of each split; also ``metrics.json``.
     """
     for name, probabilities in predictions.items():
-        labels = dataset.labels(name)
-        table = per_class(probabilities, labels, dataset.classes)
-        result[name] = {**summarize(probabilities, labels), "per_class": table.to_dict("records")}
+        result[name] = measure(probabilities, dataset.labels(name), dataset.classes)
     matrix = confusion(predictions["test"], dataset.labels("test"))
     result["ignored"] = dataset.ignored
     result["excluded"] = len(dataset.excluded)
@@ -94,13 +92,15 @@ def finish(
     _commit_csv(out / "history.csv", pd.DataFrame(history, columns=list(_HISTORY)))
     _commit_csv(out / "predictions.csv", predictions_table(dataset, predictions))
     commit(out / "confusion.png", lambda file: plots.confusion(matrix, dataset.classes, file))
-    commit(out / "curves.png", lambda file: plots.curves(history, file))
+    if history:
+        commit(out / "curves.png", lambda file: plots.curves(history, file))
+    elif "path" in result["head"]:
+        path = result["head"]["path"]
+        commit(out / "curves.png", lambda file: plots.penalty_path(path, file))
     if explanations:
         commit(out / "explanations.png", lambda file: explanations.save(file, "PNG"))
     commit_json(out / "environment.json", environment(recipe.seed))
-    commit_text(
-        out / "README.md", card.render(recipe, dataset, result, explained=explanations is not None)
-    )
+    commit_text(out / "README.md", card.render(recipe, dataset, result, out))
     commit_json(out / "metrics.json", result)
     (out / "checkpoint.npz").unlink(missing_ok=True)
     return result
