@@ -1,6 +1,5 @@
 """The trials of a comparison, read from their folders and judged: one section per split digest."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from finetune.errors import DataError
 from finetune.evaluation.metrics import (
     apply_temperature,
     expected_calibration_error,
@@ -23,37 +21,9 @@ from finetune.evaluation.significance import Design, compare_pairs, cross
 from finetune.recipe.strategies import is_deterministic
 from finetune.report import sentences
 from finetune.report.axes import data_name, effects, read_settings
+from finetune.runs.predictions import Predictions, read_predictions
 
 Cell = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """One model on one split.
-
-    Attributes:
-        files: (n,) names; labels: int (n,); probabilities: float64 (n, classes).
-        groups: str (n,), what each photo shows, or None.
-    """
-
-    files: list[str]
-    labels: np.ndarray
-    probabilities: np.ndarray
-    groups: np.ndarray | None = None
-
-    def ordered(self, files: Sequence[str]) -> "Predictions":
-        """The same photos in another order; DataError if they are not the same."""
-        place = {file: i for i, file in enumerate(self.files)}
-        if set(place) != set(files) or len(self.files) != len(files):
-            raise DataError(
-                f"Trials with the same split digest name different photos ({len(self.files)} and "
-                f"{len(files)}, {len(set(place) ^ set(files))} of them in one only). Rows of a "
-                "comparison share one data folder: delete the trials that were run on a copy of "
-                "it, and compare again."
-            )
-        rows = [place[file] for file in files]
-        groups = None if self.groups is None else self.groups[rows]
-        return Predictions(list(files), self.labels[rows], self.probabilities[rows], groups)
 
 
 @dataclass(frozen=True)
@@ -179,6 +149,16 @@ class Section:
         entries = {entry.name: entry for entry in self.entries}
         return entries[good[0]], entries[best]
 
+    @property
+    def advice(self) -> str:
+        """What the recommendation rests on, and how far it may be from the best."""
+        return sentences.recommendation(self.pairs, self.recommended[0].name)
+
+    @property
+    def runs(self) -> list[str]:
+        """The folders of all models that were scored, as the trials name them."""
+        return [cell["run"] for entry in self.entries for cell in entry.cells]
+
     @cached_property
     def verdict(self) -> str:
         """The comparison in one sentence: ``sentences.verdict``."""
@@ -226,31 +206,6 @@ def sections(out: Path, cells: Sequence[Cell], margin: float = MARGIN) -> list[S
         (section for section in found if section),
         key=lambda section: (-len(section.entries), section.split),
     )
-
-
-def read_predictions(run: Path) -> tuple[list[str], dict[str, Predictions]]:
-    """Class names, and the predictions of each split, of a run folder.
-
-    ``predictions.csv`` may end in a column that says what each photo shows (an animal, a patient).
-    """
-    classes = json.loads((run / "classes.json").read_text())
-    # Columns by position and text as it stands: a class may be called "file", "split" or "NA".
-    columns = ["file", "class", *range(len(classes)), "split", "group"]
-    text = dict.fromkeys(("file", "class", "split", "group"), str)
-    table = pd.read_csv(
-        run / "predictions.csv", header=0, names=columns, dtype=text, keep_default_na=False
-    )
-    grouped = not (table["group"].isna() | (table["group"] == "")).any()
-    label = {name: index for index, name in enumerate(classes)}
-    return classes, {
-        split: Predictions(
-            list(rows["file"]),
-            rows["class"].map(label).to_numpy(dtype=np.int64),
-            rows[list(range(len(classes)))].to_numpy(dtype=np.float64),
-            rows["group"].to_numpy() if grouped else None,
-        )
-        for split, rows in table.groupby("split")
-    }
 
 
 def _section(
@@ -313,7 +268,8 @@ def _typical_first(cells: list[Cell]) -> list[Cell]:
     """The trial whose validation loss is nearest the mean first, then by seed."""
     losses = [cell["validation"]["loss"] for cell in cells]
     middle = np.mean(losses) if losses else 0.0
-    shown = min(cells, key=lambda cell: abs(cell["validation"]["loss"] - middle), default=None)
+    away = [round(abs(loss - middle), 12) for loss in losses]  # two seeds are equally near
+    shown = cells[int(np.argmin(away))] if cells else None
     return sorted(cells, key=lambda cell: (cell is not shown, cell["seed"]))
 
 

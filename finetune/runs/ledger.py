@@ -12,8 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from finetune.data.catalog import cache_dir
-from finetune.files import commit_json
+from finetune.files import cache_dir, commit_json
 
 
 def record(split: str, runs: Collection[Path], comparison: bool = True) -> dict[str, int]:
