@@ -212,7 +212,7 @@ def ensemble(
     from finetune.commands import ensemble as ensembles
 
     folders = [run.path if isinstance(run, Run) else Path(run) for run in runs]
-    ensembles.ensemble(*folders, blend=blend, out=out, reporter=Reporter(quiet=not progress))
+    ensembles.ensemble(*folders, blend=blend, out=Path(out), reporter=Reporter(quiet=not progress))
     return Run(out, progress)
 
 

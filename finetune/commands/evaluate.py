@@ -15,7 +15,7 @@ from finetune.data import catalog
 from finetune.data.dataset import Dataset, find_bad, read_labelled
 from finetune.errors import DataError, UsageError
 from finetune.evaluation import plots
-from finetune.evaluation.metrics import confusion, per_class, per_photo, summarize
+from finetune.evaluation.metrics import confusion, measure, per_photo
 from finetune.evaluation.overlays import TILE, Tile, contact_sheet, open_photo, percent
 from finetune.files import commit, commit_json, locked
 from finetune.progress import Reporter
@@ -184,8 +184,7 @@ def _measures(dataset: Dataset, probabilities: np.ndarray) -> dict[str, Any]:
         for i in worst
     ]
     return {
-        **summarize(probabilities, labels),
-        "per_class": per_class(probabilities, labels, dataset.classes).to_dict("records"),
+        **measure(probabilities, labels, dataset.classes),
         "confusion": confusion(probabilities, labels).tolist(),
         "top_losses": top_losses,
     }

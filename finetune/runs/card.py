@@ -53,10 +53,11 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f}"
 
 
-def markdown(loader: BaseLoader) -> Environment:
-    """Templates of Markdown: nothing is escaped for HTML, unknown names are errors."""
+def templates(loader: BaseLoader, autoescape: bool = False) -> Environment:
+    """Templates whose unknown names are errors; of Markdown, which takes text as it stands, unless ``autoescape``."""
     environment = Environment(
         loader=loader,
+        autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -86,5 +87,5 @@ def _fill(
         "table": table,
         "pictures": [path.name for path in folder.glob("*.png")],
     }
-    template = markdown(PackageLoader("finetune.runs", ".")).get_template("card.md")
+    template = templates(PackageLoader("finetune.runs", ".")).get_template("card.md")
     return template.render({**result, **context})

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from conftest import finetune, paint
 from PIL import Image
-from test_report import add_cell, write
+from report_cells import add_cell, write
 
 from finetune.activations.cache import Work
 from finetune.commands import explain as command
