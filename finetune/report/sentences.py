@@ -41,8 +41,8 @@ def verdict(
             parts[0] += f", and {len(fair) - 1} more"
     others = [name for name in tied["recipe"] if name != leader]
     if others:
-        apart = f"{leader} and {listed(others)}" if not fair else f"it and {listed(others)}"
-        parts.append(f"the test photos cannot tell {apart} apart")
+        apart = f"it from {listed(others)}" if fair else f"{listed([leader, *others])} apart"
+        parts.append(f"the test photos cannot tell {apart}")
         best = f"{_up(bound(pairs, leader))} points better than {leader}"
         parts.append(f"no recipe is more than {best}")
     if alike := [name for name in others if _within(pairs, leader, name, margin)]:
