@@ -11,9 +11,11 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pandas as pd
 from scipy.stats import binom, norm
 from scipy.stats import t as student
 
+from finetune.evaluation.metrics import wilson
 from finetune.evaluation.significance import ASSUMED_SD, Design, cross
 
 PHOTOS = 1000
@@ -37,7 +39,23 @@ def simulate(
     group: int = 1,
     worse: int = 1,
 ) -> np.ndarray:
-    """Which photos the models of a matrix get right.
+    """Which photos the models of a matrix get right: bool (recipes, seeds, photos).
+
+    Arguments are as for ``margins``.
+    """
+    return margins(rng, recipes, seeds, sd, gap, group, worse) > 0
+
+
+def margins(
+    rng: np.random.Generator,
+    recipes: int,
+    seeds: int,
+    sd: float | Sequence[float],
+    gap: float = 0.0,
+    group: int = 1,
+    worse: int = 1,
+) -> np.ndarray:
+    """By how much the models of a matrix get each photo right; below 0 it is wrong.
 
     Args:
         recipes, seeds: of the matrix.
@@ -46,7 +64,7 @@ def simulate(
         group: photos of one animal; they are all right or all wrong.
 
     Returns:
-        bool (recipes, seeds, photos).
+        float (recipes, seeds, photos).
     """
     units = PHOTOS // group
     lack = _TOP - _TOTAL * norm.ppf(ACCURACY - gap / 100)
@@ -54,8 +72,7 @@ def simulate(
     skill = rng.normal(size=(recipes, seeds)) * np.reshape(sd, (-1, 1)) / 100 / _SLOPE
     photo = rng.normal(0, _DIFFICULTY, units) + rng.normal(0, _RECIPE, (recipes, 1, units))
     luck = rng.normal(0, _MODEL, (recipes, seeds, units))
-    right = (level[:, None] + skill)[:, :, None] + photo + luck > 0
-    return np.repeat(right, group, axis=2)
+    return np.repeat((level[:, None] + skill)[:, :, None] + photo + luck, group, axis=2)
 
 
 def judged(
@@ -158,6 +175,35 @@ def groups(matrices: int) -> Iterator[str]:
         yield f"| {size} | {recipes} | {' | '.join(_share(count, matrices) for count in false)} |"
 
 
+def intervals(matrices: int) -> Iterator[str]:
+    """What the other intervals cover that are shown: should be 95 % (Wilson: of one model)."""
+    yield "| recipes | seeds | sd, points | main effect, % | all log loss differences, % | Wilson, % |"
+    yield "|--:|--:|--:|--:|--:|--:|"
+    for (recipes, seeds), sd in itertools.product(
+        ((2, 3), (6, 3), (12, 3), (12, 5)), (0, 0.3, 0.7)
+    ):
+        rng = np.random.default_rng([recipes, seeds, int(10 * sd)])
+        held = np.zeros(3)
+        effect = np.where(np.arange(recipes) < recipes // 2, 1, -1)[:, None] / (recipes // 2)
+        names = [f"r{i}" for i in range(recipes)]
+        for number in range(matrices):
+            values = margins(rng, recipes, seeds, sd)
+            hits = dict(zip(names, values > 0, strict=True))
+            nats = dict(zip(names, np.logaddexp(0, -1.5 * values), strict=True))
+            main = cross(hits, INDEPENDENT, number, RESAMPLES).contrasts(effect)
+            loss = cross(nats, Design(assumed=0), number, RESAMPLES)
+            pairs = loss.contrasts(pair_weights(recipes))
+            low, high = wilson(int((margins(rng, 1, 1, 0) > 0).sum()), PHOTOS)
+            held += [_holds(main), _holds(pairs), low <= ACCURACY <= high]
+        shares = " | ".join(_share(count, matrices) for count in held)
+        yield f"| {recipes} | {seeds} | {sd} | {shares} |"
+
+
+def _holds(pairs: pd.DataFrame) -> bool:
+    """Whether all intervals hold the truth of equal recipes."""
+    return bool(((pairs["low"] <= 0) & (pairs["high"] >= 0)).all())
+
+
 def power(matrices: int) -> Iterator[str]:
     """One recipe that is worse than all others: in how many of its pairs this is found."""
     yield "| recipes | seeds | sd, points | gap, points | found, % | by the former rules, % | interval holds, % |"
@@ -171,7 +217,7 @@ def power(matrices: int) -> Iterator[str]:
 
 
 def _power_row(matrices: int, recipes: int, seeds: int, sd: float, gap: float) -> str:
-    rng = np.random.default_rng([recipes, seeds, int(10 * sd), gap])
+    rng = np.random.default_rng([recipes, seeds, int(10 * sd), int(gap)])
     fixed = frozenset(f"r{i}" for i in range(recipes)) if seeds == 1 and sd == 0 else frozenset()
     found = np.zeros(3)
     asked = slice(recipes - 1)  # the first one's pairs
@@ -195,7 +241,7 @@ def sentences(matrices: int) -> Iterator[str]:
 
 
 def _sentence_rows(matrices: int, recipes: int, seeds: int, sd: float, gap: float) -> Iterator[str]:
-    rng = np.random.default_rng([recipes, seeds, int(10 * sd), gap])
+    rng = np.random.default_rng([recipes, seeds, int(10 * sd), int(gap)])
     half = recipes // 2
     truth = np.where(np.arange(recipes) < half, -gap / 100, 0)
     weights = pair_weights(recipes)
@@ -244,7 +290,14 @@ def _share(count: float, trials: int) -> str:
     return f"{100 * share:.1f} ± {100 * np.sqrt(share * (1 - share) / trials):.1f}"
 
 
-TABLES = {"level": level, "mixed": mixed, "groups": groups, "power": power, "sentences": sentences}
+TABLES = {
+    "level": level,
+    "mixed": mixed,
+    "groups": groups,
+    "intervals": intervals,
+    "power": power,
+    "sentences": sentences,
+}
 
 
 if __name__ == "__main__":

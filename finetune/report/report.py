@@ -21,8 +21,9 @@ from finetune.evaluation.metrics import confusion, top_confusions
 from finetune.evaluation.planning import MARGIN
 from finetune.files import commit, commit_text
 from finetune.report import figures
+from finetune.report.entries import Cell, Entry
 from finetune.report.galleries import explanations, galleries
-from finetune.report.sections import Cell, Entry, Section, sections
+from finetune.report.sections import Section, sections
 from finetune.report.sentences import scored
 from finetune.report.table import results_table
 from finetune.runs import ledger

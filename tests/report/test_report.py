@@ -26,7 +26,8 @@ from finetune.evaluation.metrics import (
 from finetune.report import figures
 from finetune.report.galleries import galleries
 from finetune.report.report import quantity
-from finetune.report.sections import read_predictions, sections
+from finetune.report.sections import sections
+from finetune.runs.predictions import read_predictions
 
 OTHER = "b" * 64
 HOSTILE = "<script>window.pwned = 1</script>"
