@@ -1,294 +1,300 @@
-"""Which recipes differ for real: paired comparison of many recipes on the same test photos.
+"""Which recipes differ for real: one test over photos and seeds, for all pairs of recipes at once.
 
-A recipe is a group of cells that differ in nothing but the seed. Three rules decide that one beats another:
+Photos and seeds are crossed random factors, as cases and readers are in radiology (Obuchowski and
+Rockette 1995, Communications in Statistics 24:285; Gallas 2007, Academic Radiology 14:S66):
+another test set would hold other photos, and another training run would give another model.
 
-1. **Photos.** Each recipe is represented by one trained model, named before the test split is opened: the seed whose
-   validation loss is the median (:func:`representative`). Two such models are compared by McNemar's exact test on the
-   photos that only one of them gets right. It needs no approximation, and its null hypothesis is the plain one: both
-   models are right equally often.
-2. **Many pairs.** The p-values of all pairs are adjusted by Holm's method. When the models are all equally accurate,
-   the chance of a matrix with any "better" in it is at most 5 %.
-3. **Seeds.** McNemar's test speaks of two trained models, and of two recipes only as far as training again would give
-   the same. Where both recipes ran with two seeds or more, their seeds' test accuracies must differ too, in the same
-   direction, by Welch's t-test at 5 %. This is a second lock, not a second chance: it can only take verdicts away.
+1. **Statistic.** The difference of two recipes' accuracies, each averaged over its seeds, over the
+   square root of its variance: that of the photos plus that of the seeds' skills. The latter is
+   pooled over the recipes of one strategy; a recipe whose seeds scatter more keeps its own.
+2. **Null distribution.** The sign of every photo (or group of photos) is flipped at random, the same
+   flips for all recipes, and every mean gets a drawn seed effect. The variance of the seeds is
+   known from few of them and is therefore drawn, too: variance x df / chi-squared.
+3. **Many pairs.** Step-down max-T over all pairs (Westfall and Young 1993): in a matrix of equal
+   recipes the chance of any "better" is at most 5 %. The intervals are simultaneous and come from
+   the same draws: all hold at once, whichever pair is looked at afterwards.
 
-Why the second lock: six equal recipes with three seeds each on 1,000 photos, whose accuracy varies by 0.7 points from
-seed to seed, have a false "better" in about 4 matrices of 10 under the first two rules, and in about 4 of 100 with the
-third (tests/test_significance.py simulates it). At 1.2 points from seed to seed the third rule no longer suffices
-(about 1 in 6): run more seeds. With a single seed a verdict is about those two trained models and no more.
+Two recipes without randomness, or with ``assumed=0`` and one run each, get McNemar's exact test up
+to Monte Carlo error. One run of a random recipe says nothing about other seeds, so that a standard
+deviation of ``ASSUMED_SD`` is taken for granted. Claims are about recipes where the seeds leave
+``ENOUGH`` degrees of freedom, and about "these trained models" elsewhere.
 
-Bootstrap intervals are 95 % for each pair by itself. They show the size of a difference; they do not decide.
-Rows that were measured on different photos must not come here together: compare their split digests first.
+``docs/honesty.md`` shows how often all this is wrong, in simulation.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import ttest_ind_from_stats
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
+from scipy.stats import chi2, norm
 
-from finetune.evaluation.power import ALPHA, minimum_detectable_difference
+from finetune.evaluation.planning import ALPHA
+
+ASSUMED_SD = 0.003  # of a random recipe's accuracy from seed to seed, where no recipe has two
+ENOUGH = 8  # degrees of freedom of the seeds' variance that allow a claim about recipes
+RESAMPLES = 1999
 
 
-def representative(validation_loss: Mapping[int, float]) -> int:
-    """The seed that stands for its recipe: the one with the median validation loss, of an even number the lower median.
+@dataclass(frozen=True)
+class Design:
+    """What the rows and columns of a table of results are.
+
+    Attributes:
+        fixed: recipes that give the same model every time, see ``strategies.is_deterministic``.
+        kinds: recipe -> its strategy; recipes of one kind share the variance of their seeds.
+            A recipe that is missing is of the kind "".
+        groups: (photos,) what each photo shows (an animal, a patient, a burst): photos of one group
+            count as one draw. None: photos are independent.
+        assumed: sd of the accuracies (fraction) of a random recipe's seeds, if none can be had.
+    """
+
+    fixed: Collection[str] = ()
+    kinds: Mapping[str, str] | None = None
+    groups: np.ndarray | None = None
+    assumed: float = ASSUMED_SD
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """The recipes' means, and draws of where they would lie if no recipe differed: see ``cross``.
+
+    Attributes:
+        names: of the recipes.
+        mean: float (recipes,), over photos and seeds.
+        parts: float (photos or groups, recipes); sums to ``mean`` but for a shared constant.
+        share: float (photos or groups,), of the photos; the sum is 1.
+        seeds: float (recipes,), variance of each mean that comes from its seeds' skills.
+        drawn: float32 (resamples, recipes).
+        known: bool (recipes,), whether a claim may be about the recipe and not its models alone.
+        least: variance of a difference that an interval does not go below.
+    """
+
+    names: list[str]
+    mean: np.ndarray
+    parts: np.ndarray
+    share: np.ndarray
+    seeds: np.ndarray
+    drawn: np.ndarray
+    known: np.ndarray
+    least: float
+
+    def contrasts(self, weights: np.ndarray) -> pd.DataFrame:
+        """Test weighted sums of the means, all at once.
+
+        Args:
+            weights: float (recipes, contrasts), the sum of each column is 0.
+
+        Returns:
+            One row per contrast: difference, low and high (simultaneous 95 %), p (step-down max-T).
+        """
+        difference = self.mean @ weights
+        by_photo = self.parts @ weights
+        seeds = self.seeds @ weights**2
+        photos = (by_photo**2).sum(axis=0)  # flipping signs leaves it as it is
+        scale = np.sqrt(photos + seeds)
+        scale = np.where(scale > 0, scale, np.inf)
+        null = np.abs(self.drawn @ weights.astype(np.float32)) / scale.astype(np.float32)
+        p = _step_down(np.abs(difference) / scale, null)
+        # The spread around the estimate. Few discordant photos do not know their own spread.
+        around = ((by_photo - self.share[:, None] * difference) ** 2).sum(axis=0)
+        spread = np.maximum(around, self.least / 2 * (weights**2).sum(axis=0))
+        reach = _critical(null) * np.sqrt(spread + seeds)
+        return pd.DataFrame({"difference": difference, **_bounds(difference, reach, p), "p": p})
+
+
+def cross(
+    tables: Mapping[str, np.ndarray],
+    design: Design = Design(),
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Crossed:
+    """Prepare the test of recipes that were measured on the same photos.
 
     Args:
-        validation_loss: seed -> validation loss; NaN for a run that diverged, which counts as the worst.
-
-    Raises:
-        ValueError: there is no seed, or half of them or more diverged, so that no usable run is typical.
+        tables: recipe -> (seeds, photos), bool (right or wrong) or float (losses).
+        design: what rows and columns are.
+        seed, resamples: of the draws.
     """
-    seeds, losses = (
-        list(validation_loss),
-        np.array(list(validation_loss.values()), dtype=np.float64),
+    n = next(iter(tables.values())).shape[1]
+    index = (
+        np.arange(n) if design.groups is None else np.unique(design.groups, return_inverse=True)[1]
     )
-    middle = (len(seeds) - 1) // 2
-    if not seeds or not np.isfinite(np.sort(losses)[middle]):
-        raise ValueError(
-            f"validation losses are {dict(validation_loss)}; allowed: at least one seed, most of them finite; "
-            "leave the recipe out of the comparison as diverged"
-        )
-    return seeds[np.argsort(losses, kind="stable")[middle]]
-
-
-def seed_summary(seed_accuracies: Mapping[str, Sequence[float]]) -> pd.DataFrame:
-    """Mean, sd (ddof 1, NaN for one seed) and n (seeds) of each recipe's test accuracies, indexed by recipe."""
-    table = pd.DataFrame(
-        {name: pd.Series(values, dtype=np.float64) for name, values in seed_accuracies.items()}
-    )
-    return pd.DataFrame({"mean": table.mean(), "sd": table.std(), "n": table.count()}).rename_axis(
-        "recipe"
-    )
+    summed = [_by_group(table / n, index) for table in tables.values()]
+    parts = np.stack([rows.mean(axis=0) for rows in summed], axis=1)
+    rng = np.random.default_rng(seed)
+    flips = rng.integers(0, 2, (resamples, len(parts)), dtype=np.int8).astype(np.float32) * 2 - 1
+    skill, drawn, known = _seeds(list(tables), summed, design, rng, resamples)
+    mean = parts.sum(axis=0)
+    parts = parts - parts.mean(axis=1, keepdims=True)  # what all share tells nothing apart
+    noise = rng.standard_normal(drawn.shape, dtype=np.float32) * np.sqrt(drawn)
+    share = np.bincount(index) / n
+    # One photo more on either side keeps intervals from shrinking to nothing.
+    hits = all(table.dtype == np.bool_ for table in tables.values())
+    least = 2 * float(share @ share) / len(share) if hits else 0.0
+    drawn = flips @ parts.astype(np.float32) + noise
+    return Crossed(list(tables), mean, parts, share, skill, drawn, known, least)
 
 
 def compare_pairs(
     correct: Mapping[str, np.ndarray],
     losses: Mapping[str, np.ndarray],
-    seed_accuracies: Mapping[str, Sequence[float]] | None = None,
+    design: Design = Design(),
     seed: int = 0,
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
 ) -> pd.DataFrame:
-    """Compare every recipe's representative with every other's on the same photos.
+    """Compare every recipe with every other on the same photos.
 
     Args:
-        correct: recipe -> bool (n,): whether the representative names photo i rightly. The order of photos is the same
-            for all recipes.
-        losses: recipe -> float (n,): its negative log likelihood of photo i, nats; the same recipes.
-        seed_accuracies: recipe -> test accuracies of all its seeds, the representative's included (fractions).
-        seed: of the bootstrap.
-        resamples: number of bootstrap samples of the n photos, the same ones for all pairs.
+        correct: recipe -> bool (seeds, n) or (n,): whether the model names photo i rightly. The
+            first row is the model that is shown. The order of photos is the same for all recipes.
+        losses: recipe -> float of the same shape, negative log likelihood, nats.
+        design, seed, resamples: see ``cross``.
 
     Returns:
-        One row per pair (a before b in ``correct``): a, b; difference (accuracy of a minus that of b, fraction) with
-        low and high (95 % paired percentile bootstrap); only_a, only_b (photos that only one gets right); p (McNemar,
-        exact), p_holm; seed_difference (of the seeds' means), p_seeds (Welch), both NaN where there are no seeds to
-        compare; loss_difference (nats), loss_low, loss_high; better (the winner's name, or None).
+        One row per pair (a before b in ``correct``): a, b; difference (accuracy of a minus that of
+        b, fraction) with low and high (95 %, simultaneous over all pairs); p (adjusted; p_holm is
+        the same); only_a, only_b (photos that one shown model alone gets right); better (the
+        winner's name, or None); scope of the claim ("models" or "recipes"); same (whether both
+        are right on the same photos with every seed); loss_difference (nats), loss_low, loss_high.
 
     Raises:
-        ValueError: the recipes or the photos of the arguments do not match, or a loss is not finite.
+        ValueError: the recipes or the photos of the arguments do not match, or a loss is infinite.
     """
-    hits, nats = _aligned(correct, losses, seed_accuracies)
-    names = np.array(list(correct), dtype=object)
+    hits, nats = _aligned(correct, losses)
+    names = list(hits)
     first, second = np.triu_indices(len(names), k=1)
-    parts = [
-        pd.DataFrame({"a": names[first], "b": names[second]}),
-        _mcnemar(hits, first, second),
-        _welch(seed_accuracies or dict.fromkeys(correct, ()), first, second),
-        _bootstrap(hits, nats, first, second, resamples, seed),
-    ]
-    pairs = pd.concat(parts, axis=1)
-    a_leads, one_seed = pairs["difference"] > 0, pairs["p_seeds"].isna()
-    seeds_agree = (pairs["p_seeds"] < ALPHA) & ((pairs["seed_difference"] > 0) == a_leads)
-    proven = (pairs["p_holm"] < ALPHA) & (seeds_agree | one_seed)
-    winner = np.where(a_leads, names[first], names[second])
-    # As object: pandas's string type would turn None into NaN.
+    weights = np.zeros((len(names), len(first)))
+    weights[first, np.arange(len(first))] = 1
+    weights[second, np.arange(len(first))] = -1
+    crossed = cross(hits, design, seed, resamples)
+    pairs = crossed.contrasts(weights)
+    table = np.array(names, dtype=object)
+    winner = np.where(pairs["difference"] > 0, table[first], table[second])
+    shown = np.column_stack([rows[0] for rows in hits.values()])
+    own = Design(design.fixed, design.kinds, design.groups, assumed=0)
+    loss = cross(nats, own, seed, resamples).contrasts(weights)
+    pairs.insert(0, "a", table[first])
+    pairs.insert(1, "b", table[second])
     return pairs.assign(
-        better=pd.Series(np.where(proven, winner, np.array(None, dtype=object)), dtype=object)
+        p_holm=pairs["p"],
+        only_a=(shown[:, first] & ~shown[:, second]).sum(axis=0),
+        only_b=(shown[:, second] & ~shown[:, first]).sum(axis=0),
+        # As object: pandas's string type would turn None into NaN.
+        better=pd.Series(np.where(pairs["p"] <= ALPHA, winner, np.array(None)), dtype=object),
+        scope=np.where(crossed.known[first] & crossed.known[second], "recipes", "models"),
+        same=[
+            np.array_equal(hits[names[a]], hits[names[b]])
+            for a, b in zip(first, second, strict=True)
+        ],
+        loss_difference=loss["difference"],
+        loss_low=loss["low"],
+        loss_high=loss["high"],
     )
 
 
-def tie_groups(
-    correct: Mapping[str, np.ndarray], pairs: pd.DataFrame, cost: Mapping[str, float]
-) -> pd.DataFrame:
-    """Rank recipes in groups that the test photos cannot tell apart.
+def _seeds(
+    names: list[str],
+    summed: list[np.ndarray],
+    design: Design,
+    rng: np.random.Generator,
+    resamples: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each mean: variance by its seeds' skills (recipes,), draws of it (resamples, recipes).
 
-    The most accurate recipe leads group 1, which holds every recipe that it does not beat; the most accurate of the
-    others leads group 2; and so on. "Not told apart" is not transitive: two members of a group are each tied with its
-    leader, yet one may beat the other, and a recipe of group 2 may be tied with a member of group 1 other than the
-    leader. A group therefore answers one question only: which recipes may be as good as this leader?
-
-    Args:
-        correct, pairs: what :func:`compare_pairs` took and returned.
-        cost: recipe -> any cost, smaller is cheaper; infinite where unknown.
-
-    Returns:
-        One row per recipe: group (from 1), recipe, accuracy (fraction), cost. Inside a group the cheapest comes first.
-
-    Raises:
-        ValueError: a recipe has no cost, or NaN.
+    Skill is what the seeds' accuracies vary by beyond the luck of each model with single photos.
+    The third array says whether there are seeds enough.
     """
-    if missing := [name for name in correct if not cost.get(name, np.nan) >= -np.inf]:
-        raise ValueError(
-            f"no cost for {', '.join(missing)}; allowed: one number per recipe; pass infinity if unknown"
-        )
-    accuracy = {name: float(np.mean(hits)) for name, hits in correct.items()}
-    beats = {(row.better, row.b if row.better == row.a else row.a) for row in pairs.itertuples()}
-    remaining = sorted(correct, key=lambda name: (-accuracy[name], cost[name], name))
-    rows: list[tuple[int, str, float, float]] = []
-    group = 0
-    while remaining:
-        group += 1
-        tied = [name for name in remaining if (remaining[0], name) not in beats]
-        rows += [
-            (group, name, accuracy[name], cost[name]) for name in sorted(tied, key=cost.__getitem__)
-        ]
-        remaining = [name for name in remaining if name not in tied]
-    return pd.DataFrame(rows, columns=["group", "recipe", "accuracy", "cost"])
-
-
-def verdict(pairs: pd.DataFrame, groups: pd.DataFrame, photos: int) -> str:
-    """The comparison in one plain sentence; p is Holm's, the interval the pair's own bootstrap.
-
-    Args:
-        pairs, groups: from :func:`compare_pairs` and :func:`tie_groups`.
-        photos: size of the test split.
-    """
-    if len(groups) == 1:
-        return f"{groups['recipe'][0]} is the only recipe: there is nothing to compare it with"
-    tied, beaten = groups[groups["group"] == 1], groups[groups["group"] > 1]
-    if beaten.empty:
-        return f"the test photos cannot tell {_listed(tied['recipe'])} apart; {_detection_limit(pairs, photos)}"
-    leader, runner_up = (
-        tied["recipe"][tied["accuracy"].idxmax()],
-        beaten["recipe"][beaten["accuracy"].idxmax()],
+    count = np.array([len(rows) for rows in summed])
+    random = np.array([name not in design.fixed for name in names])
+    kind = np.array([(design.kinds or {}).get(name, "") for name in names])
+    df = (count - 1) * random
+    total = np.array(
+        [rows.sum(axis=1).var(ddof=1) if d else 0 for rows, d in zip(summed, df, strict=True)]
     )
-    sentence = f"{leader} beats {runner_up} by {_difference(pairs, leader, runner_up)}"
-    if len(beaten) > 1:
-        sentence += f", and {len(beaten) - 1} more"
-    if len(tied) > 1:
-        sentence += f"; the test photos cannot tell it from {_listed(tied['recipe'][tied['recipe'] != leader])}"
-    return sentence
+    luck = np.array(
+        [rows.var(axis=0, ddof=1).sum() if d else 0 for rows, d in zip(summed, df, strict=True)]
+    )
+    skill = np.zeros(len(names))
+    drawn = np.zeros((resamples, len(names)))
+    known = ~random
+    for one in np.unique(kind[random]):
+        mine = random & (kind == one)
+        own_df = df * mine
+        weight = own_df if own_df.any() else df  # a kind without replicates borrows the others'
+        if not weight.any():
+            skill[mine] = design.assumed**2
+            drawn[:, mine] = design.assumed**2
+            continue
+        pooled = np.full(len(names), total @ weight / weight.sum())
+        limit = chi2.isf(ALPHA, np.maximum(df, 1)) / np.maximum(df, 1)
+        pooled = np.where(total > pooled * limit, total, pooled)[mine]
+        chance = luck @ weight / weight.sum()
+        factor = weight.sum() / rng.chisquare(weight.sum(), (resamples, 1))
+        skill[mine] = np.maximum(pooled - chance, 0)
+        drawn[:, mine] = np.maximum(pooled * factor - chance, 0)
+        known[mine] = own_df.sum() >= ENOUGH
+    return skill / count, (drawn / count).astype(np.float32), known
+
+
+def _step_down(size: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """Adjusted p: size (contrasts,) against null (resamples, contrasts), both above 0."""
+    order = np.argsort(-size, kind="stable")
+    largest = np.maximum.accumulate(null[:, order[::-1]], axis=1)[:, ::-1]  # this and all weaker
+    reached = (largest >= size[order] * (1 - 1e-5)).sum(axis=0)  # float32 sums are not exact
+    p = np.empty(len(size))
+    p[order] = np.maximum.accumulate((1 + reached) / (1 + len(null)))
+    return p
+
+
+def _critical(null: np.ndarray) -> float:
+    """What the largest of a row exceeds in 5 % of them, at least as for a single normal one."""
+    if not null.size:
+        return 0.0
+    largest = np.sort(null.max(axis=1))
+    return max(float(largest[-max(1, int(ALPHA * (1 + len(null))))]), norm.isf(ALPHA / 2))
+
+
+def _bounds(difference: np.ndarray, reach: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
+    """Interval and p agree: what is found ends at 0 at the latest, what is not found holds 0."""
+    low = difference - reach
+    high = difference + reach
+    found = p <= ALPHA
+    up = found & (difference > 0)
+    down = found & (difference < 0)
+    low = np.where(up, np.maximum(low, 0), np.where(down, low, np.minimum(low, 0)))
+    high = np.where(down, np.minimum(high, 0), np.where(up, high, np.maximum(high, 0)))
+    return {"low": low, "high": high}
+
+
+def _by_group(table: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Sums of (seeds, photos) over the photos of each group: (seeds, groups)."""
+    return np.stack([np.bincount(index, row) for row in table])
 
 
 def _aligned(
-    correct: Mapping[str, np.ndarray],
-    losses: Mapping[str, np.ndarray],
-    seed_accuracies: Mapping[str, Sequence[float]] | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """bool and float64 arrays of shape (photos, recipes), in the order of ``correct``."""
-    others = [losses] if seed_accuracies is None else [losses, seed_accuracies]
-    if not correct or any(set(correct) != set(other) for other in others):
+    correct: Mapping[str, np.ndarray], losses: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Both with arrays (seeds, photos)."""
+    if not correct or set(correct) != set(losses):
         raise ValueError(
-            f"recipes are {[list(mapping) for mapping in (correct, *others)]}; allowed: the same names, at least one, "
-            "in correct, losses and seed_accuracies; pass every recipe in each"
+            f"recipes are {[list(correct), list(losses)]}; allowed: the same names, at least one, "
+            "in correct and losses; pass every recipe in both"
         )
-    shapes = {name: (np.shape(correct[name]), np.shape(losses[name])) for name in correct}
-    first = np.shape(next(iter(correct.values())))
-    if (
-        len(first) != 1
-        or first[0] == 0
-        or any(shape != (first, first) for shape in shapes.values())
-    ):
+    hits = {name: np.atleast_2d(correct[name]) for name in correct}
+    nats = {name: np.atleast_2d(losses[name]).astype(np.float64) for name in correct}
+    shapes = {name: (hits[name].shape, nats[name].shape) for name in correct}
+    n = next(iter(hits.values())).shape[-1]
+    if n == 0 or any(len(a) != 2 or a != b or a[1] != n for a, b in shapes.values()):
         raise ValueError(
-            f"shapes of (correct, losses) are {shapes}; allowed: (n,) for all, n at least 1; compare on the same photos"
+            f"shapes of (correct, losses) are {shapes}; allowed: (seeds, n) or (n,) for all, n at "
+            "least 1; compare on the same photos"
         )
-    hits = np.column_stack([correct[name] for name in correct])
-    nats = np.column_stack([losses[name] for name in correct]).astype(np.float64)
-    if hits.dtype != np.bool_ or not np.isfinite(nats).all():
+    kinds = {str(rows.dtype) for rows in hits.values()}
+    infinite = sum(int((~np.isfinite(rows)).sum()) for rows in nats.values())
+    if kinds != {"bool"} or infinite:
         raise ValueError(
-            f"correct is {hits.dtype} and {np.sum(~np.isfinite(nats))} losses are not finite; allowed: bool and finite "
-            "floats; take both from metrics.per_photo"
+            f"correct is {', '.join(sorted(kinds))} and {infinite} losses are not finite; allowed: "
+            "bool and finite floats; take both from metrics.per_photo"
         )
     return hits, nats
-
-
-def _mcnemar(hits: np.ndarray, first: np.ndarray, second: np.ndarray) -> pd.DataFrame:
-    only_a = (hits[:, first] & ~hits[:, second]).sum(axis=0)
-    only_b = (hits[:, second] & ~hits[:, first]).sum(axis=0)
-    # The photos that both or neither get right do not enter the test.
-    p = np.array(
-        [mcnemar([[0, a], [b, 0]], exact=True).pvalue for a, b in zip(only_a, only_b, strict=True)]
-    )
-    p_holm = multipletests(p, method="holm")[1] if len(p) else p
-    difference = (only_a - only_b) / len(hits)
-    return pd.DataFrame(
-        {"difference": difference, "only_a": only_a, "only_b": only_b, "p": p, "p_holm": p_holm}
-    )
-
-
-def _welch(
-    seed_accuracies: Mapping[str, Sequence[float]], first: np.ndarray, second: np.ndarray
-) -> pd.DataFrame:
-    mean, sd, n = seed_summary(seed_accuracies).to_numpy(dtype=np.float64).T
-    a, b = (mean[first], sd[first], n[first]), (mean[second], sd[second], n[second])
-    with np.errstate(
-        divide="ignore", invalid="ignore"
-    ):  # one seed has no sd; seeds that are all alike have sd 0
-        p = ttest_ind_from_stats(*a, *b, equal_var=False).pvalue
-    alike = (sd[first] == 0) & (sd[second] == 0)
-    difference = mean[first] - mean[second]
-    return pd.DataFrame(
-        {"seed_difference": difference, "p_seeds": np.where(alike, difference == 0, p)}
-    )
-
-
-def _bootstrap(
-    hits: np.ndarray,
-    nats: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
-    resamples: int,
-    seed: int,
-) -> pd.DataFrame:
-    """Percentile intervals, the same resamples for all pairs: scipy.stats.bootstrap would draw anew for each."""
-    rng, n = np.random.default_rng(seed), len(hits)
-    values, per_draw = np.hstack([hits, nats]), max(1, 2_000_000 // n)  # 16 MB of counts at a time
-    sizes = [min(per_draw, resamples - start) for start in range(0, resamples, per_draw)]
-    draws = np.vstack(
-        [rng.multinomial(n, np.full(n, 1 / n), size=size) @ values / n for size in sizes]
-    )
-    accuracy, loss = np.hsplit(draws, 2)
-    low, high = np.quantile(
-        accuracy[:, first] - accuracy[:, second], [ALPHA / 2, 1 - ALPHA / 2], axis=0
-    )
-    loss_low, loss_high = np.quantile(
-        loss[:, first] - loss[:, second], [ALPHA / 2, 1 - ALPHA / 2], axis=0
-    )
-    difference = nats.mean(axis=0)[first] - nats.mean(axis=0)[second]
-    columns = {
-        "low": low,
-        "high": high,
-        "loss_difference": difference,
-        "loss_low": loss_low,
-        "loss_high": loss_high,
-    }
-    return pd.DataFrame(columns)
-
-
-def _difference(pairs: pd.DataFrame, winner: str, loser: str) -> str:
-    """For example ``1.1 points (0.3 to 1.9, p = 0.01)``."""
-    pair = pairs[pairs["a"].isin([winner, loser]) & pairs["b"].isin([winner, loser])].iloc[0]
-    size, low, high = 100 * pair[["difference", "low", "high"]].to_numpy(dtype=np.float64)
-    if pair["a"] == loser:
-        size, low, high = -size, -high, -low
-    p = "p < 0.001" if pair["p_holm"] < 0.001 else f"p = {pair['p_holm']:.2g}"
-    return f"{size:.1f} points ({low:.1f} to {high:.1f}, {p})"
-
-
-def _detection_limit(pairs: pd.DataFrame, photos: int) -> str:
-    share = float((pairs["only_a"] + pairs["only_b"]).median()) / photos
-    limit = minimum_detectable_difference(photos, share, ALPHA / len(pairs))
-    if np.isnan(limit):
-        return f"{photos:,} photos are too few to detect any difference"
-    return f"differences under {100 * limit:.1f} points cannot be relied on to show with {photos:,} photos"
-
-
-def _listed(names: Sequence[str], limit: int = 4) -> str:
-    """``A, B and C``; a long list ends in ``and 9 others``."""
-    names = list(names)
-    if len(names) > limit:
-        names = [*names[: limit - 1], f"{len(names) - limit + 1} others"]
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

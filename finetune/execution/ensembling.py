@@ -16,7 +16,7 @@ from finetune.evaluation.metrics import confusion, mcnemar, measure, per_photo
 from finetune.files import commit, commit_by_name, commit_json, commit_text, locked
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.recipe import Recipe, reopen
-from finetune.report.sections import Predictions, read_predictions
+from finetune.runs.predictions import Predictions, read_predictions
 from finetune.runs.card import render_ensemble
 from finetune.runs.folder import read_recipe, read_result
 

@@ -30,6 +30,7 @@ class Strategy:
     streams: bool
     solver: str  # of a linear head
     defaults: dict[str, Any]
+    fixed_by: tuple[str, ...] = ()  # solvers that leave no randomness in training
 
     def cut(self, backbone: str, blocks: int) -> str:
         """The name of the cut below everything that learns."""
@@ -46,6 +47,7 @@ STRATEGIES = {
         streams=False,
         defaults={"augment": "none", "epochs": 100, "learning_rate": 1e-3},
         solver="lbfgs",
+        fixed_by=("lbfgs",),
     ),
     "frozen-base": Strategy(
         summary="frozen backbone, fresh augmentation every epoch; only the head learns",
@@ -54,6 +56,7 @@ STRATEGIES = {
         streams=True,
         defaults={"augment": "light", "epochs": 10, "learning_rate": 1e-3},
         solver="keras",
+        fixed_by=("lbfgs",),
     ),
     "top-blocks": Strategy(
         summary="a converged head, then the top blocks and the head learn together",
@@ -72,3 +75,8 @@ STRATEGIES = {
         solver="lbfgs",
     ),
 }
+
+
+def is_deterministic(strategy: str, solver: str, views: str | int) -> bool:
+    """Whether another seed gives the same model: a convex fit of the head, on views that are stored."""
+    return solver in STRATEGIES[strategy].fixed_by and views != "fresh"

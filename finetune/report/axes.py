@@ -1,15 +1,17 @@
-"""What each setting of a matrix does, told by the pairs of recipes that differ in it alone."""
+"""What each swept setting of a matrix does, by the pairs of recipes that differ in it alone."""
 
+import itertools
 import json
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import yaml
 
 from finetune.data.augment import PRESETS
+from finetune.evaluation.planning import MARGIN
+from finetune.evaluation.significance import Crossed
 
 # What goes with a choice and means nothing across it: 100 epochs of a head are not 20 epochs of a block.
 _COMPANIONS = {
@@ -41,35 +43,73 @@ def data_name(run: Path) -> str:
     )
 
 
-def effects(settings: Mapping[str, Mapping[str, str]], pairs: pd.DataFrame) -> list[dict[str, Any]]:
-    """What each axis does.
+def effects(
+    settings: Mapping[str, Mapping[str, str]], crossed: Crossed, margin: float = MARGIN
+) -> list[dict[str, Any]]:
+    """What each swept setting does: its main effect, pooled over the pairs that differ in it alone.
 
-    Two recipes differ in an axis alone when nothing else differs but what goes with it: epochs, learning rate, views,
-    blocks and solver with the strategy, views with the augmentation, the solver with the head.
+    Two recipes differ in a setting alone when nothing else differs but what goes with it: epochs,
+    learning rate, views, blocks and solver with the strategy, views with the augmentation, the
+    solver with the head.
 
     Args:
-        settings: recipe -> axis -> value, from :func:`read_settings`.
-        pairs: from ``significance.compare_pairs``.
+        settings: recipe -> setting -> value, from ``read_settings``.
+        crossed: of the test accuracies.
+        margin: a difference of accuracy (fraction) under it does not matter.
 
     Returns:
-        One dict per axis in which any two recipes differ alone: axis, pairs and apart (numbers of pairs), wins (value
-        -> pairs won, most first).
+        One dict per setting in which any two recipes differ alone: axis, pairs (their number) and
+        contrasts, one dict per two values: value, against, pairs, difference (fraction, at least
+        0) with low and high (95 %, simultaneous over all contrasts), p, alike (whether the
+        interval lies within the margin) and scope ("models" or "recipes").
     """
+    matched = _matched(settings, crossed.names)
+    if not matched:
+        return []
+    weights = np.zeros((len(crossed.names), len(matched)))
+    for column, pairs in enumerate(matched.values()):
+        for a, b in pairs:
+            weights[a, column] += 1 / len(pairs)
+            weights[b, column] -= 1 / len(pairs)
     found: dict[str, dict[str, Any]] = {}
-    for row in pairs.itertuples():
-        a, b = settings[row.a], settings[row.b]
-        changed = {axis for axis in {**a, **b} if a.get(axis) != b.get(axis)}
-        alone = [axis for axis in changed if changed - _COMPANIONS.get(axis, set()) == {axis}]
-        for axis in alone:
-            effect = found.setdefault(
-                axis, {"axis": axis, "pairs": 0, "apart": 0, "wins": Counter()}
-            )
-            effect["pairs"] += 1
-            if row.better:
-                effect["apart"] += 1
-                effect["wins"][settings[row.better].get(axis, "unset")] += 1
+    tested = crossed.contrasts(weights).to_dict("records")
+    for ((axis, value, against), pairs), row in zip(matched.items(), tested, strict=True):
+        one = {"value": value, "against": against, "pairs": len(pairs), **row}
+        one["alike"] = bool(-margin < row["low"] and row["high"] < margin)
+        involved = sorted({recipe for pair in pairs for recipe in pair})
+        one["scope"] = "recipes" if crossed.known[involved].all() else "models"
+        effect = found.setdefault(axis, {"axis": axis, "pairs": 0, "contrasts": []})
+        effect["pairs"] += len(pairs)
+        effect["contrasts"].append(_upright(one))
     order = [axis for axis in next(iter(settings.values())) if axis in found]
-    return [{**found[axis], "wins": dict(found[axis]["wins"].most_common())} for axis in order]
+    return [found[axis] for axis in order]
+
+
+def _matched(
+    settings: Mapping[str, Mapping[str, str]], names: Sequence[str]
+) -> dict[tuple[str, str, str], list[tuple[int, int]]]:
+    """(setting, value, other value) -> the pairs of recipes, by number, that differ in it alone."""
+    matched: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
+    for first, second in itertools.combinations(range(len(names)), 2):
+        a, b = settings[names[first]], settings[names[second]]
+        changed = {axis for axis in {**a, **b} if a.get(axis) != b.get(axis)}
+        for axis in sorted(changed):
+            if changed - _COMPANIONS.get(axis, set()) == {axis}:
+                values = (a.get(axis, "unset"), b.get(axis, "unset"))
+                if (axis, *values[::-1]) in matched:
+                    matched[(axis, *values[::-1])].append((second, first))
+                else:
+                    matched.setdefault((axis, *values), []).append((first, second))
+    return matched
+
+
+def _upright(contrast: dict[str, Any]) -> dict[str, Any]:
+    """Turned round where the difference is negative."""
+    if contrast["difference"] >= 0:
+        return contrast
+    swapped = {"value": contrast["against"], "against": contrast["value"]}
+    size = {"difference": -contrast["difference"]}
+    return {**contrast, **swapped, **size, "low": -contrast["high"], "high": -contrast["low"]}
 
 
 def _head(head: dict[str, Any]) -> str:

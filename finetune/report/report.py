@@ -18,11 +18,15 @@ from markupsafe import Markup
 
 from finetune import __version__
 from finetune.evaluation.metrics import confusion, top_confusions
+from finetune.evaluation.planning import MARGIN
 from finetune.files import commit, commit_text
 from finetune.report import figures
+from finetune.report.entries import Cell, Entry
 from finetune.report.galleries import explanations, galleries
-from finetune.report.sections import Cell, Entry, Section, sections
+from finetune.report.sections import Section, sections
+from finetune.report.sentences import scored
 from finetune.report.table import results_table
+from finetune.runs import ledger
 from finetune.runs.card import templates
 
 SHOWN_PANELS = 24
@@ -62,7 +66,7 @@ def write_report(out: Path, cells: Sequence[Cell], plan: Mapping[str, Any]) -> d
     Raises:
         DataError: cells with the same split digest name different photos.
     """
-    ranked = sections(out, cells)
+    ranked = sections(out, cells, plan.get("margin", MARGIN))
     rows = [row for section in ranked for row in _rows(section)]
     parts = [_context(section, out, plan, len(ranked)) for section in ranked]
     context: dict[str, Any] = {
@@ -143,9 +147,10 @@ def _context(section: Section, out: Path, plan: Mapping[str, Any], splits: int) 
     root = Path(plan["roots"][section.split]) if section.split in plan.get("roots", {}) else None
     points = [row for row in rows if row["cost_seconds"] is not None]
     low, high = np.array([row["accuracy_interval"] for row in rows]).T
-    pairs = section.pairs.sort_values(["p_holm", "p"], kind="stable")
+    pairs = section.pairs.sort_values("p", kind="stable")
     return {
         "section": section,
+        "scored": scored(ledger.record(section.split, [out / run for run in section.runs])),
         "rows": rows,
         "costs": {
             entry.name: {key: _known(entry.cost(key)) for key in _COSTS}

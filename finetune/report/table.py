@@ -11,7 +11,8 @@ from finetune.evaluation.metrics import (
     expected_calibration_error,
     fit_temperature,
 )
-from finetune.report.sections import Cell, read_predictions
+from finetune.report.entries import Cell
+from finetune.runs.predictions import read_predictions
 
 _NAMED = ("name", "recipe", "seed", "status", "reason", "split")
 _SETTINGS = ("backbone", "strategy", "head", "augment", "views", "cut")

@@ -29,7 +29,7 @@ from finetune.model.heads import add_head
 from finetune.model.weights import load_weights
 from finetune.progress import Reporter
 from finetune.recipe.recipe import load
-from finetune.report.sections import Predictions
+from finetune.runs.predictions import Predictions
 from finetune.runs.classifier import Classifier
 
 QUIET = Reporter(quiet=True)

@@ -1,0 +1,64 @@
+"""How often a test split was looked at: every model scored on it, and every comparison.
+
+A test split wears out: who keeps adding seeds or recipes until one wins finds a winner. The ledger
+lies in the cache by split digest, and the report states its counts.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from finetune.files import cache_dir, commit_json
+
+
+def record(split: str, runs: Collection[Path], comparison: bool = True) -> dict[str, int]:
+    """Enter the models of run folders; a model that was entered before counts once.
+
+    Args:
+        split: digest of the test split.
+        runs: folders whose ``predictions.csv`` holds the test split.
+        comparison: whether they were compared with one another; a comparison of the same models
+            counts once, too.
+
+    Returns:
+        What ``read`` returns now.
+    """
+    path = _path(split)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    models = sorted(hashlib.sha256(_scores(run)).hexdigest()[:16] for run in runs)
+    together = hashlib.sha256(" ".join(models).encode()).hexdigest()[:16]
+    with FileLock(path.with_suffix(".lock")):
+        entries = _entries(path)
+        entries["models"] = sorted({*entries["models"], *models})
+        if comparison and len(models) > 1:
+            entries["comparisons"] = sorted({*entries["comparisons"], together})
+        commit_json(path, entries)
+    return read(split)
+
+
+def read(split: str) -> dict[str, int]:
+    """models and comparisons: how many were scored on a test split on this machine."""
+    return {name: len(keys) for name, keys in _entries(_path(split)).items()}
+
+
+def _entries(path: Path) -> dict[str, Any]:
+    empty: dict[str, list[str]] = {"models": [], "comparisons": []}
+    return json.loads(path.read_text()) if path.exists() else empty
+
+
+def _path(split: str) -> Path:
+    return cache_dir() / "ledger" / f"{split}.json"
+
+
+def _scores(run: Path) -> bytes:
+    """What makes a model another one: its predictions, and the recipe with its seed."""
+    recipe = run / "recipe.yaml"
+    parts = [
+        (run / "predictions.csv").read_bytes(),
+        recipe.read_bytes() if recipe.exists() else b"",
+    ]
+    return b"\0".join(parts)
