@@ -8,8 +8,9 @@ import keras
 import numpy as np
 
 from finetune.errors import IntegrityError
-from finetune.model.backbones import BACKBONES, build_base
+from finetune.model.backbones import backbone, build_base
 from finetune.model.cut import split
+from finetune.model.describe import multiply_adds  # noqa: F401
 from finetune.model.heads import add_head
 from finetune.model.weights import Loaded, load_weights
 from finetune.recipe.recipe import Recipe
@@ -27,7 +28,7 @@ class Network:
 
     def fields(self, recipe: Recipe, cut: str) -> dict[str, Any]:
         """What lies below a cut, for the key of a store."""
-        preprocessing = vars(BACKBONES[recipe.backbone].preprocessing)
+        preprocessing = vars(backbone(recipe.backbone).preprocessing)
         return {
             "backbone": recipe.backbone,
             "weights": self.loaded.digest,
@@ -67,18 +68,7 @@ def build_network(recipe: Recipe, classes: int) -> Network:
         keras.config.set_dtype_policy(before)
     tail = split(whole, recipe.cut).tail
     freeze(whole, tail, recipe.batchnorm)
-    return Network(whole, tail, recipe.cut, BACKBONES[recipe.backbone].blocks[-1], loaded)
-
-
-def multiply_adds(model: keras.Model) -> int:
-    """Multiplications with addition per photo in convolutions and dense layers, which is nearly all of a network's work."""
-    total = 0
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.Conv2D):
-            total += int(np.prod(layer.output.shape[1:3])) * int(np.prod(layer.kernel.shape))
-        elif isinstance(layer, keras.layers.Dense):
-            total += int(np.prod(layer.kernel.shape))
-    return total
+    return Network(whole, tail, recipe.cut, backbone(recipe.backbone).blocks[-1], loaded)
 
 
 def freeze(whole: keras.Model, tail: keras.Model, batchnorm: str) -> None:
