@@ -1,35 +1,53 @@
-"""One commit protocol for everything that is written: a file is there whole, or not at all, also after a power cut."""
+"""One commit protocol for everything that is written, locks, digests, and where the cache is.
 
+A committed file is there whole or not at all, also after a power cut.
+"""
+
+import errno
+import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import platformdirs
 from filelock import FileLock, Timeout
 
 from finetune.errors import BusyError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_TEMPORARY = ".*.tmp"  # files and folders of a commit that is under way, or was killed
 
-def commit(path: Path, write: Callable[[BinaryIO], object]) -> None:
+
+def cache_dir() -> Path:
+    """``FINETUNE_CACHE``, or the platform's cache folder."""
+    cache = os.environ.get("FINETUNE_CACHE")
+    return Path(cache).expanduser() if cache else platformdirs.user_cache_path("finetune")
+
+
+def commit(path: Path, write: Callable[[BinaryIO], object], size: int = 0) -> None:
     """Write a file so that a reader sees the old one or the new one, never a part.
 
-    The order is the one that Pillai et al. (OSDI 2014, "All File Systems Are Not Created Equal") found necessary:
-    temporary file in the same directory, fsync, rename, fsync of the directory.
+    The order is the one that Pillai et al. (OSDI 2014, "All File Systems Are Not Created Equal")
+    found necessary: temporary file in the same directory, fsync, rename, fsync of the directory.
 
     Args:
         path: the file to make or replace; its directory is made if missing.
         write: is called with the open temporary file.
+        size: bytes that it will write, where they are known; named if the disk is full.
 
     Raises:
-        OSError: the disk is full or the directory cannot be written; the old file is untouched.
+        BusyError: the disk is full. OSError: the directory cannot be written.
+        In both cases the old file is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(handle, "wb") as file, _space_reported(path, size):
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -41,15 +59,21 @@ def commit(path: Path, write: Callable[[BinaryIO], object]) -> None:
     _sync_directory(path.parent)
 
 
-def commit_by_name(path: Path, write: Callable[[Path], object]) -> None:
+def commit_by_name(path: Path, write: Callable[[Path], object], size: int = 0) -> None:
     """Commit a file whose writer wants a name and not an open file, as Keras does; see ``commit``.
 
     Args:
         path: the file to make or replace.
         write: is called with a path of the same name in a directory of its own beside it.
+        size: as for ``commit``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+    make_folder(path.parent)
+    with (
+        tempfile.TemporaryDirectory(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
+        ) as folder,
+        _space_reported(path, size),
+    ):
         temporary = Path(folder, path.name)
         write(temporary)
         with temporary.open("rb") as file:
@@ -60,7 +84,8 @@ def commit_by_name(path: Path, write: Callable[[Path], object]) -> None:
 
 def commit_text(path: Path, text: str) -> None:
     """Commit a text file as UTF-8."""
-    commit(path, lambda file: file.write(text.encode()))
+    data = text.encode()
+    commit(path, lambda file: file.write(data), len(data))
 
 
 def commit_json(path: Path, value: Any) -> None:
@@ -70,14 +95,89 @@ def commit_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone; it is made if missing. Raises BusyError if another process holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Hold a folder for this process alone and sweep what killed writers left in it.
+
+    The folder is made if missing, and removed again if an error leaves nothing in it.
+
+    Raises:
+        BusyError: another process holds it.
+    """
+    is_new = not folder.exists()
+    make_folder(folder)
+    lock = folder / ".lock"
     try:
-        with FileLock(folder / ".lock").acquire(timeout=0):
+        with FileLock(lock).acquire(timeout=0):
+            sweep(folder)
             yield
     except Timeout as error:
         raise BusyError(
             f"Another process works in {folder}. Wait for it, or choose another --out."
+        ) from error
+    except BaseException:
+        if is_new and {path.name for path in folder.iterdir()} <= {lock.name}:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of killed writers; for a process that holds the folder's lock."""
+    for path in folder.glob(_TEMPORARY):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """Hex sha256 of a JSON value in its canonical form: sorted keys, no spaces."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def need_space(path: Path, size: int) -> None:
+    """Refuse to begin what cannot be finished.
+
+    Args:
+        path: the file or folder that will be written; it need not exist.
+        size: bytes that it will take.
+
+    Raises:
+        BusyError: the disk has less.
+    """
+    folder = next(place for place in (path, *path.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise BusyError(
+            f"The disk of {path} is too full: {size:,} bytes are needed there and {free:,} are "
+            "free. Free some space and run again; nothing finished is lost."
+        )
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, durably: each new entry is synced in the folder above it."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in reversed(missing):
+        _sync_directory(made.parent)
+
+
+@contextmanager
+def _space_reported(path: Path, size: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        needed = f" ({size:,} bytes)" if size else ""
+        raise BusyError(
+            f"The disk is full: {path}{needed} was not written. Free some space and run again; "
+            "nothing finished is lost."
         ) from error
 
 

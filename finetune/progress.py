@@ -10,17 +10,28 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
+def count(n: int, noun: str) -> str:
+    """A number with its noun: ``1 photo``, ``1,200 photos``, ``2 entries``."""
+    if n == 1:
+        return f"1 {noun}"
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{n:,} {plural}"
+
+
 class Reporter:
     """Talks to stderr; stdout belongs to data. NO_COLOR and pipes are honoured by rich.
 
     Args:
-        quiet: say nothing but warnings.
-        file: talk to this instead.
+        quiet: report nothing but warnings.
+        file: report to this instead.
+        silent: report nothing at all.
     """
 
-    def __init__(self, quiet: bool = False, file: TextIO | None = None):
-        self.console = Console(stderr=file is None, file=file, highlight=False, soft_wrap=True)
-        self._quiet = quiet
+    def __init__(self, quiet: bool = False, file: TextIO | None = None, silent: bool = False):
+        self.console = Console(
+            stderr=file is None, file=file, highlight=False, soft_wrap=True, quiet=silent
+        )
+        self._quiet = quiet or silent
 
     @property
     def live(self) -> bool:
@@ -37,14 +48,17 @@ class Reporter:
         self.console.print(f"[yellow]warning:[/] {escape(text)}")
 
     @contextmanager
-    def stage(self, name: str, total: int, unit: str = "photos") -> Iterator[Callable[[int], None]]:
-        """A bar for a stage of known length; yields the function that advances it. Says how long the stage took."""
+    def stage(self, name: str, total: int, noun: str = "photo") -> Iterator[Callable[[int], None]]:
+        """A bar for a stage of known length; yields the function that advances it.
+
+        Reports at the end how long the stage took; nothing at all for a stage of length 0.
+        """
         start = time.perf_counter()
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn(unit),
+            TextColumn(f"{noun}s"),
             TimeRemainingColumn(),
         )
         with Progress(
@@ -53,10 +67,21 @@ class Reporter:
             task = progress.add_task(name, total=total)
             yield lambda steps: progress.update(task, advance=steps)
             done = int(progress.tasks[task].completed)
-        self.say(f"{name}: {done:,} {unit} in {time.perf_counter() - start:.1f} s")
+        if total:
+            self.say(f"{name}: {count(done, noun)} in {time.perf_counter() - start:.1f} s")
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """One line for a row of the training history."""
-        trained = f"loss {row['loss']:.4f}, " if row["epoch"] else ""
-        figures = f"{trained}validation loss {row['val_loss']:.4f}, validation accuracy {row['val_accuracy']:.4f}"
-        self.say(f"  {row['phase']} epoch {row['epoch']}: {figures} ({row['seconds']:.1f} s)")
+        figures = (
+            f"validation loss {row['val_loss']:.4f}, validation accuracy {row['val_accuracy']:.4f}"
+        )
+        if not row["epoch"]:
+            self.say(f"  {row['phase']}, before training: {figures}")
+            return
+        self.say(
+            f"  {row['phase']}, epoch {row['epoch']}: loss {row['loss']:.4f}, {figures} "
+            f"({row['seconds']:.1f} s)"
+        )
+
+
+SILENT = Reporter(silent=True)

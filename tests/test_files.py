@@ -8,7 +8,15 @@ import pytest
 
 from finetune import files
 from finetune.errors import BusyError
-from finetune.files import commit, commit_by_name, commit_json, commit_text, locked
+from finetune.files import (
+    commit,
+    commit_by_name,
+    commit_json,
+    commit_text,
+    digest_of,
+    locked,
+    need_space,
+)
 
 
 def half(file):
@@ -24,8 +32,9 @@ def half_by_name(path):
 @pytest.mark.parametrize(("how", "write"), [(commit, half), (commit_by_name, half_by_name)])
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, how, write):
     commit_text(tmp_path / "a.txt", "old")
-    with pytest.raises(OSError, match="No space"):
-        how(tmp_path / "a.txt", write)
+    with pytest.raises(BusyError, match=r"disk is full: .*a\.txt \(1,234 bytes\)") as caught:
+        how(tmp_path / "a.txt", write, 1234)
+    assert caught.value.exit_code == 75
     assert (tmp_path / "a.txt").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
@@ -41,9 +50,10 @@ def test_the_file_is_synced_before_it_is_renamed_and_the_folder_after(tmp_path, 
     monkeypatch.setattr(files.os, "fsync", synced)
     monkeypatch.setattr(files.os, "replace", lambda a, b: (order.append("rename"), replace(a, b)))
     commit_text(tmp_path / "new" / "a.txt", "text")
-    assert order == ["file", "rename", "folder"]
+    assert order == ["folder", "file", "rename", "folder"], "the new folder's own entry first"
+    order.clear()
     commit_by_name(tmp_path / "new" / "a.txt", lambda path: path.write_text("by name"))
-    assert order == 2 * ["file", "rename", "folder"]
+    assert order == ["file", "rename", "folder"]
     assert (tmp_path / "new" / "a.txt").read_text() == "by name"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
 
@@ -68,3 +78,42 @@ def test_a_folder_is_held_by_one(tmp_path):
     assert caught.value.exit_code == 75
     with locked(tmp_path / "f"):
         pass
+
+
+def commit_then_fail(path):
+    commit_text(path, "kept")
+    raise RuntimeError
+
+
+def test_a_failure_leaves_no_empty_folder_and_takes_no_one_elses(tmp_path):
+    with pytest.raises(RuntimeError), locked(tmp_path / "new"):
+        raise RuntimeError
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    with pytest.raises(RuntimeError), locked(tmp_path / "old"):
+        raise RuntimeError
+    assert (tmp_path / "old").exists()
+    with pytest.raises(RuntimeError), locked(tmp_path / "used"):
+        commit_then_fail(tmp_path / "used" / "a.txt")
+    assert (tmp_path / "used" / "a.txt").read_text() == "kept"
+
+
+def test_temporary_files_of_killed_writers_are_swept(tmp_path):
+    (tmp_path / ".model.keras.x.tmp").mkdir()
+    (tmp_path / ".model.keras.x.tmp" / "model.keras").write_text("half")
+    (tmp_path / ".a.txt.y.tmp").write_text("half")
+    (tmp_path / "mine.tmp").write_text("kept")
+    with locked(tmp_path):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} <= {"mine.tmp", ".lock"}
+
+
+def test_space_is_asked_for_before_work_begins(tmp_path):
+    need_space(tmp_path / "not" / "there", 1)
+    with pytest.raises(BusyError, match="bytes are needed"):
+        need_space(tmp_path / "not" / "there", 2**60)
+
+
+def test_a_digest_is_of_the_value_and_not_of_its_text():
+    assert digest_of({"a": 1, "b": [0.1]}) == digest_of({"b": [0.1], "a": 1})
+    assert digest_of({"a": 1}) != digest_of({"a": 2})

@@ -1,89 +1,23 @@
 """Photos to activations: decode, augment, run the trunk, and store what is not stored yet."""
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from finetune.activations.engine import Engine
 from finetune.activations.store import Store, row_name
-from finetune.data.augment import AUGMENT_VERSION, augment
-from finetune.data.dataset import Photo
-from finetune.data.photos import DECODE_VERSION, BadPhoto, decode
-from finetune.errors import DataError, IntegrityError
+from finetune.data.photos import BadPhoto, Photo, Pixels, chunks, map_ahead
+from finetune.errors import IntegrityError
 from finetune.files import commit_text
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-_THREADS = 2  # Pillow releases the interpreter lock while it decodes; more threads would take time from the trunk
 _SHARD_BYTES = (
     64 * 2**20
 )  # memory that waits to be committed, and the work that a power cut can undo
 _CHUNK = 32
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """How a photo becomes an array: side in pixels, resize mode and, for random views, the augmentation's settings."""
-
-    size: int
-    resize: str = "squash"
-    augment: Mapping[str, float | bool] | None = None
-
-    def load(self, photo: Photo, key: str | None = None) -> np.ndarray:
-        """Decode a photo and, given a key, draw one view of it.
-
-        Returns:
-            uint8 (size, size, 3), RGB.
-
-        Raises:
-            DataError: the file has changed since it was listed; BadPhoto: it cannot be decoded.
-        """
-        data = photo.path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != photo.sha256:
-            raise DataError(
-                f"{photo.path} has changed since this run listed it. Run again when the folder is at rest."
-            )
-        pixels = decode(data, self.size, self.resize)
-        return pixels if key is None or self.augment is None else augment(pixels, self.augment, key)
-
-    def fields(self) -> dict[str, Any]:
-        """What of this belongs into a store's key."""
-        augmented = {"augment_version": AUGMENT_VERSION} if self.augment else {}
-        return {"decode_version": DECODE_VERSION, **augmented, **asdict(self)}
-
-
-def map_ahead(
-    function: Callable[[T], R], items: Iterable[T], ahead: int = 2 * _CHUNK
-) -> Iterator[R]:
-    """``map`` in threads, in order, with at most ``ahead`` results waiting (``Executor.map`` would queue all items)."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        waiting: deque = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of ``size`` items; the last may be shorter (itertools.batched needs Python 3.12)."""
-    chunk: list[T] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def stream(

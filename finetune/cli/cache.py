@@ -32,7 +32,7 @@ def verify(as_json: JsonOption = False) -> None:
     from finetune.data.catalog import cache_dir
 
     cache = cache_dir()
-    with reporter().stage("shards verified", len(upkeep.shards(cache)), "shards") as advance:
+    with reporter().stage("shards verified", len(upkeep.shards(cache)), "shard") as advance:
         report = {"cache": str(cache), **upkeep.verify(cache, advance)}
     damaged = report["damaged"]
     print_json(report) if as_json else print(_verified(report))

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import filelock
 import numpy as np
-import platformdirs
 from PIL import Image
 
 from finetune.data.dataset import Dataset, read_folder
 from finetune.data.download import Report, describe, extract_members, fetch
 from finetune.data.photos import BadPhoto, decode
 from finetune.errors import BusyError, DataError, UsageError
+from finetune.files import cache_dir as cache_dir  # until all callers take it from there
 
 # Numbers of the photos of each class, as in Chollet, Deep Learning with Python, 1st edition, listing 5.4.
 CATS_AND_DOGS_SMALL = {
@@ -40,12 +40,6 @@ _COPIES = (
     "Give Kaggle's train/ folder or its zip (cat.N.jpg, dog.N.jpg), or Microsoft's archive or its PetImages/ folder "
     "(Cat/N.jpg, Dog/N.jpg); a zip within a zip has to be unpacked first."
 )
-
-
-def cache_dir() -> Path:
-    """``FINETUNE_CACHE``, or the platform's cache folder."""
-    cache = os.environ.get("FINETUNE_CACHE")
-    return Path(cache).expanduser() if cache else platformdirs.user_cache_path("finetune")
 
 
 def resolve(data: str) -> Dataset:

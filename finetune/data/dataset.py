@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.data.photos import SUFFIXES, BadPhoto, decode, kind
+from finetune.data.photos import SUFFIXES, BadPhoto, Photo, decode, kind
 from finetune.errors import DataError, UsageError
 
 SPLITS = ("train", "validation", "test")
@@ -34,21 +34,6 @@ _LABELLED = (
     "Needed: class folders of photos, named like the model's classes, either directly in it or in the folder of a split, "
     "test/ for one (others: --split)."
 )
-
-
-@dataclass(frozen=True)
-class Photo:
-    """One photo file.
-
-    ``file`` is its posix path relative to the data set's root, ``label`` the index of its class, ``split`` one of
-    ``SPLITS`` and ``sha256`` the hex digest of the file's bytes.
-    """
-
-    path: Path
-    file: str
-    label: int
-    split: str
-    sha256: str
 
 
 @dataclass(frozen=True)
