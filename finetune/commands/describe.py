@@ -80,7 +80,9 @@ _HEADER = ("", "shape", "parameters", "multiply-adds", "memory", "training", "fi
 def table(result: dict[str, Any]) -> list[str]:
     """The lines that the command prints."""
     memory = result["activation_bytes"]
-    total = f"{result['backbone']} at {result['image_size']} px: {result['parameters']:,} parameters, "
+    total = (
+        f"{result['backbone']} at {result['image_size']} px: {result['parameters']:,} parameters, "
+    )
     total += f"{result['multiply_adds'] / 1e9:.2f} G multiply-adds; activations of one photo in float32: "
     total += f"{_size(memory['inference'])} in inference, {_size(memory['training'])} in training."
     found = [_HEADER, *map(_cells, result.get("layers") or result["blocks"])]

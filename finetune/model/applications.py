@@ -85,7 +85,9 @@ def _extended(base: keras.Model, singles: list[str], end: str) -> str:
     """The end moved up over the layers without weights that follow it."""
     order = [operation.name for operation in base.operations]
     for name in singles[singles.index(end) + 1 :]:
-        between = [_operation(base, step) for step in order[order.index(end) + 1 : order.index(name) + 1]]
+        between = [
+            _operation(base, step) for step in order[order.index(end) + 1 : order.index(name) + 1]
+        ]
         if any(getattr(step, "weights", ()) for step in between):
             break
         if not _pads(base, name):
@@ -99,7 +101,9 @@ def find_preprocessing(builder: str) -> str:
     pixels = np.random.default_rng(0).uniform(0, 255, (1, 4, 4, 3)).astype(np.float32)
     theirs = np.asarray(module.preprocess_input(pixels.copy()))
     for name, ours in PREPROCESSING.items():
-        if np.allclose((pixels[..., ours.order] / ours.scale - ours.mean) / ours.std, theirs, atol=1e-4):
+        if np.allclose(
+            (pixels[..., ours.order] / ours.scale - ours.mean) / ours.std, theirs, atol=1e-4
+        ):
             return name
     raise ValueError(f"the preprocessing of {builder} is none of {', '.join(PREPROCESSING)}")
 

@@ -99,7 +99,13 @@ BACKBONES = {
     "resnet50": Backbone(
         builder="ResNet50",
         preprocessing=PREPROCESSING["caffe"],
-        blocks=("pool1_pool", "conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out"),
+        blocks=(
+            "pool1_pool",
+            "conv2_block3_out",
+            "conv3_block4_out",
+            "conv4_block6_out",
+            "conv5_block3_out",
+        ),
         parameters=23_587_712,
         min_size=32,
         weights_url=_KERAS + "resnet/resnet50" + _NOTOP,
@@ -125,19 +131,28 @@ BACKBONES = {
 
 
 def _control(builder: str, parameters: int, blocks: str, citation: str, **rest: Any) -> Backbone:
-    return Backbone(builder, PREPROCESSING["scale-only"], tuple(blocks.split()), parameters, 28, "no weights", citation, **rest)
+    return Backbone(
+        builder,
+        PREPROCESSING["scale-only"],
+        tuple(blocks.split()),
+        parameters,
+        28,
+        "no weights",
+        citation,
+        **rest,
+    )
 
 
 # Networks that are trained from scratch (`weights: random`), for what a pretrained one has bought.
 CONTROLS = {
-    "mini-resnet": _control("mini_resnet", 0, "stage1_out stage2_out top_relu",
+    "mini-resnet": _control("mini_resnet", 175_344, "stage1_out stage2_out top_relu",
         "He et al., Identity Mappings in Deep Residual Networks, ECCV 2016, arXiv:1603.05027"),
-    "mini-densenet": _control("mini_densenet", 0, "stage1_pool stage2_pool top_relu",
+    "mini-densenet": _control("mini_densenet", 77_640, "stage1_pool stage2_pool top_relu",
         "Huang et al., Densely Connected Convolutional Networks, CVPR 2017, arXiv:1608.06993"),
-    "mini-cnn": _control("mini_cnn", 0, "stage1_pool stage2_pool stage3_pool",
+    "mini-cnn": _control("mini_cnn", 1_116_160, "stage1_pool stage2_pool stage3_pool",
         "Géron, Hands-On Machine Learning with Scikit-Learn, Keras and TensorFlow, 2019, chapter 14",
         head={"pool": "flatten", "hidden": [128, 64], "dropout": 0.5}),
-    "resnet34": _control("resnet34", 0, "stem_pool stage1_out stage2_out stage3_out stage4_out",
+    "resnet34": _control("resnet34", 21_301_696, "stem_pool stage1_out stage2_out stage3_out stage4_out",
         "He et al., Deep Residual Learning for Image Recognition, CVPR 2016, arXiv:1512.03385"),
 }  # fmt: skip
 

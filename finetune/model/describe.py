@@ -42,16 +42,18 @@ class Row:
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Multiplications with addition per photo in convolutions and dense layers: nearly all of a network's work."""
+    """Multiplications with addition per photo in convolutions, dense layers and BatchNorms, its preprocessing included."""
     return sum(map(layer_multiply_adds, model.layers))
 
 
 def layer_multiply_adds(layer: keras.Layer) -> int:
-    """Each kernel is used once per position of the output; vectors (biases, norms, scales) are not counted."""
+    """Each kernel is used once per position of the output; a BatchNorm scales and shifts each value."""
     if isinstance(layer, keras.Sequential):
         return multiply_adds(layer)
-    positions = prod(layer.output.shape[1:-1]) if layer.weights else 0
-    return positions * sum(prod(weight.shape) for weight in layer.weights if len(weight.shape) > 1)
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return prod(layer.output.shape[1:])
+    kernels = sum(prod(weight.shape) for weight in layer.weights if len(weight.shape) > 1)
+    return kernels and kernels * prod(layer.output.shape[1:-1])
 
 
 class Field(NamedTuple):
@@ -107,7 +109,7 @@ def output_bytes(operation: keras.Operation, bytes_per_value: int = _FLOAT32) ->
 
 
 def rows(model: keras.Model, groups: dict[str, list[keras.Operation]]) -> list[Row]:
-    """The figures of groups of operations, each of which ends in its last one; `photo` and our layers cost nothing."""
+    """The figures of groups of operations, each of which ends in its last one; parameters are the backbone's own."""
     fields = receptive_fields(model)
     live = live_bytes(model)
     singles = single_tensors(model)
@@ -115,13 +117,14 @@ def rows(model: keras.Model, groups: dict[str, list[keras.Operation]]) -> list[R
     found = []
     for title, operations in groups.items():
         end = operations[-1]
-        layers = [o for o in operations if isinstance(o, keras.Layer) and o.name not in OURS]
+        layers = [operation for operation in operations if isinstance(operation, keras.Layer)]
+        theirs = [layer for layer in layers if layer.name not in OURS]
         found.append(
             Row(
                 name=title,
                 shape=list(end.output.shape[1:]),
-                parameters=sum(layer.count_params() for layer in layers),
-                trainable=sum(map(_trainable, layers)),
+                parameters=sum(layer.count_params() for layer in theirs),
+                trainable=sum(map(_trainable, theirs)),
                 multiply_adds=sum(map(layer_multiply_adds, layers)),
                 activation_bytes={
                     "inference": max(live[operation.name] for operation in operations),
@@ -152,7 +155,9 @@ def blocks_of(model: keras.Model, ends: tuple[str, ...]) -> dict[str, list[keras
     return {**groups, "top": waiting} if waiting else groups
 
 
-def describe_network(model: keras.Model, ends: tuple[str, ...], layers: bool = False) -> dict[str, Any]:
+def describe_network(
+    model: keras.Model, ends: tuple[str, ...], layers: bool = False
+) -> dict[str, Any]:
     """A network's figures for one photo.
 
     Args:
@@ -182,5 +187,5 @@ def describe_network(model: keras.Model, ends: tuple[str, ...], layers: bool = F
     }
     if layers:
         each = {operation.name: [operation] for operation in model.operations}
-        result["layers"] = [asdict(row) for row in rows(model, each) if row.name not in OURS]
+        result["layers"] = [asdict(row) for row in rows(model, each)]
     return result

@@ -133,5 +133,7 @@ def _legend() -> str:
     parts = []
     for number, (color, name) in enumerate(kinds):
         x = 18 + 100 * number
-        parts.append(f'<circle cx="{x}" cy="33" r="4" fill="{color}"/><text x="{x + 8}" y="37">{name}</text>')
+        parts.append(
+            f'<circle cx="{x}" cy="33" r="4" fill="{color}"/><text x="{x + 8}" y="37">{name}</text>'
+        )
     return "".join(parts)

@@ -14,7 +14,11 @@ CLASSIFIER = "classifier"
 
 
 def add_head(
-    base: keras.Model, classes: int, pool: str, hidden: int | Sequence[int] = 0, dropout: float = 0.0
+    base: keras.Model,
+    classes: int,
+    pool: str,
+    hidden: int | Sequence[int] = 0,
+    dropout: float = 0.0,
 ) -> keras.Model:
     """The whole model: a backbone with a classifier on top.
 

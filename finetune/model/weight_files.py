@@ -36,7 +36,9 @@ def check_shapes(base: keras.Model, found: Mapping[str, Sequence[Any]], source: 
     Raises:
         IntegrityError: a layer is missing, is too many, or differs in a shape.
     """
-    wanted = {layer.name: [tuple(v.shape) for v in layer.weights] for layer in weighted_layers(base)}
+    wanted = {
+        layer.name: [tuple(v.shape) for v in layer.weights] for layer in weighted_layers(base)
+    }
     shapes = {name: [tuple(v.shape) for v in values] for name, values in found.items()}
     wrong = [name for name in {**wanted, **shapes} if shapes.get(name) != wanted.get(name)]
     if wrong:

@@ -202,7 +202,9 @@ def _as_keras_scales(row: Backbone, arrays: Arrays) -> Arrays:
 
 
 def _check_finite(arrays: Arrays, source: str) -> None:
-    broken = [name for name, values in arrays.items() if not all(np.isfinite(v).all() for v in values)]
+    broken = [
+        name for name, values in arrays.items() if not all(np.isfinite(v).all() for v in values)
+    ]
     if broken:
         raise IntegrityError(
             f"The weights of {source} hold NaN or infinity in {', '.join(broken[:3])}. Nothing was loaded."

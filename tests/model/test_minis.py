@@ -7,7 +7,7 @@ import pytest
 from finetune.errors import UsageError
 from finetune.model.applications import find_blocks
 from finetune.model.backbones import CONTROLS, OURS, backbone, build_base
-from finetune.model.cut import split
+from finetune.model.cut import single_tensors, split
 from finetune.model.heads import add_head
 from finetune.model.weights import load_weights
 
@@ -17,7 +17,9 @@ def test_rows_agree_with_the_networks(name):
     base = build_base(name, 28)
     ours = sum(layer.count_params() for layer in base.layers if layer.name in OURS)
     assert base.count_params() - ours == backbone(name).parameters
-    assert find_blocks(build_base(name, 224)) == backbone(name).blocks
+    assert set(backbone(name).blocks) <= set(single_tensors(base))
+    if name != "mini-resnet":  # whose blocks end before the next one's pre-activation
+        assert find_blocks(build_base(name, 224)) == backbone(name).blocks
     front = keras.Model(base.input, base.get_layer("preprocess").output)
     white = np.full((1, 28, 28, 3), 255, np.uint8)
     np.testing.assert_allclose(front(white), 1.0, rtol=1e-6)

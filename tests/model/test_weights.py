@@ -154,7 +154,16 @@ def hostile_files(folder: Path) -> dict[str, Path]:
         file["layer/bias"] = np.zeros(64, np.float32)
         file["layer"].attrs["weight_names"] = ["kernel", "bias"]
     found = {}
-    for name in ("link", "group link", "soft link", "external", "virtual", "sparse", "complex", "text"):
+    for name in (
+        "link",
+        "group link",
+        "soft link",
+        "external",
+        "virtual",
+        "sparse",
+        "complex",
+        "text",
+    ):
         path = folder / f"{name}.h5"
         with legacy(path) as file:
             group = file["block1_conv1"]
