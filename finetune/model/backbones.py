@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from finetune.errors import UsageError
 
 INPUT = "photo"  # the name of the input layer, and of the cut below everything
@@ -26,6 +28,12 @@ class Preprocessing:
     scale: float = 1.0
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def affine(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same as a 1x1 convolution: kernel (1, 1, 3, 3) and bias (3,)."""
+        kernel = np.zeros((1, 1, 3, 3))
+        kernel[0, 0, self.order, (0, 1, 2)] = 1 / (self.scale * np.array(self.std))
+        return kernel, -np.array(self.mean) / self.std
 
 
 # As keras/src/applications/imagenet_utils.py has them; "caffe" swaps to BGR.
@@ -130,10 +138,17 @@ BACKBONES = {
 }
 
 
-def _control(builder: str, parameters: int, blocks: str, citation: str, **rest: Any) -> Backbone:
+def _control(
+    builder: str,
+    parameters: int,
+    blocks: str,
+    citation: str,
+    pixels: str = "scale-only",
+    **rest: Any,
+) -> Backbone:
     return Backbone(
         builder,
-        PREPROCESSING["scale-only"],
+        PREPROCESSING[pixels],
         tuple(blocks.split()),
         parameters,
         28,
@@ -154,6 +169,10 @@ CONTROLS = {
         head={"pool": "flatten", "hidden": [128, 64], "dropout": 0.5}),
     "resnet34": _control("resnet34", 21_301_696, "stem_pool stage1_out stage2_out stage3_out stage4_out",
         "He et al., Deep Residual Learning for Image Recognition, CVPR 2016, arXiv:1512.03385"),
+    # torchvision's stride placement: its weights come with --weights FILE
+    "resnet50-v1.5": _control("resnet50_v15", 23_508_032,
+        "pool1_pool conv2_block3_out conv3_block4_out conv4_block6_out conv5_block3_out",
+        "He et al., CVPR 2016, arXiv:1512.03385; the stride is in the 3x3 convolutions", pixels="torch"),
 }  # fmt: skip
 
 
@@ -256,7 +275,6 @@ def build_base(
             preprocessing inside takes no other.
     """
     import keras
-    import numpy as np
     from keras.src.utils.naming import reset_uids
 
     from finetune.model import minis
@@ -270,9 +288,7 @@ def build_base(
     if row.preprocessing != PREPROCESSING["none"]:
         affine = keras.layers.Conv2D(3, 1, trainable=False, dtype="float32", name="preprocess")
         pixels = affine(pixels)
-        kernel = np.zeros((1, 1, 3, 3))
-        kernel[0, 0, wanted.order, (0, 1, 2)] = 1 / (wanted.scale * np.array(wanted.std))
-        affine.set_weights([kernel, -np.array(wanted.mean) / wanted.std])
+        affine.set_weights(wanted.affine())
     elif wanted != row.preprocessing:
         raise UsageError(f"{name} has its preprocessing inside: leave `preprocessing` out.")
     if name in CONTROLS:

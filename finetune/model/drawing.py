@@ -11,7 +11,7 @@ from finetune.model.describe import blocks_of
 _ROW = 11  # px between two layers on one path
 _LANE = 26  # px between two paths
 _LEFT = 150
-_GRAPH = 260  # px that bands leave to the graph
+_RIGHT = 260  # px for the cuts' figures
 _TITLE = 46
 _KINDS = {
     "Conv": ("#2b6cb0", "convolution"),
@@ -38,7 +38,7 @@ def draw(model: keras.Model, ends: tuple[str, ...], title: str) -> str:
     """
     places = _places(model, ends)
     height = _TITLE + max(y for _, y in places.values()) + 3 * _ROW
-    width = _LEFT + _GRAPH + 250
+    width = round(max(600, max(x for x, _ in places.values()) + _RIGHT))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11">',
@@ -94,7 +94,7 @@ def _bands(model: keras.Model, ends: tuple[str, ...], places: Places, width: int
             f'<text x="16" y="{top + 29}" fill="#4a5568">{sides}</text>',
         ]
         if name in ends:
-            y = bottom + 9
+            y = bottom + 18
             label = f"cut {name}: {2 * prod(shape) / 1000:,.0f} kB per photo"
             parts += [
                 f'<path class="cut" d="M8 {y}H{width - 8}" stroke="#c05621" stroke-dasharray="6 4"/>',

@@ -1,4 +1,4 @@
-"""Small networks to train from scratch, as controls: what did a pretrained backbone buy?
+"""Networks that keras.applications lacks: small ones to train from scratch, as controls, and ResNets.
 
 Each function maps preprocessed pixels (n, side, side, 3), side at least 28, to maps (n, h, w, channels). Layers are named
 by stage and unit, as the cuts are.
@@ -77,4 +77,31 @@ def resnet34(x: keras.KerasTensor) -> keras.KerasTensor:
             x = layers.Add(name=f"{name}_add")([shortcut, y])
             out = f"stage{stage}_out" if unit == units else f"{name}_out"
             x = layers.ReLU(name=out)(x)
+    return x
+
+
+def resnet50_v15(x: keras.KerasTensor) -> keras.KerasTensor:
+    """Bottleneck units, 3-4-6-3, as torchvision has them: stride in the 3x3 convolution, padding on both sides, no biases.
+
+    Layers are named as in Keras's ResNet50.
+    """
+
+    def conv(x, filters: int, size: int, name: str, strides: int = 1):
+        if size > 1:
+            x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
+        x = layers.Conv2D(filters, size, strides=strides, use_bias=False, name=f"{name}_conv")(x)
+        return layers.BatchNormalization(epsilon=1e-5, name=f"{name}_bn")(x)
+
+    x = layers.ReLU(name="conv1_relu")(conv(x, 64, 7, "conv1", strides=2))
+    x = layers.ZeroPadding2D(1, name="pool1_pad")(x)
+    x = layers.MaxPooling2D(3, strides=2, name="pool1_pool")(x)
+    for stage, (filters, units) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3)), 2):
+        for unit in range(1, units + 1):
+            name = f"conv{stage}_block{unit}"
+            strides = 2 if stage > 2 and unit == 1 else 1
+            shortcut = conv(x, 4 * filters, 1, f"{name}_0", strides) if unit == 1 else x
+            y = layers.ReLU(name=f"{name}_1_relu")(conv(x, filters, 1, f"{name}_1"))
+            y = layers.ReLU(name=f"{name}_2_relu")(conv(y, filters, 3, f"{name}_2", strides))
+            y = layers.Add(name=f"{name}_add")([shortcut, conv(y, 4 * filters, 1, f"{name}_3")])
+            x = layers.ReLU(name=f"{name}_out")(y)
     return x

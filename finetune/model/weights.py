@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from finetune.errors import DataError, IntegrityError, UsageError
+from finetune.model import foreign_weights
 from finetune.model.backbones import CONTROLS, PREPROCESSING, Backbone, backbone
 from finetune.model.weight_files import Arrays, check_shapes, read_hdf5, weighted_layers
 
@@ -52,7 +53,8 @@ def load_weights(base: keras.Model, name: str, weights: str, alpha: float = 1.0)
     Args:
         base: what ``build_base`` made.
         name: one of ``known_backbones()``.
-        weights: ``imagenet``, ``random`` or the path of an HDF5 weight file.
+        weights: ``imagenet``, ``random`` or the path of a weight file: .h5, .weights.h5, or .safetensors and .onnx in
+            torchvision's layout, which bring torchvision's preprocessing.
         alpha: as ``build_base`` was given it.
 
     Raises:
@@ -68,7 +70,7 @@ def load_weights(base: keras.Model, name: str, weights: str, alpha: float = 1.0)
         arrays, source = _imagenet(row, name, base)
     elif Path(weights).is_file():
         source = str(weights)
-        arrays = read_hdf5(Path(weights), base)
+        arrays = _read_file(Path(weights), base, row)
     else:
         raise UsageError(
             f"weights is '{weights}'; allowed are imagenet, random or the path of an existing weight file."
@@ -81,7 +83,18 @@ def load_weights(base: keras.Model, name: str, weights: str, alpha: float = 1.0)
         layer.set_weights(arrays[layer.name])
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()  # it computes with copies of its weights
-    return Loaded(source, weights_digest(arrays))
+    digest = weights_digest(arrays)
+    if Path(weights).suffix in foreign_weights.SUFFIXES:
+        # Trained with torchvision's preprocessing, which then is part of what these weights are.
+        base.get_layer("preprocess").set_weights(PREPROCESSING["torch"].affine())
+        digest = hashlib.sha256(f"torch {digest}".encode()).hexdigest()
+    return Loaded(source, digest)
+
+
+def _read_file(path: Path, base: keras.Model, row: Backbone) -> Arrays:
+    if path.suffix in foreign_weights.SUFFIXES:
+        return foreign_weights.read_foreign(path, base, row.builder)
+    return read_hdf5(path, base)
 
 
 def base_arrays(base: keras.Model) -> Arrays:

@@ -61,7 +61,9 @@ def test_a_control_has_no_imagenet_weights_and_no_imagenet_top():
         build_base("mini-cnn", 28, top=True)
 
 
-@pytest.mark.parametrize("name", ["mini-resnet", "mini-densenet"])
+@pytest.mark.parametrize(
+    "name", ["mini-resnet", pytest.param("mini-densenet", marks=pytest.mark.slow)]
+)
 def test_it_learns_from_scratch(name):
     """Stripes along against stripes across, at any phase: no linear model of the pixels tells them apart."""
     rng = np.random.default_rng(0)
