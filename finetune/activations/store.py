@@ -27,7 +27,8 @@ import numpy as np
 
 from finetune.data.photos import Pixels
 from finetune.files import commit, commit_json, digest_of, sha256_of
-from finetune.model.backbones import BACKBONES, INPUT
+from finetune.model.backbones import INPUT
+from finetune.model.backbones import backbone as row_of
 
 FORMAT_VERSION = 2
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -42,7 +43,7 @@ def entry_fields(
     """What the activations of a photo are a function of: the fields of a cache entry's key.
 
     Args:
-        backbone: a key of ``BACKBONES``.
+        backbone: a name of ``known_backbones``.
         weights: digest of the backbone's weights; or their name, where only equality counts.
         cut: name of the cut; photos themselves depend on nothing but ``pixels``.
         precision: what the trunk computes in; an int8 trunk adds its digest.
@@ -50,7 +51,7 @@ def entry_fields(
     """
     if cut == INPUT:
         return {"cut": INPUT, "pixels": pixels.fields()}
-    preprocessing = vars(BACKBONES[backbone].preprocessing)
+    preprocessing = vars(row_of(backbone).preprocessing)
     return {
         "backbone": backbone,
         "weights": weights,

@@ -55,7 +55,7 @@ def _combine(
     members: Sequence[Member], folder: Path, blend: Blend, reporter: Reporter
 ) -> dict[str, Any]:
     from finetune.model.ensemble import audit, fit_weights, join
-    from finetune.model.network import multiply_adds
+    from finetune.model.describe import multiply_adds
     from finetune.runs.classifier import Classifier
 
     weights = np.full(len(members), 1 / len(members))

@@ -28,7 +28,8 @@ from finetune.execution.sharing import (
 )
 from finetune.files import digest_of, locked
 from finetune.model.backbones import INPUT
-from finetune.model.network import Network, audit, build_network, multiply_adds
+from finetune.model.describe import multiply_adds
+from finetune.model.network import Network, audit, build_network
 from finetune.progress import SILENT, Reporter, count
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES

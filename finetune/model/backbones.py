@@ -1,30 +1,22 @@
-"""The backbones: one literal table, and the base network that each row builds.
+"""The backbones: a literal table of the core, the controls, and whatever else keras.applications has.
 
-The table can be read without importing TensorFlow; ``build_base`` is the only function here that needs it.
+All of it can be read without importing TensorFlow; ``build_base`` alone needs it. ``applications.json`` is what
+``python -m finetune.model.applications`` finds in the graphs of Keras's own functions.
 """
 
+import difflib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import UsageError
+from finetune.model.preprocessing import PREPROCESSING, Preprocessing
 
 INPUT = "photo"  # the name of the input layer, and of the cut below everything
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What ``keras.applications.*.preprocess_input`` computes, per pixel: ``(rgb[order] / scale - mean) / std``."""
-
-    order: tuple[int, int, int]
-    scale: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-# Means of ImageNet as keras/src/applications/imagenet_utils.py has them; "caffe" swaps to BGR.
-CAFFE = Preprocessing(
-    order=(2, 1, 0), scale=1.0, mean=(103.939, 116.779, 123.68), std=(1.0, 1.0, 1.0)
-)
-TORCH = Preprocessing(
-    order=(0, 1, 2), scale=255.0, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-)
+OURS = (INPUT, "as_float", "preprocess")  # the layers that are in front of every backbone
 
 
 @dataclass(frozen=True)
@@ -32,8 +24,10 @@ class Backbone:
     """One row of the table.
 
     ``blocks`` names the layer whose output closes each block, from the photo upwards; a cut below the top N blocks is
-    ``blocks[-N - 1]``. ``weights_md5`` is the digest that Keras itself pins for its file; ``layer_digests`` pins the
-    weights themselves (see ``weights.layer_digest``), where we have had the real file to compute them from.
+    ``blocks[-N - 1]``. ``weights_hash`` is the md5 or sha256 that Keras itself pins for its file, or "" where it pins
+    none; ``layer_digests`` pins the weights themselves (see ``weights.layer_digest``), where we have had the real file
+    to compute them from. ``files`` has (name, address, hash) of the weights for each ``alpha``, the width multiplier of
+    the MobileNets. ``head`` is the head of a recipe that names none.
     """
 
     builder: str
@@ -41,29 +35,30 @@ class Backbone:
     blocks: tuple[str, ...]
     parameters: int
     min_size: int
-    weights_url: str
-    weights_md5: str
     licence: str
     citation: str
-    layer_digests: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def weights_file(self) -> str:
-        """Keras's own name of the weight file."""
-        return self.weights_url.rsplit("/", 1)[1]
+    weights_url: str = ""
+    weights_hash: str = ""
+    weights_file: str = ""  # Keras's own name of the file
+    layer_digests: Mapping[str, str] = field(default_factory=dict)
+    alpha: float = 1.0
+    files: Mapping[float, tuple[str, str, str]] = field(default_factory=dict)
+    head: Mapping[str, Any] = field(default_factory=dict)
 
 
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/"
+_NOTOP = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 BACKBONES = {
     "vgg16": Backbone(
         builder="VGG16",
-        preprocessing=CAFFE,
+        preprocessing=PREPROCESSING["caffe"],
         blocks=("block1_pool", "block2_pool", "block3_pool", "block4_pool", "block5_pool"),
         parameters=14_714_688,
         min_size=32,
-        weights_url=_KERAS + "vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        weights_md5="6d6bbae143d832006294945121d1f1fc",
+        weights_url=_KERAS + "vgg16/vgg16" + _NOTOP,
+        weights_file="vgg16" + _NOTOP,
+        weights_hash="6d6bbae143d832006294945121d1f1fc",
         licence="CC BY 4.0 (weights, Visual Geometry Group, Oxford); Apache 2.0 (Keras port)",
         citation="Simonyan & Zisserman, Very Deep Convolutional Networks, ICLR 2015, arXiv:1409.1556",
         layer_digests={
@@ -84,7 +79,7 @@ BACKBONES = {
     ),
     "resnet50": Backbone(
         builder="ResNet50",
-        preprocessing=CAFFE,
+        preprocessing=PREPROCESSING["caffe"],
         blocks=(
             "pool1_pool",
             "conv2_block3_out",
@@ -94,54 +89,201 @@ BACKBONES = {
         ),
         parameters=23_587_712,
         min_size=32,
-        weights_url=_KERAS + "resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        weights_md5="4d473c1dd8becc155b73f8504c6f6626",
+        weights_url=_KERAS + "resnet/resnet50" + _NOTOP,
+        weights_file="resnet50" + _NOTOP,
+        weights_hash="4d473c1dd8becc155b73f8504c6f6626",
         licence="MIT (weights, Kaiming He); Apache 2.0 (Keras port)",
         citation="He et al., Deep Residual Learning for Image Recognition, CVPR 2016, arXiv:1512.03385",
     ),
     "densenet121": Backbone(
         builder="DenseNet121",
-        preprocessing=TORCH,
+        preprocessing=PREPROCESSING["torch"],
         # The final "bn" and "relu" stand after conv5 and belong to the top block: its boundary is "relu".
         blocks=("pool1", "pool2_pool", "pool3_pool", "pool4_pool", "relu"),
         parameters=7_037_504,
         min_size=32,
-        weights_url=_KERAS + "densenet/densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        weights_md5="30ee3e1110167f948a6b9946edeeb738",
+        weights_url=_KERAS + "densenet/densenet121" + _NOTOP,
+        weights_file="densenet121" + _NOTOP,
+        weights_hash="30ee3e1110167f948a6b9946edeeb738",
         licence="BSD 3-Clause (weights, Facebook AI Research); Apache 2.0 (Keras port)",
         citation="Huang et al., Densely Connected Convolutional Networks, CVPR 2017, arXiv:1608.06993",
     ),
 }
 
 
-def build_base(name: str, image_size: int):
+def _control(
+    builder: str,
+    parameters: int,
+    blocks: str,
+    citation: str,
+    pixels: str = "scale-only",
+    **rest: Any,
+) -> Backbone:
+    return Backbone(
+        builder,
+        PREPROCESSING[pixels],
+        tuple(blocks.split()),
+        parameters,
+        28,
+        "no weights",
+        citation,
+        **rest,
+    )
+
+
+# Networks that are trained from scratch (`weights: random`), for what a pretrained one has bought.
+CONTROLS = {
+    "mini-resnet": _control("mini_resnet", 175_344, "stage1_out stage2_out top_relu",
+        "He et al., Identity Mappings in Deep Residual Networks, ECCV 2016, arXiv:1603.05027"),
+    "mini-densenet": _control("mini_densenet", 77_640, "stage1_pool stage2_pool top_relu",
+        "Huang et al., Densely Connected Convolutional Networks, CVPR 2017, arXiv:1608.06993"),
+    "mini-cnn": _control("mini_cnn", 1_116_160, "stage1_pool stage2_pool stage3_pool",
+        "Géron, Hands-On Machine Learning with Scikit-Learn, Keras and TensorFlow, 2019, chapter 14",
+        head={"pool": "flatten", "hidden": [128, 64], "dropout": 0.5}),
+    "resnet34": _control("resnet34", 21_301_696, "stem_pool stage1_out stage2_out stage3_out stage4_out",
+        "He et al., Deep Residual Learning for Image Recognition, CVPR 2016, arXiv:1512.03385"),
+    # torchvision's stride placement: its weights come with --weights FILE
+    "resnet50-v1.5": _control("resnet50_v15", 23_508_032,
+        "pool1_pool conv2_block3_out conv3_block4_out conv4_block6_out conv5_block3_out",
+        "He et al., CVPR 2016, arXiv:1512.03385; the stride is in the 3x3 convolutions", pixels="torch"),
+}  # fmt: skip
+
+
+@cache
+def _applications() -> dict[str, dict[str, Any]]:
+    """The derived rows, by name: what applications.json holds."""
+    return json.loads(Path(__file__).with_name("applications.json").read_text())
+
+
+def known_backbones() -> tuple[str, ...]:
+    """Every name that ``backbone`` takes: the core, the controls, then keras.applications in alphabetical order."""
+    return tuple(dict.fromkeys([*BACKBONES, *CONTROLS, *_applications()]))
+
+
+def is_backbone(name: str) -> bool:
+    """Whether ``backbone`` takes this name."""
+    return name in known_backbones()
+
+
+def alphas(name: str) -> tuple[float, ...]:
+    """The width multipliers that a backbone's weights come in, ascending; () for a backbone without them."""
+    files = _applications().get(name, {}).get("weights", {})
+    return tuple(sorted(float(alpha) for alpha in files)) if len(files) > 1 else ()
+
+
+@cache
+def backbone(name: str, alpha: float = 1.0) -> Backbone:
+    """A backbone's row, from the table or derived.
+
+    Args:
+        name: one of ``known_backbones()``.
+        alpha: width multiplier, one of ``alphas(name)``; 1 for a backbone without them.
+
+    Raises:
+        UsageError: there is no such backbone, or none of this width.
+    """
+    row = {**BACKBONES, **CONTROLS}.get(name)
+    if row is None and not is_backbone(name):
+        near = difflib.get_close_matches(name, known_backbones(), n=3) or [*BACKBONES]
+        raise UsageError(
+            f"There is no backbone '{name}'; the nearest are {', '.join(near)}. "
+            "`finetune backbones` lists all of them."
+        )
+    if alpha not in (alphas(name) or (1.0,)):
+        allowed = ", ".join(f"{width:g}" for width in alphas(name))
+        raise UsageError(
+            f"alpha is {alpha:g}; {name} "
+            + (f"comes with alpha {allowed}." if allowed else "has no alpha: leave it out.")
+        )
+    return row or _derived(name, alpha)
+
+
+def block_cut(name: str, blocks: int) -> str:
+    """The cut below a backbone's top blocks; with 0 the one above all of them.
+
+    Raises:
+        UsageError: it has not so many blocks that something is left below.
+    """
+    ends = backbone(name).blocks
+    if blocks >= len(ends):
+        raise UsageError(
+            f"blocks is {blocks}; {name} has {len(ends)}: allowed are 1 to {len(ends) - 1}, or strategy full."
+        )
+    return ends[-1 - blocks]
+
+
+def _derived(name: str, alpha: float) -> Backbone:
+    row = _applications()[name]
+    files = {float(width): tuple(file) for width, file in row["weights"].items()}
+    file, url, digest = files[alpha]
+    return Backbone(
+        builder=row["builder"],
+        preprocessing=PREPROCESSING[row["preprocessing"]],
+        blocks=tuple(row["blocks"]),
+        parameters=row["parameters"],  # at alpha 1
+        min_size=row["min_size"],
+        licence="see keras.io/api/applications (weights); Apache 2.0 (Keras port)",
+        citation=row["citation"],
+        weights_url=url,
+        weights_hash=digest,
+        weights_file=file,
+        alpha=alpha,
+        files=files,
+    )
+
+
+def build_base(
+    name: str,
+    image_size: int,
+    *,
+    alpha: float = 1.0,
+    preprocessing: str = "backbone",
+    top: bool = False,
+):
     """Build a backbone that takes raw photos, its preprocessing inside, without loading weights.
 
-    All three preprocessings are affine per pixel, so one frozen 1x1 convolution expresses any of them, the swap to BGR
+    All preprocessings are affine per pixel, so one frozen 1x1 convolution expresses any of them, the swap to BGR
     included. It stands before the network and not inside its first convolution, whose zero padding must pad
     preprocessed pixels.
 
     Args:
-        name: a key of ``BACKBONES``.
+        name: one of ``known_backbones()``.
         image_size: side of the square photos in pixels.
+        alpha: width multiplier, see ``backbone``.
+        preprocessing: ``backbone``, or ``scale-only`` for 1/255 in its place.
+        top: with the classifier of ImageNet's 1,000 classes.
 
     Returns:
-        A flat functional ``keras.Model``: uint8 (n, image_size, image_size, 3) RGB -> float32 (n, h, w, channels).
+        A flat functional ``keras.Model``: uint8 (n, image_size, image_size, 3) RGB -> float32 (n, h, w, channels), or
+        (n, 1000) with ``top``.
+
+    Raises:
+        UsageError: no such backbone or alpha; a control has no classifier of its own, and a backbone with its
+            preprocessing inside takes no other.
     """
     import keras
-    import numpy as np
+    from keras.src.utils.naming import reset_uids
 
-    backbone = BACKBONES[name]
+    from finetune.model import minis
+
+    row = backbone(name, alpha)
+    wanted = row.preprocessing if preprocessing == "backbone" else PREPROCESSING[preprocessing]
+    reset_uids()  # some layers are named by a counter: the same backbone has the same names in every build
     photo = keras.Input((image_size, image_size, 3), dtype="uint8", name=INPUT)
     # float32 under any dtype policy: float16 cannot hold 255 - mean to the last digit.
-    floats = keras.layers.Rescaling(1.0, dtype="float32", name="as_float")(photo)
-    affine = keras.layers.Conv2D(3, 1, trainable=False, dtype="float32", name="preprocess")
-    preprocessed = affine(floats)
-    base = getattr(keras.applications, backbone.builder)(
-        include_top=False, weights=None, input_tensor=preprocessed
+    pixels = keras.layers.Rescaling(1.0, dtype="float32", name="as_float")(photo)
+    if row.preprocessing != PREPROCESSING["none"]:
+        affine = keras.layers.Conv2D(3, 1, trainable=False, dtype="float32", name="preprocess")
+        pixels = affine(pixels)
+        affine.set_weights(wanted.affine())
+    elif wanted != row.preprocessing:
+        raise UsageError(f"{name} has its preprocessing inside: leave `preprocessing` out.")
+    if name in CONTROLS:
+        if top:
+            raise UsageError(f"{name} has no ImageNet classifier: leave --top out.")
+        return keras.Model(photo, getattr(minis, row.builder)(pixels), name=name)
+    width = {"alpha": alpha} if alphas(name) else {}
+    network = getattr(keras.applications, row.builder)(
+        include_top=top, weights=None, input_tensor=pixels, **width
     )
-    recipe = backbone.preprocessing
-    kernel = np.zeros((1, 1, 3, 3))
-    kernel[0, 0, recipe.order, (0, 1, 2)] = 1 / (recipe.scale * np.array(recipe.std))
-    affine.set_weights([kernel, -np.array(recipe.mean) / recipe.std])
-    return keras.Model(photo, base.output, name=name)
+    return keras.Model(photo, network.output, name=name)

@@ -33,7 +33,7 @@ def single_tensors(model: keras.Model) -> dict[str, keras.KerasTensor]:
     order = {layer.name: position for position, layer in enumerate(model.operations)}
     last_consumer = [0] * len(order)
     for layer in model.operations:
-        for source in _sources(layer):
+        for source in sources(layer):
             last_consumer[order[source]] = max(last_consumer[order[source]], order[layer.name])
     single, reached = {}, 0
     for position, layer in enumerate(model.operations):
@@ -43,7 +43,7 @@ def single_tensors(model: keras.Model) -> dict[str, keras.KerasTensor]:
     return single
 
 
-def _sources(layer: keras.Layer) -> list[str]:
+def sources(layer: keras.Layer) -> list[str]:
     """Names of the layers whose outputs a layer takes."""
     if isinstance(layer, keras.layers.InputLayer):
         return []

@@ -1,5 +1,7 @@
 """Heads: what turns a backbone's last maps into one probability per class."""
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 
@@ -12,7 +14,11 @@ CLASSIFIER = "classifier"
 
 
 def add_head(
-    base: keras.Model, classes: int, pool: str, hidden: int = 0, dropout: float = 0.0
+    base: keras.Model,
+    classes: int,
+    pool: str,
+    hidden: int | Sequence[int] = 0,
+    dropout: float = 0.0,
 ) -> keras.Model:
     """The whole model: a backbone with a classifier on top.
 
@@ -20,17 +26,20 @@ def add_head(
         base: photo -> maps (n, h, w, channels).
         classes: number of classes, at least 2.
         pool: a key of ``HEADS``.
-        hidden: units of a hidden ReLU layer; 0 leaves it out.
-        dropout: share of the classifier's inputs dropped while training, 0 to below 1.
+        hidden: units of a hidden ReLU layer, or of several; 0 or none leaves them out.
+        dropout: share of each hidden layer's outputs and of the classifier's inputs dropped while training, 0 to below 1.
 
     Returns:
         A flat model: uint8 photos -> float32 (n, classes), softmax probabilities in the order of the class names.
     """
     x = HEADS[pool](name=pool)(base.output)
-    if hidden:
-        x = keras.layers.Dense(hidden, activation="relu", name="hidden")(x)
-    if dropout:
-        x = keras.layers.Dropout(dropout, name="dropout")(x)
+    layers = [hidden] if isinstance(hidden, int) else hidden
+    for number, units in enumerate([units for units in layers if units] or [0], 1):
+        suffix = f"_{number}" if number > 1 else ""
+        if units:
+            x = keras.layers.Dense(units, activation="relu", name=f"hidden{suffix}")(x)
+        if dropout:
+            x = keras.layers.Dropout(dropout, name=f"dropout{suffix}")(x)
     # float32 under any dtype policy: a softmax in float16 loses the small probabilities.
     x = keras.layers.Dense(classes, activation="softmax", dtype="float32", name=CLASSIFIER)(x)
     return keras.Model(base.input, x, name="classifier_of_photos")

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 
 from finetune.errors import IntegrityError
-from finetune.model.backbones import BACKBONES, build_base
+from finetune.model.backbones import backbone as row_of
+from finetune.model.backbones import build_base
 from finetune.model.cut import between, split
 from finetune.model.heads import CLASSIFIER, add_head
 from finetune.model.weights import Loaded, load_weights
@@ -89,7 +90,7 @@ def build_network(
     """Build, load and freeze.
 
     Args:
-        backbone: a key of ``BACKBONES``.
+        backbone: a name of ``known_backbones``.
         image_size: side of the square photos in pixels.
         classes: number of classes.
         weights: ``imagenet``, ``random`` or a file, see ``load_weights``.
@@ -115,7 +116,7 @@ def build_network(
     of_base = {layer.name for layer in base.layers}
     learning = [layer for layer in tail.layers if layer.weights and layer.name in of_base]
     initial = {layer.name: layer.get_weights() for layer in learning}
-    top = BACKBONES[backbone].blocks[-1]
+    top = row_of(backbone).blocks[-1]
     frozen = frozen_digests(whole)
     return Network(whole, tail, cut, top, pool, precision, loaded, initial, frozen)
 
@@ -134,18 +135,6 @@ def draw_head(whole: keras.Model, seed: int) -> None:
             layer.set_weights([kernel, np.zeros(columns, np.float32)])
         elif isinstance(layer, keras.layers.Dropout):
             layer.seed_generator.state.assign([seed, 0])
-
-
-def multiply_adds(model: keras.Model) -> int:
-    """Multiplications with addition per photo in convolutions and dense layers, which is nearly
-    all of a network's work."""
-    total = 0
-    for layer in model.layers:
-        kernel = getattr(layer, "kernel", None)
-        if kernel is not None:
-            places = int(np.prod(layer.output.shape[1:-1]))
-            total += places * int(np.prod(kernel.shape))
-    return total
 
 
 def freeze(whole: keras.Model, tail: keras.Model, batchnorm: str) -> None:

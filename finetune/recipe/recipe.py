@@ -19,7 +19,7 @@ from pydantic import (
 from finetune.data.augment import NONE, PRESETS
 from finetune.data.photos import RESIZE_MODES
 from finetune.errors import UsageError
-from finetune.model.backbones import BACKBONES
+from finetune.model.backbones import known_backbones
 from finetune.recipe.strategies import POOLINGS, STRATEGIES
 from finetune.recipe.yaml import Lines, dump, parse, read
 
@@ -65,7 +65,7 @@ class Recipe(BaseModel):
     data: str = "cats-and-dogs-small"
     min_per_class: int = Field(0, ge=0)
     groups: str | None = None
-    backbone: Literal[tuple(BACKBONES)] = "vgg16"  # type: ignore[valid-type]
+    backbone: Literal[known_backbones()] = "vgg16"  # type: ignore[valid-type]
     weights: str = "imagenet"
     strategy: Literal[tuple(STRATEGIES)] = "top-blocks"  # type: ignore[valid-type]
     blocks: int = Field(1, ge=1, le=4)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.model.backbones import BACKBONES, INPUT
+from finetune.model.backbones import INPUT, block_cut
 
 POOLINGS = ("gap", "gmp", "flatten")  # keys of model.heads.HEADS, which needs Keras
 
@@ -36,7 +36,7 @@ class Strategy:
         """The name of the cut below everything that learns."""
         if self.learns == "all":
             return INPUT
-        return BACKBONES[backbone].blocks[-1 - blocks if self.learns == "blocks" else -1]
+        return block_cut(backbone, blocks if self.learns == "blocks" else 0)
 
 
 STRATEGIES = {

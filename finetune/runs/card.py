@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import BaseLoader, Environment, PackageLoader, StrictUndefined
 
 from finetune.data.dataset import SPLITS, Dataset
-from finetune.model.backbones import BACKBONES
+from finetune.model.backbones import backbone
 from finetune.recipe.recipe import Recipe
 
 _LISTED = 25  # classes
@@ -88,7 +88,7 @@ def _fill(
         "made_by": made_by,
         "title": names if len(names) <= _TITLE else f"{len(classes)} classes",
         "recipe": recipes[0],
-        "backbones": [BACKBONES[name] for name in dict.fromkeys(r.backbone for r in recipes)],
+        "backbones": [backbone(name) for name in dict.fromkeys(r.backbone for r in recipes)],
         "unrecognised": [classes[index] for index in result["test"]["zero_recall"]],
         "table": table,
         "pictures": [path.name for path in folder.glob("*.png")],

@@ -31,3 +31,10 @@ def test_table_agrees_with_the_network(name):
     assert base.output is base.get_layer(row.blocks[-1]).output
     assert [layer.name for layer in base.layers if layer.name in row.blocks] == list(row.blocks)
     assert base.get_layer("preprocess").trainable is False
+
+
+def test_scale_only_is_one_over_255():
+    base = build_base("vgg16", 32, preprocessing="scale-only")
+    photos = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    ours = keras.Model(base.input, base.get_layer("preprocess").output)(photos)
+    np.testing.assert_allclose(ours, photos / 255.0, atol=1e-6)
