@@ -14,6 +14,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -23,13 +24,21 @@ from reliability.test_crash import KEPT
 Tree = dict[str, tuple[int, str]]  # path -> inode and digest ("" for a folder)
 
 
+class Item(NamedTuple):
+    """A file or folder as an entry names it."""
+
+    inode: int
+    digest: str  # of what was written; "" for a folder
+    synced: str | None  # of its content at the last fsync
+
+
 @dataclass
 class Disk:
     """What is certain to survive at some point of a recorded command."""
 
     blobs: Path
-    synced: dict[int, str] = field(default_factory=dict)  # inode -> its content at the last fsync
-    entries: dict[str, Tree] = field(default_factory=dict)  # folder -> its entries when synced
+    synced: dict[int, str] = field(default_factory=dict)  # inode -> digest at the last fsync
+    entries: dict[str, dict[str, Item]] = field(default_factory=dict)  # synced folder -> entries
 
     def take(self, step: dict) -> None:
         """One step more."""
@@ -40,38 +49,38 @@ class Disk:
         if step["kind"] == "fsync" and path in tree and tree[path][1]:
             self.synced[tree[path][0]] = tree[path][1]
         elif step["kind"] == "fsync":
-            self.entries[path] = {
-                name: item for name, item in tree.items() if str(Path(name).parent) == path
-            }
+            inside = [name for name in tree if str(Path(name).parent) == path]
+            self.entries[path] = {name: self._item(tree[name]) for name in inside}
 
     def cut(self, tree: Tree, draw: random.Random) -> dict[str, bytes]:
         """Files that a power cut at this point leaves, one possibility of many."""
         found: dict[str, bytes] = {}
         gone: set[str] = set()
-        for path in sorted(self._certain() | set(tree)):
+        certain = {path for entries in self.entries.values() for path in entries}
+        for path in sorted(certain | set(tree)):
             item = self._entry(path, tree, draw)
             if item is None or str(Path(path).parent) in gone:
                 gone.add(path)
-            elif item[1]:
-                found[path] = self._content(*item, draw)
+            elif item.digest:
+                found[path] = self._content(item, draw)
         return found
 
-    def _certain(self) -> set[str]:
-        return {path for entries in self.entries.values() for path in entries}
+    def _item(self, found: tuple[int, str]) -> Item:
+        return Item(*found, self.synced.get(found[0]))
 
-    def _entry(self, path: str, tree: Tree, draw: random.Random) -> tuple[int, str] | None:
+    def _entry(self, path: str, tree: Tree, draw: random.Random) -> Item | None:
         old = self.entries.get(str(Path(path).parent), {}).get(path)
-        new = tree.get(path)
-        same = old and new and old[0] == new[0]
+        new = self._item(tree[path]) if path in tree else None
+        same = old and new and old.inode == new.inode
         return new if same else draw.choice([old, new])
 
-    def _content(self, inode: int, digest: str, draw: random.Random) -> bytes:
-        data = (self.blobs / digest).read_bytes()
-        if self.synced.get(inode) == digest:
+    def _content(self, item: Item, draw: random.Random) -> bytes:
+        data = (self.blobs / item.digest).read_bytes()
+        if item.synced == item.digest:
             return data
-        earlier = self.blobs / self.synced.get(inode, digest)
+        earlier = (self.blobs / (item.synced or item.digest)).read_bytes()
         torn = data[: draw.randint(0, len(data))]
-        return draw.choice([data, earlier.read_bytes(), torn, bytes(len(data)), b""])
+        return draw.choice([data, earlier, torn, bytes(len(data)), b""])
 
 
 def recorded(log: Path) -> list[dict]:
@@ -111,9 +120,9 @@ def test_a_commit_is_old_or_new_after_a_power_cut(tmp_path):
         subprocess.run(command, env=environment(**variables), check=True)
     steps = [*recorded(tmp_path / "new"), final(tmp_path / "new", place)]
     disk = Disk(tmp_path / "new" / "blobs")
-    start = {str(path): steps[0]["tree"][str(path)] for path in place.iterdir()}
-    disk.entries[str(place)] = start
-    disk.synced = {inode: digest for inode, digest in start.values()}
+    before = steps[0]["tree"]
+    disk.synced = {inode: digest for inode, digest in before.values()}
+    disk.take({"kind": "fsync", "path": str(place), "tree": before})
     whole = {"a.json": '{\n  "text": "%s"\n}\n', "b.bin": "%s" * 1000, "c.txt": "%s"}
     draw = random.Random(0)
     for number, step in enumerate(steps):
