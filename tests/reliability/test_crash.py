@@ -24,7 +24,11 @@ with locked(folder):
 def kept(folder: Path, text: str, log: Path, do: str) -> int:
     """Commit three files in a process of its own; its exit code."""
     log.mkdir(parents=True, exist_ok=True)
-    steps = {"FINETUNE_STEPS": str(log), "FINETUNE_STEPS_ROOTS": f"{folder}", "FINETUNE_STEPS_DO": do}
+    steps = {
+        "FINETUNE_STEPS": str(log),
+        "FINETUNE_STEPS_ROOTS": f"{folder}",
+        "FINETUNE_STEPS_DO": do,
+    }
     command = [sys.executable, "-c", KEPT, folder, text]
     return subprocess.run(command, env=environment(**steps), check=False).returncode
 

@@ -121,7 +121,7 @@ def test_a_commit_is_old_or_new_after_a_power_cut(tmp_path):
     steps = [*recorded(tmp_path / "new"), final(tmp_path / "new", place)]
     disk = Disk(tmp_path / "new" / "blobs")
     before = steps[0]["tree"]
-    disk.synced = {inode: digest for inode, digest in before.values()}
+    disk.synced = dict(before.values())
     disk.take({"kind": "fsync", "path": str(place), "tree": before})
     whole = {"a.json": '{\n  "text": "%s"\n}\n', "b.bin": "%s" * 1000, "c.txt": "%s"}
     draw = random.Random(0)
@@ -142,7 +142,7 @@ def test_the_same_command_mends_what_a_power_cut_left(name, points, tell, tmp_pa
     assert warm(*command.arguments, **command.steps(tmp_path / "log", "record")).code == 0
     steps = [*recorded(tmp_path / "log"), final(tmp_path / "log", command.place)]
     draw = random.Random(0)
-    chosen = sorted(draw.choices(range(len(steps)), k=points - 1)) + [len(steps) - 1]
+    chosen = [*sorted(draw.choices(range(len(steps)), k=points - 1)), len(steps) - 1]
     disk = Disk(tmp_path / "log" / "blobs")
     taken = 0
     for point in chosen:

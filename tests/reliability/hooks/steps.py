@@ -103,7 +103,8 @@ def _group(number: int, kind: str, path: str, wanted: str, seconds: str) -> None
 def _fail(number: int, kind: str, path: str, first: str, name: str) -> None:
     if number >= int(first) and (kind in _GROWING or name != "ENOSPC"):
         code = getattr(errno, name)
-        raise OSError(code, os.strerror(code), path)
+        named = (path,) if kind in ("open", "mkdir") else ()  # as the system calls have it
+        raise OSError(code, os.strerror(code), *named)
 
 
 def _record(number: int, kind: str, path: str) -> None:
