@@ -23,6 +23,7 @@ import psutil
 from conftest import paint
 
 HERE = Path(__file__).parent
+_ENOUGH = 4 * 2**30  # bytes; a warm process that has grown to that is started anew
 BASE = ("--weights", "random", "--image-size", "32")
 COUNTS = {"train": (7, 5), "validation": (3, 4), "test": (4, 3)}  # apples and plums
 COLORS = {"apples": (200, 60, 50), "plums": (70, 60, 160)}
@@ -78,7 +79,10 @@ class Warm:
         if not answer:
             self.close()
             return Done(-9)
-        return Done(**json.loads(answer))
+        done = Done(**json.loads(answer))
+        if done.peak > _ENOUGH:
+            self.close()
+        return done
 
     def close(self) -> None:
         """End the process."""

@@ -5,6 +5,7 @@ a command answers comes back as one line of JSON: exit code, both streams, peak 
 seconds, and the number of open files afterwards.
 """
 
+import gc
 import io
 import json
 import os
@@ -20,6 +21,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
 
 def answer(arguments: list[str], environment: dict[str, str]) -> dict:
     """Run one command as ``python -m finetune`` would."""
+    import keras
+
     from finetune.cli.app import main
 
     kept_environment = dict(os.environ)
@@ -39,6 +42,8 @@ def answer(arguments: list[str], environment: dict[str, str]) -> dict:
     out, err = (stream.buffer.getvalue().decode("utf-8", "replace") for stream in streams)
     status = Path("/proc/self/status").read_text()
     peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    keras.utils.clear_session()
+    gc.collect()
     files = len(os.listdir("/proc/self/fd"))
     return {"code": code, "stdout": out, "stderr": err, "peak": peak, "seconds": seconds,
             "files": files}  # fmt: skip

@@ -1,6 +1,6 @@
 """A thousand photo files: plain ones, 60 oddities that are photos, and 28 that are none.
 
-    python -m reliability.generators.photos FOLDER     (in tests/)
+python -m reliability.generators.photos FOLDER     (in tests/)
 """
 
 import io
@@ -110,7 +110,13 @@ def bomb(width: int, height: int) -> bytes:
     """A PNG of one grey bit per pixel, all black: a hundred megapixels in ten kilobytes."""
     squeeze = zlib.compressobj(9)
     row = bytes(1 + (width + 7) // 8)
-    return png(width, height, 1, 0, b"".join(squeeze.compress(row) for _ in range(height)) + squeeze.flush())
+    return png(
+        width,
+        height,
+        1,
+        0,
+        b"".join(squeeze.compress(row) for _ in range(height)) + squeeze.flush(),
+    )
 
 
 _GIF = struct.pack("<6sHHBBB", b"GIF89a", 65535, 65535, 0x80, 0, 0) + bytes(6)
