@@ -192,7 +192,9 @@ def paint_photos(folder: Path) -> Path:
 
 
 @contextmanager
-def cold(command: Story, variables: dict[str, str]) -> Iterator[subprocess.Popen]:
+def cold(
+    command: Story, variables: dict[str, str], timeout: float = 600
+) -> Iterator[subprocess.Popen]:
     """The command in a process of its own; it and whatever it started must be gone in the end."""
     token = uuid.uuid4().hex
     with tempfile.TemporaryFile() as nowhere:
@@ -205,7 +207,7 @@ def cold(command: Story, variables: dict[str, str]) -> Iterator[subprocess.Popen
         )
         try:
             yield process
-            process.wait(300)
+            process.wait(timeout)
             assert left(token, 15) == [], "processes outlive their parent"
         finally:
             for orphan in left(token, 0):
