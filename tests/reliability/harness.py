@@ -69,7 +69,9 @@ class Warm:
                 text=True,
                 env=environment(),
             )
-        variables = {"FINETUNE_CACHE": os.environ["FINETUNE_CACHE"], **changes}
+            assert self._process.stdout.readline() == "ready\n"
+        cache = os.environ.get("FINETUNE_CACHE", "")  # of the test; none while a session begins
+        variables = {"FINETUNE_CACHE": cache, **changes}
         line = json.dumps({"arguments": list(map(str, arguments)), "environment": variables})
         timer = threading.Timer(timeout, self._process.kill)
         timer.start()

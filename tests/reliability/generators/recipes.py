@@ -6,7 +6,7 @@ REFUSED: dict[str, str] = {
     "a key twice": "epochs: 1\nepochs: 2\n",
     "an alias": "head: &x {pool: gap}\naugment: *x\n",
     "an alias bomb": "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n",
-    "a merge key": "<<: {epochs: 1}\n",
+    "a merge of a number": "<<: 3\n",
     "a Python object": "data: !!python/object/apply:os.system [id]\n",
     "a Python name": "data: !!python/name:os.system\n",
     "an unknown tag": "data: !thing x\n",
