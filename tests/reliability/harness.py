@@ -23,7 +23,9 @@ import psutil
 from conftest import paint
 
 HERE = Path(__file__).parent
-_ENOUGH = 4 * 2**30  # bytes; a warm process that has grown to that is started anew
+_ENOUGH = (
+    4 * 2**30
+)  # bytes; a warm process that has grown to that is started anew, to twice that killed
 BASE = ("--weights", "random", "--image-size", "32")
 COUNTS = {"train": (7, 5), "validation": (3, 4), "test": (4, 3)}  # apples and plums
 COLORS = {"apples": (200, 60, 50), "plums": (70, 60, 160)}
@@ -31,7 +33,7 @@ COLORS = {"apples": (200, 60, 50), "plums": (70, 60, 160)}
 
 @dataclass(frozen=True)
 class Done:
-    """A command that has ended; -9: it was killed, also because it took too long."""
+    """A command that has ended; -9: killed, also because it took too long or too much memory."""
 
     code: int
     stdout: str = ""
@@ -73,16 +75,15 @@ class Warm:
         cache = os.environ.get("FINETUNE_CACHE", "")  # of the test; none while a session begins
         variables = {"FINETUNE_CACHE": cache, **changes}
         line = json.dumps({"arguments": list(map(str, arguments)), "environment": variables})
-        timer = threading.Timer(timeout, self._process.kill)
-        timer.start()
+        answered = threading.Event()
+        guard = threading.Thread(target=_guard, args=(self._process.pid, answered, timeout))
+        guard.start()
         print(line, file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
-        timer.cancel()
-        if not answer:
-            self.close()
-            return Done(-9)
-        done = Done(**json.loads(answer))
-        if done.peak > _ENOUGH:
+        answered.set()
+        guard.join()
+        done = Done(**json.loads(answer)) if answer else Done(-9)
+        if not answer or done.peak > _ENOUGH:
             self.close()
         return done
 
@@ -92,6 +93,16 @@ class Warm:
             self._process.kill()
             self._process.communicate()
             self._process = None
+
+
+def _guard(pid: int, answered: threading.Event, timeout: float) -> None:
+    """Kill a process that takes too long, or memory that other programs of this machine need."""
+    deadline = time.monotonic() + timeout
+    process = psutil.Process(pid)
+    while not answered.wait(0.2):
+        if time.monotonic() > deadline or process.memory_info().rss > 2 * _ENOUGH:
+            process.kill()
+            return
 
 
 @dataclass(frozen=True)
