@@ -168,7 +168,7 @@ NAMES = (
     b"=1+1", b"+cmd|' -C calc'!A0", b"-rf", b"@SUM(A1)", b'quote"d', b"com,ma;semi", b"<script>alert(1)",
     b"&amp;", b"{{7*7}}", b"{% raw %}", b"%s%n", b"$(reboot)", b"`id`", b"a b  c", b"x" * 240,
     "\u202eright-to-left".encode(), "e\u0301".encode(), "\u00e9".encode(), "\U0001f4f7".encode(),
-    b"back\\slash", b"\\x41", b"..", b"#1?x=y", b"nul", b"c:drive",
+    b"back\\slash", b"\\x41", b"dots..dots", b"#1?x=y", b"nul", b"c:drive",
 )  # fmt: skip
 
 if __name__ == "__main__":
