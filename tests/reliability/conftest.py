@@ -1,4 +1,4 @@
-"""Fixtures of the reliability tests: a warm process, a few photos, and stories with their results."""
+"""Fixtures of the reliability tests: a warm process, photos, and stories with their results."""
 
 import sys
 from collections.abc import Callable, Iterator

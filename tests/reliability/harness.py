@@ -62,16 +62,7 @@ class Warm:
 
     def __call__(self, *arguments: object, timeout: float = 120, **changes: str) -> Done:
         """Run a command; ``changes`` are variables of its environment."""
-        if self._process is None:
-            self._process = subprocess.Popen(
-                [sys.executable, HERE / "warm.py"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                env=environment(),
-            )
-            assert self._process.stdout.readline() == "ready\n"
+        self._process = self._process or self._started()
         cache = os.environ.get("FINETUNE_CACHE", "")  # of the test; none while a session begins
         variables = {"FINETUNE_CACHE": cache, **changes}
         line = json.dumps({"arguments": list(map(str, arguments)), "environment": variables})
@@ -86,6 +77,18 @@ class Warm:
         if not answer or done.peak > _ENOUGH:
             self.close()
         return done
+
+    def _started(self) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, HERE / "warm.py"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment(),
+        )
+        assert process.stdout.readline() == "ready\n"
+        return process
 
     def close(self) -> None:
         """End the process."""

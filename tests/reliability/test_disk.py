@@ -4,7 +4,6 @@ import random
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,14 +68,12 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-SIZES = {
-    "extract": (2, 4, 6, 8, 10, 14, 18, 24, 28, 32),
-    "train": (1, 2, 4, 8, 16, 32, 48, 56, 64, 96),
-}
+KIB = {"extract": (8, 16, 24, 32, 40, 56, 72, 96, 112, 128)}  # sizes of the file system
+KIB["train"] = tuple(2**10 * mebibytes for mebibytes in (1, 2, 4, 8, 16, 32, 48, 56, 64, 96))
 LIMITS = [
-    *((name, f"size={n * (4 if name == 'extract' else 1024)}k") for name in SIZES for n in SIZES[name]),
-    *(("extract", f"size=64m,nr_inodes={n}") for n in (2, 4, 6, 8, 10, 12)),
-]  # fmt: skip
+    *((name, f"size={size}k") for name, sizes in KIB.items() for size in sizes),
+    *(("extract", f"size=64m,nr_inodes={count}") for count in (2, 4, 6, 8, 10, 12)),
+]
 
 
 @pytest.mark.reliability
@@ -95,7 +92,7 @@ def test_a_real_file_system_is_full(name, limit, disk, tell, few_photos, warm: W
 def test_a_cache_that_may_only_be_read(disk, tell, few_photos, warm: Warm, tmp_path):
     _, expected = tell("extract")
     cache = disk("size=64m")
-    there = replace(story("extract", few_photos, tmp_path / "there"))
+    there = story("extract", few_photos, tmp_path / "there")
     variables = {"FINETUNE_CACHE": str(cache)}
     assert warm(*there.arguments, **variables).code == 0
     disk("ro")

@@ -1,4 +1,4 @@
-"""Files that no one should trust: each is refused with its exit code, in bounded time and memory."""
+"""Files that no one should trust: refused with their exit code, in bounded time and memory."""
 
 import csv
 import hashlib
@@ -161,8 +161,9 @@ def test_hostile_weights_are_refused(name, few_photos, tmp_path, warm: Warm):
 
 @pytest.mark.parametrize("name", recipes.REFUSED)
 def test_a_wrong_recipe_is_a_usage_error(name, few_photos, tmp_path, warm: Warm):
-    (tmp_path / "recipe.yaml").write_text(f"data: {few_photos}\n" * ("data:" not in recipes.REFUSED[name])
-                                          + recipes.REFUSED[name])  # fmt: skip
+    text = recipes.REFUSED[name]
+    data = "" if "data:" in text else f"data: {few_photos}\n"
+    (tmp_path / "recipe.yaml").write_text(data + text)
     done = warm("compare", tmp_path / "recipe.yaml", "--dry-run", timeout=60)
     assert (done.code, done.clean, done.stdout) == (2, True, ""), done.stderr
 

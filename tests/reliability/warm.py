@@ -13,7 +13,8 @@ import signal
 import sys
 import time
 import traceback
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
@@ -25,20 +26,13 @@ def answer(arguments: list[str], environment: dict[str, str]) -> dict:
 
     from finetune.cli.app import main
 
-    kept_environment = dict(os.environ)
-    kept_signals = {number: signal.getsignal(number) for number in SIGNALS}
-    os.environ.update(environment)
     sys.argv = ["finetune", *arguments]
+    streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2)]
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak memory so far, man 5 proc
     start = time.perf_counter()
-    streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2)]
-    with redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+    with _undone(environment), redirect_stdout(streams[0]), redirect_stderr(streams[1]):
         code = _code(main)
     seconds = time.perf_counter() - start
-    os.environ.clear()
-    os.environ.update(kept_environment)
-    for number, handler in kept_signals.items():
-        signal.signal(number, handler)
     out, err = (stream.buffer.getvalue().decode("utf-8", "replace") for stream in streams)
     status = Path("/proc/self/status").read_text()
     peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024
@@ -47,6 +41,21 @@ def answer(arguments: list[str], environment: dict[str, str]) -> dict:
     files = len(os.listdir("/proc/self/fd"))
     return {"code": code, "stdout": out, "stderr": err, "peak": peak, "seconds": seconds,
             "files": files}  # fmt: skip
+
+
+@contextmanager
+def _undone(environment: dict[str, str]) -> Iterator[None]:
+    """Variables for one command; they and the signals are afterwards what they were."""
+    variables = dict(os.environ)
+    signals = {number: signal.getsignal(number) for number in SIGNALS}
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(variables)
+        for number, handler in signals.items():
+            signal.signal(number, handler)
 
 
 def _code(main) -> int:

@@ -26,7 +26,7 @@ def plain(folder: Path) -> Members:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def packed(members: Members, extra: list[tuple[zipfile.ZipInfo | str, bytes]] = ()) -> bytes:  # type: ignore[assignment]
+def packed(members: Members, *extra: tuple[zipfile.ZipInfo | str, bytes]) -> bytes:
     """An archive of members, and of more under names that may stand twice."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -68,7 +68,7 @@ def text(content: bytes) -> Callable[[Members], bytes]:
 
 def extra(name: zipfile.ZipInfo | str, data: bytes = b"x") -> Callable[[Members], bytes]:
     """The model with one member more."""
-    return lambda members: packed(members, [(name, data)])
+    return lambda members: packed(members, (name, data))
 
 
 def without(name: str) -> Callable[[Members], bytes]:

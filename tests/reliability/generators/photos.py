@@ -71,7 +71,8 @@ ODD: dict[str, Callable[[], bytes]] = {
     **{f"jpeg-{m}.jpg": lambda m=m: encoded(scene(2, mode=m), "JPEG") for m in ("L", "CMYK")},
     **{f"sub-{n}.jpg": lambda n=n: encoded(scene(3), "JPEG", subsampling=n) for n in (0, 1, 2)},
     **{f"quality-{n}.jpg": lambda n=n: encoded(scene(4), "JPEG", quality=n) for n in (1, 100)},
-    **{f"bmp-{m}.bmp": lambda m=m: encoded(scene(5, mode=m), "BMP") for m in ("1", "L", "P", "RGB")},
+    **{f"bmp-{m}.bmp": lambda m=m: encoded(scene(5, mode=m), "BMP")
+       for m in ("1", "L", "P", "RGB")},
     **{f"gif-{m}.gif": lambda m=m: encoded(scene(6, mode=m), "GIF") for m in ("L", "P")},
     **{f"tiff-{m}.tif": lambda m=m: encoded(scene(7, mode=m), "TIFF")
        for m in ("1", "L", "P", "RGB", "RGBA", "CMYK")},
@@ -165,7 +166,8 @@ def write(folder: Path, count: int = 1000) -> tuple[set[str], set[str]]:
 # Bytes of file names (without suffix) that break careless programs.
 NAMES = (
     b"caf\xe9", b"\xff\xfe", b"new\nline", b"tab\tand\rreturn", b"\x1b[31mred", b"\x1b]0;title\x07",
-    b"=1+1", b"+cmd|' -C calc'!A0", b"-rf", b"@SUM(A1)", b'quote"d', b"com,ma;semi", b"<script>alert(1)",
+    b"=1+1", b"+cmd|' -C calc'!A0", b"-rf", b"@SUM(A1)", b'quote"d', b"com,ma;semi",
+    b"<script>alert(1)",
     b"&amp;", b"{{7*7}}", b"{% raw %}", b"%s%n", b"$(reboot)", b"`id`", b"a b  c", b"x" * 240,
     "\u202eright-to-left".encode(), "e\u0301".encode(), "\u00e9".encode(), "\U0001f4f7".encode(),
     b"back\\slash", b"\\x41", b"dots..dots", b"#1?x=y", b"nul", b"c:drive",

@@ -1,4 +1,4 @@
-"""Python imports this at every start where its folder is on PYTHONPATH: in a command and in its workers alike."""
+"""Python imports this at its start where the folder is on PYTHONPATH: in workers, too."""
 
 import steps
 
