@@ -66,9 +66,7 @@ def explain_test(
                 Path(photo.file).name,
                 f"{dataset.classes[photo.label]} → {dataset.classes[label]}, {percent(share)}",
             ]
-            tiles.append(
-                Tile(overlay(picture, spread(heat, picture.size, resize)), lines)
-            )
+            tiles.append(Tile(overlay(picture, spread(heat, picture.size, resize)), lines))
         shown.append(tiles)
     shown = [tiles for tiles in shown if tiles]
     return contact_sheet(shown) if shown else None

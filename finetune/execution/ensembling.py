@@ -16,9 +16,9 @@ from finetune.evaluation.metrics import confusion, mcnemar, measure, per_photo
 from finetune.files import commit, commit_by_name, commit_json, commit_text, locked
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.recipe import Recipe, reopen
-from finetune.runs.predictions import Predictions, read_predictions
 from finetune.runs.card import render_ensemble
 from finetune.runs.folder import read_recipe, read_result
+from finetune.runs.predictions import Predictions, read_predictions
 
 Blend = Literal["mean", "weighted"]
 _ALPHA = 0.05
@@ -54,8 +54,8 @@ def combine(
 def _combine(
     members: Sequence[Member], folder: Path, blend: Blend, reporter: Reporter
 ) -> dict[str, Any]:
-    from finetune.model.ensemble import audit, fit_weights, join
     from finetune.model.describe import multiply_adds
+    from finetune.model.ensemble import audit, fit_weights, join
     from finetune.runs.classifier import Classifier
 
     weights = np.full(len(members), 1 / len(members))

@@ -13,24 +13,23 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import finetune, paint
+from finetune.cli.ensemble import BlendName
 from scipy.special import softmax
 
-from finetune.cli.ensemble import BlendName
-from finetune.commands.run import run as train
 from finetune.commands.ensemble import Blend, ensemble
-from finetune.execution.ensembling import paired_test, read_members, verdict
+from finetune.commands.run import run as train
 from finetune.data.photos import decode
 from finetune.errors import DataError, IntegrityError, UsageError
 from finetune.evaluation.metrics import per_photo, summarize
+from finetune.execution.ensembling import paired_test, read_members, verdict
 from finetune.model.backbones import build_base
 from finetune.model.cut import split
 from finetune.model.ensemble import LEAST_WEIGHT, audit, fit_weights, join
 from finetune.model.heads import add_head
 from finetune.model.weights import load_weights
 from finetune.progress import Reporter
-from finetune.recipe.recipe import load
-from finetune.runs.predictions import Predictions
 from finetune.runs.classifier import Classifier
+from finetune.runs.predictions import Predictions
 
 QUIET = Reporter(quiet=True)
 SIZE = 64
