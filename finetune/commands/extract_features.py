@@ -59,7 +59,7 @@ def extract_features(
     }
     recipe = located(load(None, chosen, list(settings)))
     load_keras()
-    from finetune.execution.trial import Bench, gather, read_dataset
+    from finetune.execution.bench import Bench, gather, read_dataset
     from finetune.model.cut import find_cut
     from finetune.model.heads import pool_maps
 

@@ -21,6 +21,7 @@ from finetune.activations.cache import ActivationCache
 from finetune.activations.store import nearest_difference
 from finetune.data.dataset import SPLITS, Dataset
 from finetune.errors import FinetuneError
+from finetune.execution.bench import Bench, read_dataset
 from finetune.execution.sharing import (
     Need,
     entries,
@@ -30,7 +31,6 @@ from finetune.execution.sharing import (
     starts_head,
     stored_views,
 )
-from finetune.execution.trial import Bench, read_dataset
 from finetune.files import cache_dir
 from finetune.model.backbones import INPUT
 from finetune.model.cut import find_cut
