@@ -1,5 +1,8 @@
-"""What a process runs on: Keras and OpenVINO imported when a command needs them and not before, and its peak memory."""
+"""What a process runs on: Keras and OpenVINO, imported when a command needs them, its processors
+and its memory.
+"""
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterator
@@ -11,8 +14,8 @@ from types import ModuleType
 def load_keras(verbose: bool = False) -> None:
     """Import Keras and TensorFlow quietly; their own messages are for -v.
 
-    TensorFlow's C++ side writes to file descriptor 2 before it reads TF_CPP_MIN_LOG_LEVEL, so that is turned away while it
-    loads. A failing import still raises.
+    TensorFlow's C++ side writes to file descriptor 2 before it reads TF_CPP_MIN_LOG_LEVEL, so that
+    is turned away while it loads. A failing import still raises.
     """
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if verbose:
@@ -22,15 +25,16 @@ def load_keras(verbose: bool = False) -> None:
         with stderr_to_nowhere():
             import keras
             import tensorflow  # noqa: F401
-    keras.utils.disable_interactive_logging()  # Keras's progress bars go to stdout, which belongs to data
+    keras.utils.disable_interactive_logging()  # progress bars go to stdout, which belongs to data
 
 
 def load_openvino() -> ModuleType:
     """Import OpenVINO without its telemetry.
 
-    Unless a user has opted out, ``import openvino`` and every ``convert_model`` report to Google Analytics, each from a
-    fork of this process, which holds TensorFlow and its threads. OpenVINO itself goes on without where the telemetry
-    package is missing (openvino/tools/ovc/telemetry_stub.py), and None in ``sys.modules`` is how Python spells missing.
+    Unless a user has opted out, ``import openvino``, every ``convert_model`` and NNCF report to
+    Google Analytics, each from a fork of this process, which holds TensorFlow and its threads. Both
+    go on without where the telemetry package is missing (openvino/tools/ovc/telemetry_stub.py), and
+    None in ``sys.modules`` is how Python spells missing.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
@@ -42,7 +46,8 @@ def load_openvino() -> ModuleType:
 def stderr_to_nowhere() -> Iterator[None]:
     """Turn file descriptor 2 away: C++ libraries write to it without asking."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
         yield
@@ -52,21 +57,66 @@ def stderr_to_nowhere() -> Iterator[None]:
         os.close(nowhere)
 
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+def has_gpu() -> bool:
+    """Whether TensorFlow sees a GPU; imports TensorFlow."""
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def gpu_has_bfloat16() -> bool:
+    """Whether every GPU computes bfloat16 natively: NVIDIA's compute capability 8.0 (Ampere) and
+    later.
+    """
+    import tensorflow as tf
+
+    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    return all(found.get("compute_capability", (0, 0)) >= (8, 0) for found in details)
+
+
+def threads() -> int:
+    """How many threads decode photos: all processors beside a GPU, half of them (at least 2) beside
+    a trunk on the CPU.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    processors = usable or 2
+    beside_gpu = "tensorflow" in sys.modules and has_gpu()
+    return processors if beside_gpu else max(2, processors // 2)
+
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
 
 
 def reset_peak() -> None:
-    """Begin a new stretch: Linux forgets the peak so far when a 5 is written to clear_refs (man 5 proc)."""
+    """Begin a new stretch: Linux forgets the peak so far when a 5 is written to clear_refs (man 5
+    proc).
+    """
     if _CLEAR.exists():
         _CLEAR.write_text("5")
 
 
 def peak_bytes() -> int:
-    """Largest resident memory of this process since ``reset_peak``, in bytes; elsewhere than on Linux since its start."""
+    """Largest resident memory of this process since ``reset_peak``, in bytes; elsewhere than on
+    Linux since its start.
+    """
     if _STATUS.exists():
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return _windows_peak()
     import resource  # Unix only
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _windows_peak() -> int:
+    """PeakWorkingSetSize of PROCESS_MEMORY_COUNTERS (psapi.h): on 64 bits, the second of its nine
+    words.
+    """
+    size = 9 * ctypes.sizeof(ctypes.c_size_t)
+    counters = (ctypes.c_size_t * 9)(size)
+    kernel32 = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
+    kernel32.K32GetProcessMemoryInfo(ctypes.c_void_p(-1), counters, size)  # -1: this process
+    return counters[1]

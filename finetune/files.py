@@ -12,12 +12,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import platformdirs
 from filelock import FileLock, Timeout
 
 from finetune.errors import BusyError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TEMPORARY = ".*.tmp"  # files and folders of a commit that is under way, or was killed
@@ -91,6 +94,27 @@ def commit_text(path: Path, text: str) -> None:
 def commit_json(path: Path, value: Any) -> None:
     """Commit a value as indented JSON; NaN is refused, as JSON has no word for it."""
     commit_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def commit_csv(path: Path, table: "pd.DataFrame") -> None:
+    """Commit a table as CSV in which no text, not even a column's name, is a formula."""
+    safe = table.rename(columns=as_text).map(
+        lambda cell: as_text(cell) if isinstance(cell, str) else cell
+    )
+    commit(path, lambda file: safe.to_csv(file, index=False))
+
+
+_FORMULA = tuple("=+-@\t\r\n")  # OWASP, "CSV Injection": spreadsheets compute cells that begin so
+
+
+def as_text(cell: str) -> str:
+    """A cell of a CSV file that no spreadsheet takes for a formula; ``from_text`` undoes it."""
+    return f"'{cell}" if cell.startswith((*_FORMULA, "'")) else cell
+
+
+def from_text(cell: str) -> str:
+    """What ``as_text`` was given."""
+    return cell.removeprefix("'")
 
 
 @contextmanager

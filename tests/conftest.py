@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def photos(tmp_path) -> Path:
                 paint(
                     tmp_path / "photos" / split / name / f"{i}.png",
                     color,
-                    hash((split, name, i)) % 2**32,
+                    zlib.crc32(f"{split}/{name}/{i}".encode()),
                 )
     return tmp_path / "photos"
 

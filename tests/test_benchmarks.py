@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.paired import job, ratio
 from benchmarks.photos import make_folder
-from finetune.activations.engine import BATCH, compile_trunk
+from finetune.activations.engine import batch_size, compile_trunk
 from finetune.commands import extract_features as features
 from finetune.data.dataset import read_folder
 from finetune.model.network import build_network
@@ -58,7 +58,7 @@ def test_the_engine_is_no_slower_than_keras(network):
     trunk = keras.Model(network.whole.input, network.whole.get_layer("block4_pool").output)
     engine, photos = (
         compile_trunk(trunk, "openvino"),
-        np.zeros((4 * BATCH, SIZE, SIZE, 3), np.uint8),
+        np.zeros((4 * batch_size(), SIZE, SIZE, 3), np.uint8),
     )
     assert best_ratio(lambda: trunk.predict_on_batch(photos), lambda: list(engine([photos]))) > 0.6
 

@@ -1,6 +1,7 @@
 """The project keeps its own rules: commands that run, exact pins, recipes that parse, imports that point backwards."""
 
 import ast
+import itertools
 import os
 import re
 import shlex
@@ -41,7 +42,7 @@ LAYERS = (
 )
 FLOOR = {part: floor for floor, parts in enumerate(LAYERS) for part in parts.split()}
 # Parts that must import without TensorFlow, which takes seconds: --help and recipe errors wait for no more than these.
-LIGHT = {"errors", "files", "progress", "backend", "data", "recipe", "report", "cli"}
+LIGHT = {"errors", "files", "progress", "backend", "data", "recipe", "report", "commands", "cli"}
 
 
 # Commands
@@ -123,8 +124,7 @@ def test_pins_cover_the_direct_dependencies_within_their_bounds():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     direct = [
-        Requirement(text)
-        for text in [*project["dependencies"], *extras["offline"], *extras["test"], *extras["dev"]]
+        Requirement(text) for text in [*project["dependencies"], *itertools.chain(*extras.values())]
     ]
     wanted = {
         canonicalize_name(item.name): item.specifier
@@ -136,6 +136,45 @@ def test_pins_cover_the_direct_dependencies_within_their_bounds():
     assert {
         name: v for name, v in versions.items() if not wanted[name].contains(v, prereleases=True)
     } == {}
+
+
+def test_all_is_every_extra_of_users_and_dev_installs_everything():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+
+    def reached(extra: str) -> set[str]:
+        own = [Requirement(text) for text in extras[extra]]
+        inner = {name for item in own if item.name == project["name"] for name in item.extras}
+        return inner.union(*map(reached, inner))
+
+    assert reached("all") == set(extras) - {"all", "bench", "test", "dev"}
+    assert reached("dev") == set(extras) - {"dev"}
+
+
+def test_what_is_needed_by_an_extra_alone_is_imported_where_it_is_used():
+    """The base install lacks these: a module that imports one at its top cannot be imported."""
+    optional = {
+        "onnx",
+        "onnxruntime",
+        "tf2onnx",
+        "ai_edge_litert",
+        "pyarrow",
+        "tensorboard",
+        "yaml",
+    }
+    found = [
+        f"{module} imports {name}"
+        for module, tree in TREES.items()
+        for name in set(
+            imports(
+                ast.Module(
+                    [n for n in tree.body if not isinstance(n, ast.FunctionDef | ast.ClassDef)], []
+                )
+            )
+        )
+        if name.partition(".")[0] in optional
+    ]
+    assert found == []
 
 
 def test_pre_commit_runs_the_pinned_ruff():
@@ -183,7 +222,7 @@ def test_every_public_name_has_a_docstring():
 
 
 def test_the_tables_are_offered_in_recipes_and_on_the_command_line():
-    from finetune.cli import options as cli
+    from finetune.cli.options import OPTIONS
     from finetune.model.backbones import BACKBONES
     from finetune.recipe.recipe import Head, Recipe
     from finetune.recipe.strategies import STRATEGIES
@@ -197,8 +236,8 @@ def test_the_tables_are_offered_in_recipes_and_on_the_command_line():
     tables = {"backbone": list(BACKBONES), "strategy": list(STRATEGIES), "pool": heads}
     fields = {**Recipe.model_fields, **Head.model_fields}
     assert {key: list(get_args(fields[key].annotation)) for key in tables} == tables
-    options = {"backbone": cli.Backbone, "strategy": cli.Strategy, "pool": cli.Pool}
-    assert {key: [option.value for option in options[key]] for key in tables} == tables
+    assert OPTIONS["strategy"].choices == tuple(STRATEGIES)
+    assert list(OPTIONS["head"].choices) == heads
 
 
 # Imports
@@ -226,6 +265,17 @@ def test_imports_point_backwards_along_the_flow():
         for module, tree in TREES.items()
         for name in sorted(set(imports(tree)) & set(MODULES))
         if part(module) and part(name) and FLOOR[part(name)] > FLOOR[part(module)]
+    ]
+    assert wrong == []
+
+
+def test_no_command_imports_another():
+    wrong = [
+        f"{module} imports {name}"
+        for module, tree in TREES.items()
+        if part(module) == "commands"
+        for name in set(imports(tree)) & set(MODULES)
+        if part(name) == "commands" and name not in (module, "finetune.commands")
     ]
     assert wrong == []
 

@@ -1,60 +1,69 @@
-"""The commands: parse, delegate, print. One module for each; nothing heavy is imported before a command needs it."""
+"""The command line: what typer needs, errors to exit codes, and signals."""
 
+import difflib
 import errno
+import os
 import signal
+import socket
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from finetune import __version__
-from finetune.cli.cache import gc, ls, verify
-from finetune.cli.check import check
-from finetune.cli.compare import compare
-from finetune.cli.ensemble import ensemble
-from finetune.cli.evaluate import evaluate
-from finetune.cli.explain import explain
-from finetune.cli.export import export
-from finetune.cli.extract import extract_features
-from finetune.cli.lists import backbones, data, recipe_schema, strategies
+from finetune.cli import manage, train, use
 from finetune.cli.options import say, settings
-from finetune.cli.predict import predict
-from finetune.cli.run import run
-from finetune.errors import BusyError, FinetuneError
+from finetune.errors import BusyError, FinetuneError, Terminated
 
 _ANYWHERE = ("-q", "--quiet", "-v", "--verbose")  # allowed behind the command, too
+# What people call a command before they know its name.
+_OTHER_NAMES = {
+    "train": "run",
+    "fit": "run",
+    "classify": "predict",
+    "test": "evaluate",
+    "eval": "evaluate",
+    "gradcam": "explain",
+    "convert": "export",
+    "features": "extract-features",
+    "datasets": "data",
+    "models": "backbones",
+}
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-_COMMANDS: tuple[Callable[..., None], ...] = (
-    run,
-    compare,
-    ensemble,
-    predict,
-    evaluate,
-    extract_features,
-    explain,
-    export,
-    check,
-    backbones,
-    strategies,
-    data,
-)
-for command in _COMMANDS:
-    app.command()(command)
-cache = typer.Typer(no_args_is_help=True, help="The stored activations.", rich_markup_mode=None)
-for upkeep in (ls, verify, gc):
-    cache.command()(upkeep)
-app.add_typer(cache, name="cache")
-recipe = typer.Typer(no_args_is_help=True, help="Recipes as such.", rich_markup_mode=None)
-recipe.command("schema")(recipe_schema)
-app.add_typer(recipe, name="recipe")
+
+class _Commands(TyperGroup):
+    """Commands that are suggested by their other names, too."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        near = difflib.get_close_matches(args[0], [*self.commands, *_OTHER_NAMES]) if args else []
+        if near and args[0] not in self.commands:
+            names = dict.fromkeys(_OTHER_NAMES.get(name, name) for name in near)
+            meant = " or ".join(f"'{name}'" for name in names)
+            ctx.fail(f"No such command '{args[0]}'. Did you mean {meant}?")
+        return super().resolve_command(ctx, args)
+
+
+def _typer(verbs: Mapping[str, Callable[..., None]], text: str | None = None) -> typer.Typer:
+    made = typer.Typer(
+        cls=_Commands,
+        help=text,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for name, command in verbs.items():
+        made.command(name)(command)
+    return made
+
+
+app = _typer({**train.VERBS, **use.VERBS, **manage.VERBS})
+app.add_typer(_typer(manage.CACHE_VERBS, "The stored activations."), name="cache")
+app.add_typer(_typer(manage.RECIPE_VERBS, "Recipes as such."), name="recipe")
 
 
 def _version(wanted: bool) -> None:
@@ -73,34 +82,51 @@ def _main(
         bool, typer.Option("--version", help="Print it.", is_eager=True, callback=_version)
     ] = False,
 ) -> None:
-    """Fine-tune ImageNet backbones on your photos, and find out honestly which way of doing it is best."""
+    """Fine-tune ImageNet backbones on your photos, and find out honestly which way is best."""
     settings.update(quiet=quiet, verbose=verbose)
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, handled like Ctrl-C but for its exit code."""
-
-
-def _terminated(*_: Any) -> None:
-    raise _Terminated
+    if verbose:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
 
 
 def main() -> None:
     """Entry point: every error to one paragraph on stderr and its exit code."""
-    signal.signal(signal.SIGTERM, _terminated)
-    sys.argv[1:] = sorted(
-        sys.argv[1:], key=lambda word: word not in _ANYWHERE
-    )  # a stable sort: they come first
+    _watch_signals()
+    # A stable sort: these options come first.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in _ANYWHERE)
     try:
         app()
-    except KeyboardInterrupt as error:
-        sys.exit(143 if isinstance(error, _Terminated) else 130)
+    except Terminated:
+        sys.exit(128 + signal.SIGTERM)
     except Exception as error:
         if settings["verbose"]:
             traceback.print_exc()
         failure = error if isinstance(error, FinetuneError) else _explained(error)
         say(f"error: {failure}")
         sys.exit(failure.exit_code)
+
+
+def _watch_signals() -> None:
+    """SIGTERM ends as Ctrl-C does; a second signal ends at once, whatever the main thread does.
+
+    Python runs its handlers in the main thread, which may be in TensorFlow for minutes; the bytes
+    that the C handler writes reach another thread at any time.
+    """
+
+    def terminated(*_: Any) -> None:
+        raise Terminated
+
+    def count_signals() -> None:
+        seen = 0
+        while received := reader.recv(1):
+            seen += received[0] in (signal.SIGINT, signal.SIGTERM)
+            if seen > 1:
+                os._exit(128 + received[0])
+
+    signal.signal(signal.SIGTERM, terminated)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=count_signals, daemon=True).start()
 
 
 def _explained(error: Exception) -> FinetuneError:

@@ -18,17 +18,23 @@ from finetune.execution.sharing import in_order, located, sharing, trial_row, tr
 from finetune.files import commit_json, locked
 from finetune.model.backbones import INPUT
 from finetune.progress import SILENT, Reporter
-from finetune.recipe.matrix import Cell as Trial
-from finetune.recipe.matrix import collect
+from finetune.recipe.matrix import Trial, collect
 from finetune.runs.folder import RunResult, finished_run
+from finetune.runs.interruption import said_if_interrupted
 
 Place = str | PathLike[str]
 
 FAILURE = "failure.json"
+_FINISHED = "finished trials are kept in"
+_AGAIN = "Give the same command again to go on."
 
 
 def compare(
-    *recipes: Place, out: Place = "compared", photos: bool = True, reporter: Reporter = SILENT
+    *recipes: Place,
+    precision: str | None = None,
+    out: Place = "compared",
+    photos: bool = True,
+    reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
     """Run many recipes, share what they share, and say which differences are real.
 
@@ -37,6 +43,7 @@ def compare(
 
     Args:
         recipes: YAML files, or folders of them.
+        precision: in place of what the recipes say.
         out: the comparison's folder, whose ``cells/NAME`` are the run folders of its trials; trials
             that have a result there, of the same recipe and photos, are not run again.
         photos: whether the report's galleries show photos, or only their names.
@@ -50,22 +57,29 @@ def compare(
         BusyError: another process works in ``out`` or in the folder of a trial, or the disk is full.
         A failing trial is no error: its row says why it failed.
     """
-    return compare_trials(read_trials(recipes), Path(out), reporter, photos)
+    trials = read_trials(recipes, precision)
+    with said_if_interrupted(lambda: f"{_FINISHED} {out}. {_AGAIN}", reporter):
+        return compare_trials(trials, Path(out), reporter, photos)
 
 
-def plan_compare(*recipes: Place, reporter: Reporter = SILENT) -> dict[str, Any]:
+def plan_compare(
+    *recipes: Place, precision: str | None = None, reporter: Reporter = SILENT
+) -> dict[str, Any]:
     """What ``compare`` would do and cost, without doing it."""
-    trials = read_trials(recipes)
+    trials = read_trials(recipes, precision)
     load_keras()
     from finetune.execution.plan import plan_trials
 
     return plan_trials(trials, reporter)
 
 
-def read_trials(recipes: Sequence[Place]) -> list[Trial]:
+def read_trials(recipes: Sequence[Place], precision: str | None = None) -> list[Trial]:
     """The trials of recipe files and folders of them, with absolute paths."""
     trials = collect([Path(recipe) for recipe in recipes])
-    return [replace(trial, recipe=located(trial.recipe)) for trial in trials]
+    given = {"precision": precision} if precision else {}
+    return [
+        replace(trial, recipe=located(trial.recipe.model_copy(update=given))) for trial in trials
+    ]
 
 
 def compare_trials(

@@ -1,31 +1,26 @@
-"""`finetune evaluate`: how good a classifier is on photos of its classes that lie in another folder. Needs TensorFlow."""
+"""`finetune evaluate`: how good a classifier is on photos of its classes that lie elsewhere."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
-from finetune.commands.predict import as_text, score
-from finetune.data import catalog
-from finetune.data.dataset import Dataset, find_bad, read_labelled
 from finetune.errors import DataError, UsageError
-from finetune.evaluation import plots
-from finetune.evaluation.metrics import confusion, per_class, per_photo, summarize
-from finetune.evaluation.overlays import TILE, Tile, contact_sheet, open_photo, percent
-from finetune.files import commit, commit_json, locked
-from finetune.progress import Reporter
-from finetune.runs.classifier import Classifier
+from finetune.files import commit, commit_csv, commit_json, locked
+from finetune.progress import SILENT, Reporter, count
 
-_LISTED, _SHOWN, _PER_ROW = (
-    25,
-    12,
-    4,
-)  # photos of the highest loss: in the table, on the contact sheet, in its rows
+if TYPE_CHECKING:
+    import numpy as np
+
+    from finetune.data.dataset import Dataset
+    from finetune.evaluation.overlays import Tile
+    from finetune.runs.classifier import Classifier
+
+SPLITS = ("test", "validation", "train", "all")
+_LISTED = 25  # photos of the highest loss that are in the table
+_SHOWN = 12  # of these, on the contact sheet
+_PER_ROW = 4
 _USED = {
     "train": "These are the photos that the model was trained on",
     "validation": "These photos chose the model's settings and its best epoch",
@@ -34,47 +29,61 @@ _USED = {
 
 
 def evaluate(
-    classifier: Classifier,
-    data: str,
-    reporter: Reporter,
+    model: "Path | str | Classifier",
+    data: Path | str,
+    *,
     split: str | None = None,
-    out: Path | None = None,
     skip_bad: bool = False,
+    precision: str = "auto",
+    out: Path | str | None = None,
+    reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
-    """Measure a classifier on labelled photos, whose classes are matched by name.
+    """Measure a classifier on labelled photos of its classes.
 
     Args:
-        classifier: from ``Classifier.open``.
-        data: a named data set, or a folder as ``read_labelled`` takes it.
-        reporter: told of progress, of classes without photos, and of photos that the model knows from its training.
-        split: train, validation, test (if missing) or all; of a folder without splits all photos are used.
-        out: the folder for ``metrics.json``, ``predictions.csv``, ``confusion.png`` and ``top_losses.csv`` and ``.png``;
-            ``evaluations/RUN-DATA`` if missing, with ``-SPLIT`` for any split but test.
+        model: a run folder, a ``.keras`` file or an open Classifier.
+        data: class folders, as such or in split folders, or a data set's name; classes are matched
+            by name.
+        split: one of ``SPLITS``; test if missing. Of a folder without splits all photos are used.
         skip_bad: leave out photos that cannot be decoded.
+        precision: of the network's arithmetic: auto, float32, bfloat16 or int8.
+        out: the folder for ``metrics.json``, ``predictions.csv``, ``confusion.png`` and
+            ``top_losses.csv`` and ``.png``; ``evaluations/RUN-DATA`` if missing, with ``-SPLIT``
+            for any split but test.
+        reporter: gets progress, and is warned of classes without photos and of photos that the
+            model knows from its training.
 
     Returns:
         What ``evaluate --json`` prints.
 
     Raises:
-        DataError: there are no photos, bad ones, or photos of unknown classes. UsageError: ``out`` holds an evaluation of
-        other photos or of another model, or the folder has no splits.
+        DataError: there are no photos, bad ones, or photos of unknown classes.
+        UsageError: ``out`` holds an evaluation of other photos or of another model, or the folder
+            has no splits.
     """
-    dataset = read_labelled(
-        _root(data), classifier.classes, split, data if data in catalog.NAMES else None
-    )
+    from finetune.data import catalog
+    from finetune.data.dataset import read_labelled
+    from finetune.files import sha256_of
+    from finetune.runs.classifier import opened
+
+    if split not in (*SPLITS, None):
+        raise UsageError(f"split is '{split}'; allowed are {', '.join(SPLITS)}.")
+    classifier, data = opened(model), str(data)
+    name = data if data in catalog.NAMES else None
+    dataset = read_labelled(_root(data), classifier.classes, split, name)
     used = split or "test" if dataset.photos[0].split else "all"
-    _remark(classifier, data, used, dataset, reporter)
-    dataset = _without_bad(dataset, classifier, skip_bad, reporter)
-    suffix = f"-{split}" if split not in (None, "test") else ""
-    run = classifier.path.resolve().name.removesuffix(".keras")
-    out = out or Path("evaluations", f"{run}-{dataset.name}{suffix}")
-    digests = {"photos": dataset.digest, "model": _digest(classifier.path)}
-    _check_free(out, digests)
+    _warn_of_flattery(classifier, data, used, dataset, reporter)
+    out = Path(out) if out else _default_out(classifier.path, dataset.name, split)
+    file = classifier.path / "model.keras" if classifier.path.is_dir() else classifier.path
+    digests = {"photos": dataset.digest, "model": sha256_of(file)}
     with locked(out):
-        probabilities = _probabilities(classifier, dataset, reporter)
-        head = {"run": str(classifier.path), "data": data, "split": used, "out": str(out)}
+        _check_free(out, digests)
+        dataset, probabilities = _score(classifier, dataset, skip_bad, precision, reporter)
         result = {
-            **head,
+            "run": str(classifier.path),
+            "data": data,
+            "split": used,
+            "out": str(out),
             **_measures(dataset, probabilities),
             "bad": len(dataset.excluded),
             "digests": digests,
@@ -84,91 +93,97 @@ def evaluate(
 
 
 def _root(data: str) -> Path:
+    from finetune.data import catalog
+
     if data in catalog.NAMES:
         return catalog.locate(data)
     folder = Path(data).expanduser()
-    return (
-        folder if folder.exists() else catalog.resolve(data).root
-    )  # which raises, and knows the names that there are
+    # What is no folder is refused by `resolve`, which knows the names that there are.
+    return folder if folder.exists() else catalog.resolve(data).root
 
 
-def _remark(
-    classifier: Classifier, data: str, used: str, dataset: Dataset, reporter: Reporter
+def _default_out(model: Path, data: str, split: str | None) -> Path:
+    suffix = f"-{split}" if split not in (None, "test") else ""
+    return Path("evaluations", f"{model.resolve().name.removesuffix('.keras')}-{data}{suffix}")
+
+
+def _warn_of_flattery(
+    classifier: "Classifier", data: str, used: str, dataset: "Dataset", reporter: Reporter
 ) -> None:
-    """Say what makes the figures less than they look."""
+    """Warn of what makes the figures worth less than they look."""
     recipe = classifier.recipe
     if recipe and used in _USED and _place(recipe.data) == _place(data):
         reporter.warn(f"{_USED[used]}; the figures do not tell how it does on new photos.")
     found = {photo.label for photo in dataset.photos}
     absent = [name for index, name in enumerate(classifier.classes) if index not in found]
     if absent:
+        names = ", ".join(absent[:10])
         reporter.warn(
-            f"No photos of {len(absent)} of the model's {len(classifier.classes)} classes: {', '.join(absent)}."
+            f"No photos of {len(absent)} of the model's {len(classifier.classes)} classes: {names}."
         )
 
 
 def _place(data: str) -> str | Path:
+    from finetune.data import catalog
+
     return data if data in catalog.NAMES else Path(data).expanduser().resolve()
 
 
-def _without_bad(
-    dataset: Dataset, classifier: Classifier, skip_bad: bool, reporter: Reporter
-) -> Dataset:
-    """The photos that can be decoded; the others are an error, or are left out and said."""
-    with reporter.stage("photos checked", len(dataset.photos)) as advance:
-        size, resize = classifier.image_size, classifier.resize
-        bad = find_bad(dataset.photos, size, resize, progress=lambda *_: advance(1))
+def _score(
+    classifier: "Classifier", dataset: "Dataset", skip_bad: bool, precision: str, reporter: Reporter
+) -> tuple["Dataset", "np.ndarray"]:
+    """The photos that can be decoded, and float32 (n, classes) of them, from one pass over all."""
+    import numpy as np
+
+    rows = []
+    bad = []
+    with reporter.stage("photos classified", len(dataset.photos)) as advance:
+        for photo, found in classifier.score(dataset.photos, precision):
+            advance(1)
+            if isinstance(found, str):
+                bad.append((photo, found))
+            else:
+                rows.append(found)
     listing = "\n".join(f"  {photo.path}: {reason}" for photo, reason in bad)
+    if not rows:
+        raise DataError(f"None of {count(len(bad), 'photo')} can be decoded:\n{listing}")
+    told = f"{len(bad)} of {len(dataset.photos):,} photos cannot be decoded"
     if bad and not skip_bad:
         raise DataError(
-            f"{len(bad)} of {len(dataset.photos):,} photos cannot be decoded:\n{listing}\n"
-            "Mend or remove them, or leave them out with --skip-bad."
+            f"{told}:\n{listing}\nMend or remove them, or leave them out with --skip-bad."
         )
-    if len(bad) == len(dataset.photos):
-        raise DataError(f"None of the {len(bad)} photos can be decoded:\n{listing}")
     if bad:
-        reporter.warn(
-            f"{len(bad)} of {len(dataset.photos):,} photos cannot be decoded and are left out:\n{listing}"
-        )
+        reporter.warn(f"{told} and are left out:\n{listing}")
     left_out = {photo for photo, _ in bad}
-    photos = tuple(photo for photo in dataset.photos if photo not in left_out)
-    return replace(
-        dataset, photos=photos, excluded=tuple((photo.file, reason) for photo, reason in bad)
-    )
-
-
-def _digest(path: Path) -> str:
-    """Hex sha256 of the model file."""
-    with (path / "model.keras" if path.is_dir() else path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    kept = tuple(photo for photo in dataset.photos if photo not in left_out)
+    excluded = tuple((photo.file, reason) for photo, reason in bad)
+    return replace(dataset, photos=kept, excluded=excluded), np.stack(rows)
 
 
 def _check_free(out: Path, digests: dict[str, str]) -> None:
-    """Nothing is in the way but an older evaluation of the same model on the same photos, which may be replaced."""
+    """Only an older evaluation of the same model on the same photos may be replaced."""
     metrics = out / "metrics.json"
-    found = json.loads(metrics.read_text()).get("digests", {}) if metrics.exists() else digests
+    if not metrics.exists():
+        return
+    try:
+        found = json.loads(metrics.read_text(encoding="utf-8")).get("digests", {})
+    except ValueError as error:
+        raise UsageError(
+            f"{metrics} cannot be read ({error}). Choose another --out, or delete the folder."
+        ) from error
     other = [name for name in digests if found.get(name) != digests[name]]
     if other:
         raise UsageError(
-            f"{out} holds results for other {' and another '.join(other)}. Choose another --out, or delete the folder."
+            f"{out} holds results for other {' and another '.join(other)}. Choose another --out, "
+            "or delete the folder."
         )
 
 
-def _probabilities(classifier: Classifier, dataset: Dataset, reporter: Reporter) -> np.ndarray:
-    """Probabilities of all photos, in their order: float32 (n, classes)."""
-    rows = []
-    with reporter.stage("photos classified", len(dataset.photos)) as advance:
-        for path, found in score(classifier, (photo.path for photo in dataset.photos)):
-            if isinstance(found, str):
-                raise DataError(
-                    f"{path} could be decoded before and now cannot: {found}. Is the folder still changing?"
-                )
-            rows.append(found)
-            advance(1)
-    return np.stack(rows)
+def _measures(dataset: "Dataset", probabilities: "np.ndarray") -> dict[str, Any]:
+    import numpy as np
 
+    from finetune.evaluation.metrics import confusion, measure, per_photo
 
-def _measures(dataset: Dataset, probabilities: np.ndarray) -> dict[str, Any]:
     labels = np.array([photo.label for photo in dataset.photos])
     photos = per_photo(probabilities, labels)
     worst = np.argsort(-photos["loss"].to_numpy(), kind="stable")[:_LISTED]
@@ -184,48 +199,49 @@ def _measures(dataset: Dataset, probabilities: np.ndarray) -> dict[str, Any]:
         for i in worst
     ]
     return {
-        **summarize(probabilities, labels),
-        "per_class": per_class(probabilities, labels, dataset.classes).to_dict("records"),
+        **measure(probabilities, labels, dataset.classes),
         "confusion": confusion(probabilities, labels).tolist(),
         "top_losses": top_losses,
     }
 
 
-def _write(out: Path, dataset: Dataset, probabilities: np.ndarray, result: dict[str, Any]) -> None:
-    """Write the folder; ``metrics.json`` goes away first and comes back last, so that it always belongs to the rest."""
+def _write(
+    out: Path, dataset: "Dataset", probabilities: "np.ndarray", result: dict[str, Any]
+) -> None:
+    """Write the folder; ``metrics.json`` goes first and comes last: it belongs to what is there."""
+    import numpy as np
+    import pandas as pd
+
+    from finetune.evaluation import plots
+    from finetune.evaluation.overlays import contact_sheet
+
     (out / "metrics.json").unlink(missing_ok=True)
-    classes = [as_text(name) for name in dataset.classes]
-    table = pd.DataFrame(probabilities, columns=classes)
-    table.insert(
-        0, "class", [classes[photo.label] for photo in dataset.photos], allow_duplicates=True
-    )
-    table.insert(
-        0, "file", [as_text(photo.file) for photo in dataset.photos], allow_duplicates=True
-    )
+    table = pd.DataFrame(probabilities, columns=list(dataset.classes))
+    names = [dataset.classes[photo.label] for photo in dataset.photos]
+    table.insert(0, "class", names, allow_duplicates=True)
+    table.insert(0, "file", [photo.file for photo in dataset.photos], allow_duplicates=True)
+    commit_csv(out / "predictions.csv", table)
     worst = pd.DataFrame(result["top_losses"]).drop(columns="confidence")
-    for name in ("file", "class", "predicted"):
-        worst[name] = worst[name].map(as_text)
-    commit(out / "predictions.csv", lambda file: table.to_csv(file, index=False))
-    commit(out / "top_losses.csv", lambda file: worst.to_csv(file, index=False))
-    matrix, counted = (
-        np.array(result["confusion"]),
-        f"{result['split']} photos".removeprefix("all "),
-    )
+    commit_csv(out / "top_losses.csv", worst)
+    matrix = np.array(result["confusion"])
+    counted = f"{result['split']} photos".removeprefix("all ")
     commit(
         out / "confusion.png", lambda file: plots.confusion(matrix, dataset.classes, file, counted)
     )
-    sheet = contact_sheet(
-        _tiles(dataset, result["top_losses"][:_SHOWN]), title="true → predicted, highest loss first"
-    )
+    tiles = _tiles(dataset, result["top_losses"][:_SHOWN])
+    sheet = contact_sheet(tiles, title="true → predicted, highest loss first")
     commit(out / "top_losses.png", lambda file: sheet.save(file, "PNG"))
     commit_json(out / "metrics.json", result)
 
 
-def _tiles(dataset: Dataset, top_losses: Sequence[dict[str, Any]]) -> list[list[Tile]]:
+def _tiles(dataset: "Dataset", top_losses: Sequence[dict[str, Any]]) -> list[list["Tile"]]:
     """The photos themselves, each with its true and its predicted class, four in a row."""
+    from finetune.evaluation.overlays import TILE, Tile, open_photo, percent
+
+    files = {photo.file: photo.path for photo in dataset.photos}
     tiles = []
     for photo in top_losses:
-        picture = open_photo((dataset.root / photo["file"]).read_bytes(), TILE)
+        picture = open_photo(files[photo["file"]].read_bytes(), TILE)
         verdict = f"{photo['class']} → {photo['predicted']} {percent(photo['confidence'])}"
         tiles.append(Tile(picture, [verdict, Path(photo["file"]).name]))
     return [tiles[start : start + _PER_ROW] for start in range(0, len(tiles), _PER_ROW)]

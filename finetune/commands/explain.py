@@ -1,167 +1,196 @@
-"""`finetune explain`: where in a photo a classifier finds its evidence; and the same for a few test photos of a run."""
+"""`finetune explain`: where in a photo a classifier finds its evidence."""
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
-
-from finetune.data.photos import SUFFIXES, BadPhoto, decode, list_photos
-from finetune.errors import DataError
-from finetune.evaluation.gradcam import default_layer, feature_maps, grad_cam
-from finetune.evaluation.overlays import (
-    TILE,
-    Tile,
-    contact_sheet,
-    maps_grid,
-    open_photo,
-    overlay,
-    peak,
-    percent,
-    spread,
-)
 from finetune.files import commit
-from finetune.progress import Reporter
-from finetune.runs.classifier import Classifier, two_columns
+from finetune.progress import SILENT, Reporter
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from finetune.evaluation.overlays import Tile
+    from finetune.runs.classifier import Classifier
 
 _ROWS = 10  # photos on a page of a contact sheet
-_SILENT = Reporter(quiet=True)
 
 
 def explain(
-    classifier: Classifier,
-    paths: Sequence[Path],
+    model: "Path | str | Classifier",
+    photos: Sequence[Path | str] | Path | str,
+    *,
     layers: Sequence[str] = (),
     class_name: str | None = None,
-    out: Path = Path("explained"),
     maps_of: Sequence[str] = (),
     channels: int = 64,
-    reporter: Reporter = _SILENT,
+    out: Path | str = Path("explained"),
+    reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
-    """Draw the heat of a class over photos: one picture per photo and layer, and contact sheets of them all.
+    """Show where in photos a classifier finds its evidence (Grad-CAM).
 
     Args:
-        classifier: from ``Classifier.open``.
-        paths: photos, and folders of photos.
+        model: a run folder, a ``.keras`` file or an open Classifier.
+        photos: photos, and folders of photos.
         layers: names of layers with maps; none means the one that is pooled.
-        class_name: the class whose evidence is sought; None means the one that is predicted of each photo.
-        out: the folder of the pictures.
+        class_name: the class whose evidence is sought; None means the predicted one of each photo.
         maps_of: layers whose maps are drawn, too.
-        channels: how many channels of them at most.
-        reporter: told of progress.
+        channels: how many channels of them at most, the most active ones.
+        out: the folder of the pictures: one per photo and layer, and contact sheets of them all.
+        reporter: gets progress, and a warning for each bad photo.
 
     Returns:
-        What ``explain --json`` prints; ``bad`` lists the photos that cannot be decoded, with the reason.
+        What ``explain --json`` prints; ``bad`` lists the photos that cannot be decoded, each with
+        its reason.
 
     Raises:
         DataError: there is no photo, or no such class.
         UsageError: there is no such layer, or the model does not end in a Dense layer.
     """
-    files = list(list_photos(paths))
-    if not files:
-        places = ", ".join(map(str, paths))
-        raise DataError(
-            f"There are no photos in {places}. Photos in folders end in {', '.join(sorted(SUFFIXES))}."
-        )
+    from finetune.data.photos import Pixels, printable, read_photos
+    from finetune.runs.classifier import find_photos, opened
+
+    files = list(find_photos(photos))
+    classifier = opened(model)
+    from finetune.evaluation.gradcam import default_layer
+
     label = None if class_name is None else classifier.index(class_name)
     layers = layers or [default_layer(classifier.model)]
-    question = _Question(classifier, layers, label, maps_of, channels, out)
-    found: dict[str, Any] = {
+    question = _Question(classifier, layers, label, maps_of, channels, Path(out))
+    answers = []
+    bad = []
+    pixels = Pixels(classifier.image_size, classifier.resize)
+    with reporter.stage("photos explained", len(files)) as advance:
+        for file, found in read_photos(pixels, files):
+            advance(1)
+            if isinstance(found, str):
+                bad.append({"file": printable(file), "reason": found})
+                reporter.warn(f"{printable(file)}: {found}")
+            else:
+                answers.append(question.ask(file, found))
+    question.turn_page()
+    return {
         "run": str(classifier.path),
         "out": str(out),
-        "contact": [],
-        "photos": [],
-        "bad": [],
+        "contact": question.pages,
+        "photos": answers,
+        "bad": bad,
     }
-    rows: list[list[Tile]] = []
-    stems: set[str] = set()
-    with reporter.stage("photos explained", len(files)) as advance:
-        for file in files:
-            advance(1)
-            try:
-                data = file.read_bytes()
-                pixels = decode(data, classifier.image_size, classifier.resize)
-            except (BadPhoto, OSError) as error:
-                found["bad"].append({"file": str(file), "reason": str(error)})
-                continue
-            answer, row = question.ask(file, data, pixels, _unlike(file.stem, stems))
-            found["photos"].append(answer)
-            rows.append(row)
-            if len(rows) == _ROWS:
-                found["contact"].append(_page(rows, out, len(found["contact"])))
-                rows = []
-    if rows:
-        found["contact"].append(_page(rows, out, len(found["contact"])))
-    return found
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Question:
-    """What is asked of every photo."""
+    """What is asked of every photo, and the contact sheet that its answers fill."""
 
-    classifier: Classifier
+    classifier: "Classifier"
     layers: Sequence[str]
     label: int | None
     maps_of: Sequence[str]
     channels: int
     out: Path
+    pages: list[str] = field(default_factory=list)
+    _rows: list[list["Tile"]] = field(default_factory=list)
+    _stems: set[str] = field(default_factory=set)
 
-    def ask(
-        self, file: Path, data: bytes, pixels: np.ndarray, stem: str
-    ) -> tuple[dict[str, Any], list[Tile]]:
-        """Explain one photo: its entry in the result, and its row of a contact sheet."""
+    def ask(self, file: Path, pixels: "np.ndarray") -> dict[str, Any]:
+        """Explain one photo: draw its pictures and its row of the contact sheet."""
+        from finetune.data.photos import printable
+        from finetune.evaluation.gradcam import grad_cam
+        from finetune.evaluation.overlays import TILE, Tile, open_photo, overlay, peak, spread
+
         model, resize = self.classifier.model, self.classifier.resize
-        probabilities = two_columns(np.asarray(model(pixels[None], training=False), np.float32))[0]
+        probabilities = self._probabilities(pixels)
         label = int(probabilities.argmax()) if self.label is None else self.label
         heats = grad_cam(model, pixels[None], self.layers, label)
-        maps = feature_maps(model, pixels, self.maps_of) if self.maps_of else []
-        photo, small = open_photo(data), open_photo(data, TILE)
+        maps = self._maps(pixels)
         name, share = self.classifier.classes[label], float(probabilities[label])
-        drawn, row = {}, [Tile(small, [file.name])]
+        data, shown = file.read_bytes(), printable(Path(file.name))
+        photo, small = open_photo(data), open_photo(data, TILE)
+        stem = _unlike(shown.removesuffix(file.suffix), self._stems)
+        drawn = {}
+        row = [Tile(small, [_one_line(shown)])]
         for layer, (heat,) in zip(self.layers, heats, strict=True):
             wide = spread(heat, photo.size, resize)
-            drawn[layer] = {
-                "overlay": self._save(overlay(photo, wide), stem, layer, name),
-                "peak": peak(wide),
-            }
-            lines = [f"{name}, {percent(share)}", layer if heat.any() else f"{layer}: no evidence"]
+            picture = self._save(overlay(photo, wide), stem, layer, name)
+            drawn[layer] = {"overlay": picture, "peak": peak(wide)}
+            lines = _lines(name, share, layer, seen=heat.any())
             row.append(Tile(overlay(small, spread(heat, small.size, resize)), lines))
-        grids = {}
-        for layer, values in zip(self.maps_of, maps, strict=True):
-            size = " x ".join(map(str, values.shape))
-            title = f"{file.name}, {layer}: {min(self.channels, values.shape[-1])} most active channels of {size}"
-            grids[layer] = self._save(maps_grid(values, self.channels, title), stem, layer, "maps")
-        entry = {
-            "file": str(file),
+        self._add(row)
+        return {
+            "file": printable(file),
             "class": name,
             "probability": share,
             "layers": drawn,
-            "feature_maps": grids,
+            "feature_maps": {
+                layer: self._draw(values, shown, stem, layer) for layer, values in maps
+            },
         }
-        return entry, row
 
-    def _save(self, picture: Image.Image, *parts: str) -> str:
+    def turn_page(self) -> None:
+        """Write the page that is under way, if it holds anything."""
+        from finetune.evaluation.overlays import contact_sheet
+
+        if self._rows:
+            name = f"contact-{len(self.pages) + 1}.png" if self.pages else "contact.png"
+            self.pages.append(_save(contact_sheet(self._rows), self.out / name))
+            self._rows = []
+
+    def _add(self, row: list["Tile"]) -> None:
+        self._rows.append(row)
+        if len(self._rows) == _ROWS:
+            self.turn_page()
+
+    def _probabilities(self, pixels: "np.ndarray") -> "np.ndarray":
+        import numpy as np
+
+        from finetune.runs.classifier import two_columns
+
+        outputs = self.classifier.model(pixels[None], training=False)
+        return two_columns(np.asarray(outputs, np.float32))[0]
+
+    def _maps(self, pixels: "np.ndarray") -> list[tuple[str, "np.ndarray"]]:
+        from finetune.evaluation.gradcam import feature_maps
+
+        if not self.maps_of:
+            return []
+        found = feature_maps(self.classifier.model, pixels, self.maps_of)
+        return list(zip(self.maps_of, found, strict=True))
+
+    def _draw(self, values: "np.ndarray", shown: str, stem: str, layer: str) -> str:
+        from finetune.evaluation.overlays import maps_grid
+
+        size = " x ".join(map(str, values.shape))
+        channels = min(self.channels, values.shape[-1])
+        title = f"{_one_line(shown)}, {layer}: {channels} most active channels of {size}"
+        return self._save(maps_grid(values, self.channels, title), stem, layer, "maps")
+
+    def _save(self, picture: "Image.Image", *parts: str) -> str:
         """Names of classes and layers may hold what a file's name may not."""
         name = ".".join(parts).translate(dict.fromkeys(map(ord, '/\\:*?"<>|\0'), "_"))
         return _save(picture, self.out / f"{name}.png")
 
 
-def _page(rows: Sequence[Sequence[Tile]], out: Path, before: int) -> str:
-    return _save(
-        contact_sheet(rows), out / (f"contact-{before + 1}.png" if before else "contact.png")
-    )
+def _lines(name: str, share: float, layer: str, seen: bool) -> list[str]:
+    from finetune.evaluation.overlays import percent
+
+    return [f"{name}, {percent(share)}", layer if seen else f"{layer}: no evidence"]
 
 
-def _save(picture: Image.Image, path: Path) -> str:
+def _one_line(name: str) -> str:
+    """A name as a picture's text can hold it: Pillow's Raqm layout fails at line ends."""
+    return name if name.isprintable() else repr(name)
+
+
+def _save(picture: "Image.Image", path: Path) -> str:
     commit(path, lambda file: picture.save(file, "PNG"))
     return str(path)
 
 
 def _unlike(stem: str, taken: set[str]) -> str:
-    """The stem, numbered if another photo has it: cat, cat-2, ...; some file systems do not tell A from a."""
+    """The stem, numbered if another photo has it: cat, cat-2, ...; A is a to some file systems."""
     names = (f"{stem}-{number}" if number > 1 else stem for number in itertools.count(1))
     chosen = next(name for name in names if name.casefold() not in taken)
     taken.add(chosen.casefold())

@@ -26,6 +26,8 @@ def extract_features(
     image_size: int | None = None,
     cut: str | None = None,
     pooling: str = "gap",
+    precision: str | None = None,
+    min_per_class: int | None = None,
     settings: Sequence[str] = (),
     skip_bad: bool = False,
     out: Place = "features",
@@ -34,7 +36,7 @@ def extract_features(
     """Run the photos through the backbone once; write features.npy and index.csv.
 
     Args:
-        data, backbone, weights, image_size: as for ``run``.
+        data, backbone, weights, image_size, precision, min_per_class: as for ``run``.
         cut: name of the cut; None is the one above the last block.
         pooling: ``none`` writes the activations as they cross the cut (n, h, w, channels) in the
             store's dtype; ``gap`` and ``gmp`` write float32 (n, channels).
@@ -54,6 +56,8 @@ def extract_features(
         "backbone": backbone,
         "weights": None if weights is None else str(weights),
         "image_size": image_size,
+        "precision": precision,
+        "min_per_class": min_per_class,
         "strategy": "cached-features",
         "skip_bad": skip_bad or None,
     }

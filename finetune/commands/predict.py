@@ -1,31 +1,28 @@
-"""`finetune predict`: the classes of photos as a stream; neither the photos nor the rows are ever held together."""
+"""`finetune predict`: the classes of photos as a stream; neither photos nor rows are held together."""
 
 import csv
 import io
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import numpy as np
+from finetune.errors import UsageError, need
+from finetune.files import as_text
+from finetune.progress import SILENT, Reporter
 
-from finetune.activations.engine import BATCH
-from finetune.data.photos import BadPhoto, chunks, decode, list_photos, map_ahead
-from finetune.errors import IntegrityError, UsageError
-from finetune.runs.classifier import Classifier
+if TYPE_CHECKING:
+    import numpy as np
 
-_AHEAD = 4 * BATCH  # photos that may be decoded before the network takes them
+    from finetune.runs.classifier import Classifier
+
 _ROW_GROUP = 4096  # rows of a Parquet file that are held until they are written
-_FORMULA = tuple(
-    "=+-@\t\r\n"
-)  # OWASP, "CSV Injection": a spreadsheet computes cells that begin with these
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one photo.
+    """What a classifier predicts of one photo.
 
     Attributes:
         file: the path as it was given or found, posix; bytes that are no UTF-8 are escaped.
@@ -38,188 +35,185 @@ class Prediction:
     bad: str | None = None
 
 
-def predict(classifier: Classifier, paths: Sequence[Path], top: int = 1) -> Iterator[Prediction]:
-    """Classify photos, in the order of ``list_photos``, while at most a few dozen of them are held in memory.
+@dataclass(frozen=True)
+class Predictions:
+    """A stream of predictions, and what it is a stream of.
+
+    Attributes:
+        model: what was asked.
+        classes: its classes.
+        top: number of classes named for each photo.
+        total: number of photos.
+        rows: the stream, which can be read once.
+    """
+
+    model: Path
+    classes: tuple[str, ...]
+    top: int
+    total: int
+    rows: Iterator[Prediction]
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return self.rows
+
+
+def predict(
+    model: "Path | str | Classifier",
+    photos: Sequence[Path | str] | Path | str,
+    *,
+    top: int = 1,
+    precision: str = "auto",
+    reporter: Reporter = SILENT,
+) -> Predictions:
+    """Classify photos; each photo's row comes as soon as it is known.
 
     Args:
-        classifier: from ``Classifier.open``.
-        paths: photos and folders of photos.
+        model: a run folder, a ``.keras`` file or an open Classifier.
+        photos: photos, and folders of photos.
         top: number of classes to name, the most probable first; all, if there are fewer.
+        precision: of the network's arithmetic: auto, float32, bfloat16 or int8.
+        reporter: gets a bar, and a warning for each bad photo.
+
+    Returns:
+        A stream of predictions in the order of the photos, while at most a few dozen photos are
+        held in memory; ``write`` writes it, ``[*stream]`` collects it.
 
     Raises:
-        UsageError: ``top`` is below 1. DataError: a path does not exist. Both at once, before anything is computed.
-        IntegrityError: the model's outputs are no probabilities.
+        UsageError: ``top`` is below 1, or a photo is an address.
+        DataError: a path does not exist, or there are no photos. All at once.
+        IntegrityError: the model is damaged, or its outputs are no probabilities.
     """
     if top < 1:
-        raise UsageError(
-            f"top is {top}; allowed are 1 to the number of classes, {len(classifier.classes)}."
-        )
-    photos = list_photos(paths)
-    return (
-        _prediction(path, found, classifier.classes, top)
-        for path, found in score(classifier, photos)
-    )
+        raise UsageError(f"top is {top}; allowed are 1 to the number of classes.")
+    from finetune.runs.classifier import find_photos, opened
+
+    total = sum(1 for _ in find_photos(photos))
+    classifier = opened(model)
+    classes, named = classifier.classes, min(top, len(classifier.classes))
+
+    def rows() -> Iterator[Prediction]:
+        with reporter.stage("photos classified", total) as advance:
+            for photo, found in classifier.score(find_photos(photos), precision):
+                row = _prediction(photo, found, classes, named)
+                advance(1)
+                if row.bad is not None:
+                    reporter.warn(f"{printed(row.file)}: {row.bad}")
+                yield row
+
+    return Predictions(classifier.path, classes, named, total, rows())
 
 
-def score(
-    classifier: Classifier, photos: Iterable[Path]
-) -> Iterator[tuple[Path, np.ndarray | str]]:
-    """Probabilities of photo files, in order; decoded as in training, in threads, while the network runs.
-
-    Yields:
-        (path, float32 (classes,)), or (path, reason) for a photo that cannot be read or decoded.
-
-    Raises:
-        IntegrityError: the model's outputs are no probabilities.
-    """
-    waiting: deque[tuple[Path, str | None]] = (
-        deque()
-    )  # photos that have no row yet, and why some will have none
-
-    def load(path: Path) -> tuple[Path, np.ndarray | str]:
-        try:
-            return path, decode(path.read_bytes(), classifier.image_size, classifier.resize)
-        except (BadPhoto, OSError) as error:
-            return path, str(error)
-
-    def good() -> Iterator[np.ndarray]:
-        for path, found in map_ahead(load, photos, _AHEAD):
-            if isinstance(found, str):
-                waiting.append((path, found))
-            else:
-                waiting.append((path, None))
-                yield found
-
-    for rows in classifier.predict(np.stack(chunk) for chunk in chunks(good(), BATCH)):
-        for row in _checked(rows, classifier.path):
-            while (reason := waiting[0][1]) is not None:
-                yield waiting.popleft()[0], reason
-            yield waiting.popleft()[0], row
-    yield from ((path, reason) for path, reason in waiting if reason is not None)
-
-
-def write(
-    predictions: Iterable[Prediction], form: str, file: BinaryIO, classifier: Classifier, top: int
-) -> None:
-    """Write predictions, each as soon as it is known; bad photos have no row, and only JSON lists them.
+def write(predictions: Predictions, format: str, file: BinaryIO) -> None:
+    """Write predictions, each as soon as it is known; bad photos have a row only in JSON.
 
     Args:
-        predictions: from ``predict``, with the same ``top``.
-        form: one of ``FORMATS``.
+        predictions: from ``predict``.
+        format: one of ``FORMATS``.
         file: open for writing.
-        classifier, top: what was given to ``predict``.
+
+    Raises:
+        UsageError: no such format, or Parquet without its package.
     """
-    named = min(top, len(classifier.classes))
-    if form == "parquet":
-        _parquet(predictions, file, named)
-    else:
-        for text in _TEXTS[form](predictions, classifier, named):
-            file.write(text.encode())
-            file.flush()
+    if format not in FORMATS:
+        raise UsageError(f"format is '{format}'; allowed are {', '.join(FORMATS)}.")
+    if format == "parquet":
+        return _parquet(predictions, file)
+    for text in _TEXTS[format](predictions):
+        file.write(text.encode())
+        file.flush()
 
 
-def shown(name: str) -> str:
-    """A file's name for a terminal: one that holds line ends or control sequences is shown quoted and escaped."""
+def printed(name: str) -> str:
+    """A file's name for a terminal: line ends and control sequences are quoted and escaped."""
     return name if name.isprintable() else repr(name)
 
 
-def as_text(cell: str) -> str:
-    """A cell of a CSV file that no spreadsheet takes for a formula."""
-    return f"'{cell}" if cell.startswith(_FORMULA) else cell
-
-
 def _prediction(
-    path: Path, found: np.ndarray | str, classes: Sequence[str], top: int
+    photo: Any, found: "np.ndarray | str", classes: Sequence[str], top: int
 ) -> Prediction:
-    file = path.as_posix().encode("utf-8", "backslashreplace").decode()
+    from finetune.data.photos import printable
+
+    file = printable(photo)
     if isinstance(found, str):
         return Prediction(file, (), found)
-    best = np.argsort(-found, kind="stable")[:top]
+    best = (-found).argsort(kind="stable")[:top]
     return Prediction(file, tuple((classes[index], float(found[index])) for index in best))
 
 
-def _checked(rows: np.ndarray, path: Path) -> np.ndarray:
-    totals = rows.sum(axis=1)
-    if not (
-        np.all(rows >= 0) and np.all(np.abs(totals - 1) < 1e-3)
-    ):  # written so that NaN fails, too
-        raise IntegrityError(
-            f"{path} gives values from {rows.min():g} to {rows.max():g} with sums from {totals.min():g} to "
-            f"{totals.max():g}, which are no probabilities. Its last layer must be a softmax, or a sigmoid of one unit."
-        )
-    return rows
-
-
-def _table(predictions: Iterable[Prediction], classifier: Classifier, top: int) -> Iterator[str]:
+def _table(predictions: Predictions) -> Iterator[str]:
     """Class and percent, as often as wanted, then the file: names of any length spoil no column."""
-    width = max(map(len, classifier.classes))
+    width = max(map(len, predictions.classes))
     for photo in predictions:
         if photo.bad is None:
-            cells = [
-                f"{name:<{width}}  {100 * probability:5.1f} %" for name, probability in photo.top
-            ]
-            yield "  ".join([*cells, shown(photo.file)]) + "\n"
+            cells = [f"{name:<{width}}  {100 * share:5.1f} %" for name, share in photo.top]
+            yield "  ".join([*cells, printed(photo.file)]) + "\n"
 
 
-def _csv(predictions: Iterable[Prediction], classifier: Classifier, top: int) -> Iterator[str]:
-    yield _csv_line(_columns(top))
+def _csv(predictions: Predictions) -> Iterator[str]:
+    yield _csv_line(_columns(predictions.top))
     for photo in predictions:
         if photo.bad is None:
-            pairs = [(as_text(name), round(probability, 6)) for name, probability in photo.top]
-            yield _csv_line([as_text(photo.file), *(cell for pair in pairs for cell in pair)])
+            yield _csv_line([photo.file, *_pairs(photo, 6)])
 
 
 def _csv_line(cells: Sequence[str | float]) -> str:
     line = io.StringIO()
-    csv.writer(line).writerow(
-        cells
-    )  # before Python 3.13 it quotes no line end but its own, which is \r\n
+    # Before Python 3.13 the writer quotes no line end but its own, which is \r\n.
+    csv.writer(line).writerow(as_text(cell) if isinstance(cell, str) else cell for cell in cells)
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 
-def _json(predictions: Iterable[Prediction], classifier: Classifier, top: int) -> Iterator[str]:
+def _json(predictions: Predictions) -> Iterator[str]:
     """One object, its long list written row by row."""
-    head = json.dumps({"model": str(classifier.path), "classes": classifier.classes})
+    head = json.dumps({"model": str(predictions.model), "classes": predictions.classes})
     yield f'{head[:-1]}, "predictions": ['
-    bad, separator = [], "\n"
+    bad = []
+    separator = "\n"
     for photo in predictions:
         if photo.bad is not None:
             bad.append({"file": photo.file, "reason": photo.bad})
             continue
-        best = [
-            {"class": name, "probability": round(probability, 6)} for name, probability in photo.top
-        ]
+        best = [{"class": name, "probability": round(share, 6)} for name, share in photo.top]
         yield separator + json.dumps({"file": photo.file, **best[0], "top": best})
         separator = ",\n"
     yield f'\n], "bad": {json.dumps(bad)}}}\n'
 
 
-def _parquet(predictions: Iterable[Prediction], file: BinaryIO, top: int) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    kinds = [pa.string(), *[pa.string(), pa.float32()] * top]
-    schema = pa.schema(list(zip(_columns(top), kinds, strict=True)))
+def _parquet(predictions: Predictions, file: BinaryIO) -> None:
+    pa = need("pyarrow", "parquet")
+    pq = need("pyarrow.parquet", "parquet")
+    kinds = [pa.string(), *[pa.string(), pa.float32()] * predictions.top]
+    schema = pa.schema(list(zip(_columns(predictions.top), kinds, strict=True)))
     with pq.ParquetWriter(file, schema) as writer:
-        rows = (
-            (photo.file, *(cell for pair in photo.top for cell in pair))
-            for photo in predictions
-            if photo.top
-        )
-        for group in chunks(rows, _ROW_GROUP):
-            writer.write_table(pa.table(list(zip(*group, strict=True)), schema=schema))
+
+        def flush(rows: list[list]) -> None:
+            writer.write_table(pa.table(list(zip(*rows, strict=True)), schema=schema))
+
+        rows: list[list] = []
+        for photo in predictions:
+            rows += [[photo.file, *_pairs(photo)]] if photo.top else []
+            if len(rows) == _ROW_GROUP:
+                flush(rows)
+                rows = []
+        if rows:
+            flush(rows)
+
+
+def _pairs(photo: Prediction, digits: int | None = None) -> list[Any]:
+    """class, probability, class_2, probability_2, ..."""
+    rounded = [
+        (name, share if digits is None else round(share, digits)) for name, share in photo.top
+    ]
+    return [cell for pair in rounded for cell in pair]
 
 
 def _columns(top: int) -> list[str]:
     """file, class, probability, class_2, probability_2, ..."""
-    suffixes: list[str] = ["", *(f"_{place}" for place in range(2, top + 1))]
-    return [
-        "file",
-        *(f"{name}{suffix}" for suffix in suffixes for name in ("class", "probability")),
-    ]
+    suffixes = ["", *(f"_{place}" for place in range(2, top + 1))]
+    return ["file", *(f"{name}{end}" for end in suffixes for name in ("class", "probability"))]
 
 
-_TEXTS: dict[str, Callable[[Iterable[Prediction], Classifier, int], Iterator[str]]] = {
+_TEXTS: dict[str, Callable[[Predictions], Iterator[str]]] = {
     "table": _table,
     "csv": _csv,
     "json": _json,

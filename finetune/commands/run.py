@@ -13,6 +13,7 @@ from finetune.execution.sharing import located
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.recipe import Recipe, load
 from finetune.runs.folder import RunResult, read_recipe, read_run
+from finetune.runs.interruption import said_if_interrupted, saved_run
 
 Place = str | PathLike[str]
 
@@ -28,6 +29,8 @@ def run(
     image_size: int | None = None,
     epochs: int | None = None,
     seed: int | None = None,
+    precision: str | None = None,
+    min_per_class: int | None = None,
     settings: Sequence[str] = (),
     skip_bad: bool = False,
     out: Place | None = None,
@@ -38,7 +41,8 @@ def run(
 
     Args:
         recipe: a YAML file, or a mapping of its keys.
-        data, backbone, strategy, head, weights, image_size, epochs, seed: override its keys.
+        data, backbone, strategy, head, weights, image_size, epochs, seed, precision,
+            min_per_class: override its keys.
         settings: texts ``KEY=VALUE`` for any other key, dotted (``head.dropout=0.5``).
         skip_bad: leave out photos that cannot be decoded.
         out: the run folder; a new one in ``runs/`` if missing. An unfinished run is gone on with.
@@ -49,16 +53,29 @@ def run(
         FinetuneError: see its subclasses.
     """
     started = time.perf_counter()
-    chosen = _options(data, backbone, strategy, weights, image_size, epochs, seed, skip_bad)
+    chosen = _options(
+        data=None if data is None else str(data),
+        backbone=backbone,
+        strategy=strategy,
+        weights=None if weights is None else str(weights),
+        image_size=image_size,
+        epochs=epochs,
+        seed=seed,
+        precision=precision,
+        min_per_class=min_per_class,
+        skip_bad=skip_bad or None,
+    )
     resolved = _resolve(recipe, chosen, head, settings, out, resume)
     finished = read_run(Path(resume)) if resume else None
     if finished:
         reporter.say(f"{resume} is finished already; nothing was done.")
         return finished
-    load_keras()
-    from finetune.execution.trial import run_trial
+    folder = run_folder(resolved, out, resume)
+    with said_if_interrupted(lambda: saved_run(folder), reporter):
+        load_keras()
+        from finetune.execution.trial import run_trial
 
-    return run_trial(resolved, run_folder(resolved, out, resume), reporter, started=started)
+        return run_trial(resolved, folder, reporter, started=started)
 
 
 def plan_run(
@@ -72,13 +89,26 @@ def plan_run(
     image_size: int | None = None,
     epochs: int | None = None,
     seed: int | None = None,
+    precision: str | None = None,
+    min_per_class: int | None = None,
     settings: Sequence[str] = (),
     skip_bad: bool = False,
     resume: Place | None = None,
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
     """What ``run`` would do and cost, without doing it; takes what ``run`` takes."""
-    chosen = _options(data, backbone, strategy, weights, image_size, epochs, seed, skip_bad)
+    chosen = _options(
+        data=None if data is None else str(data),
+        backbone=backbone,
+        strategy=strategy,
+        weights=None if weights is None else str(weights),
+        image_size=image_size,
+        epochs=epochs,
+        seed=seed,
+        precision=precision,
+        min_per_class=min_per_class,
+        skip_bad=skip_bad or None,
+    )
     resolved = _resolve(recipe, chosen, head, settings, None, resume)
     load_keras()
     from finetune.execution.plan import plan_trial
@@ -92,28 +122,9 @@ def run_folder(recipe: Recipe, out: Place | None = None, resume: Place | None = 
     return Path(resume or out or Path("runs", name))
 
 
-def _options(
-    data: Place | None,
-    backbone: str | None,
-    strategy: str | None,
-    weights: Place | None,
-    image_size: int | None,
-    epochs: int | None,
-    seed: int | None,
-    skip_bad: bool,
-) -> dict[str, Any]:
+def _options(**keys: Any) -> dict[str, Any]:
     """Keys of a recipe that were given."""
-    options = {
-        "data": None if data is None else str(data),
-        "backbone": backbone,
-        "strategy": strategy,
-        "weights": None if weights is None else str(weights),
-        "image_size": image_size,
-        "epochs": epochs,
-        "seed": seed,
-        "skip_bad": skip_bad or None,
-    }
-    return {key: value for key, value in options.items() if value is not None}
+    return {key: value for key, value in keys.items() if value is not None}
 
 
 def _resolve(

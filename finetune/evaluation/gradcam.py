@@ -1,7 +1,7 @@
 """What a network looks at: Grad-CAM heat and feature maps of any layer. Needs TensorFlow.
 
-Grad-CAM: Selvaraju et al., Visual Explanations from Deep Networks via Gradient-based Localization, ICCV 2017. It says where
-in a photo the evidence for a class lies, and not why it is evidence.
+Grad-CAM: Selvaraju et al., Visual Explanations from Deep Networks via Gradient-based Localization,
+ICCV 2017. It says where in a photo the evidence for a class lies, and not why it is evidence.
 """
 
 import difflib
@@ -20,13 +20,15 @@ def grad_cam(
     layers: Sequence[str],
     classes: int | Sequence[int] | np.ndarray,
 ) -> list[np.ndarray]:
-    """Heat of a class in the maps of some layers, all in one pass: equations 1 and 2 of Selvaraju et al. 2017.
+    """Heat of a class in the maps of some layers in one pass: Selvaraju et al., equations 1 and 2.
 
-    The score of a class is its logit. Its probability would not do: where a network is sure, softmax is flat, and the
-    gradient vanishes. A single sigmoid output z gives the scores -z (class 0) and z (class 1).
+    The score of a class is its logit. Its probability would not do: where a network is sure,
+    softmax is flat, and the gradient vanishes. A single sigmoid output z gives the scores -z (class
+    0) and z (class 1).
 
     Args:
-        model: a functional model of one input that ends in a Dense layer: a saved classifier, or the tail of a run.
+        model: a functional model of one input that ends in a Dense layer: a saved classifier, or
+            the tail of a run.
         inputs: what the model takes, (n, ...): photos, or stored activations for a tail.
         layers: names of layers with maps (n, h, w, channels); none means ``default_layer``.
         classes: the class whose evidence is sought: one for all, or one for each input.
@@ -41,8 +43,9 @@ def grad_cam(
     probe = keras.Model(model.inputs[0], [*maps, features])
     data = tf.convert_to_tensor(np.asarray(inputs, model.inputs[0].dtype))
     with tf.GradientTape(watch_accessed_variables=False) as tape:
-        # Gradients reach what descends from a watched tensor, and a tape goes back to the lowest thing that it watches. Photos
-        # are whole numbers and cannot be watched, all weights would be the whole way back: so it is those below the maps.
+        # Gradients reach what descends from a watched tensor, and a tape goes back to the lowest
+        # thing that it watches. Photos are whole numbers and cannot be watched, all weights would
+        # be the whole way back: so it is those below the maps.
         tape.watch([weight.value for tensor in maps for weight in _weights_below(tensor)])
         if data.dtype.is_floating:
             tape.watch(data)
@@ -54,7 +57,8 @@ def grad_cam(
     gradients = tape.gradient(scores, found)
     if any(gradient is None for gradient in gradients):
         raise UsageError(
-            f"no learned layer lies below one of {', '.join(layers)}: ask for layers nearer to the classes."
+            f"no learned layer lies below one of {', '.join(layers)}: ask for layers nearer to the "
+            "classes."
         )
     return [_heat(*pair) for pair in zip(found, gradients, strict=True)]
 
@@ -81,7 +85,7 @@ def feature_maps(model: keras.Model, photo: np.ndarray, layers: Sequence[str]) -
 
 
 def default_layer(model: keras.Model) -> str:
-    """The layer whose maps are pooled: the last one whose output still has places. UsageError if there is none."""
+    """The last layer whose output still has places, or UsageError: its maps are pooled."""
     names = [name for name, tensor in _tensors(model).items() if len(tensor.shape) == 4]
     if not names:
         raise UsageError(
@@ -91,7 +95,7 @@ def default_layer(model: keras.Model) -> str:
 
 
 def _tensors(model: keras.Model) -> dict[str, keras.KerasTensor]:
-    """Layer name -> its output, from the input upwards; ``layer.output`` of a tail belongs to the whole model's graph."""
+    """Layer name -> its output; ``layer.output`` of a tail belongs to the whole model's graph."""
     graph = keras.Model(model.inputs[0], model.outputs[0])  # a Sequential model hides its own
     depths = sorted(graph._nodes_by_depth, reverse=True)
     return {
@@ -115,7 +119,7 @@ def _maps(model: keras.Model, layers: Sequence[str]) -> list[keras.KerasTensor]:
 
 
 def _weights_below(tensor: keras.KerasTensor) -> list[keras.Variable]:
-    """Those of the layer that makes a tensor; if it has none, of the layers below it that come first."""
+    """Those of the layer that makes a tensor; if it has none, of the first ones below it."""
     operation, node, _ = tensor._keras_history
     sources = operation._inbound_nodes[node].input_tensors
     own = getattr(operation, "weights", [])
@@ -127,8 +131,8 @@ def _classifier(model: keras.Model) -> tuple[keras.KerasTensor, keras.layers.Den
     operation, node, _ = model.outputs[0]._keras_history
     if not isinstance(operation, keras.layers.Dense):
         raise UsageError(
-            f"the model ends in {operation.name} ({type(operation).__name__}); only models that end in a Dense layer can be "
-            "explained. If it is an ensemble, explain its members."
+            f"the model ends in {operation.name} ({type(operation).__name__}); only models that "
+            "end in a Dense layer can be explained. If it is an ensemble, explain its members."
         )
     return operation._inbound_nodes[node].input_tensors[0], operation
 
@@ -141,6 +145,6 @@ def _scores(logits: tf.Tensor, classes: np.ndarray) -> tf.Tensor:
 
 
 def _heat(maps: tf.Tensor, gradient: tf.Tensor) -> np.ndarray:
-    """Equation 1, the weight of a channel: its mean gradient. Equation 2, the heat: the weighted sum of the maps, if above 0."""
+    """Equation 1: channels weigh their mean gradient. Equation 2: the sum of maps, above 0."""
     weights = np.asarray(gradient, np.float32).mean(axis=(1, 2))
     return np.maximum(np.einsum("nhwc,nc->nhw", np.asarray(maps, np.float32), weights), 0)

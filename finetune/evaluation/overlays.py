@@ -51,8 +51,8 @@ def spread(heat: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray:
         resize: how the photo became the square, see ``data.decode.decode``.
 
     Returns:
-        float32 (height, width), at least 0, bicubic between the heat's cells (bilinear would draw a star around
-        each); 0 where ``crop`` left the photo out.
+        float32 (height, width), at least 0, bicubic between the heat's cells (bilinear would draw a
+        star around each); 0 where ``crop`` left the photo out.
     """
     square, (rows, columns) = Image.fromarray(heat.astype(np.float32)), heat.shape
     if resize == "crop":
@@ -98,7 +98,7 @@ def overlay(photo: Image.Image, heat: np.ndarray) -> Image.Image:
 
 
 def maps_grid(maps: np.ndarray, channels: int, title: str) -> Image.Image:
-    """The most active channels of a layer, each scaled by itself from black (its least) to white, with its number.
+    """The most active channels of a layer, numbered, each from black (its least) to white.
 
     Args:
         maps: float32 (h, w, channels).
@@ -116,7 +116,8 @@ def contact_sheet(rows: Sequence[Sequence[Tile]], side: int = TILE, title: str =
     """Tiles in rows, on white.
 
     Args:
-        rows: of tiles, whose pictures are at most ``side`` wide and high; text too long for that is shortened.
+        rows: of tiles, whose pictures are at most ``side`` wide and high; text too long for that is
+            shortened.
         side: of a tile in pixels.
         title: stands above; the sheet is as wide as it needs.
     """
@@ -152,14 +153,14 @@ def percent(share: float) -> str:
 
 
 def _inside_bars(size: tuple[int, int], side: int) -> tuple[int, int, int, int]:
-    """Where ``PIL.ImageOps.pad`` puts a photo in a square, to the pixel: left, top, right, bottom."""
+    """Where ``PIL.ImageOps.pad`` puts a photo in a square: left, top, right, bottom."""
     width, height = (max(1, round(length / max(size) * side)) for length in size)
     left, top = round((side - width) * 0.5), round((side - height) * 0.5)
     return left, top, left + width, top + height
 
 
 def _grey(channel: np.ndarray) -> Image.Image:
-    """Maps smaller than a cell in whole multiples of their size, so that their places stay countable."""
+    """Small maps in whole multiples of their size, so that their places stay countable."""
     low, high = channel.min(), channel.max()
     picture = Image.fromarray(
         ((channel - low) / ((high - low) or 1) * 255).round().astype(np.uint8)
@@ -170,14 +171,19 @@ def _grey(channel: np.ndarray) -> Image.Image:
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib brings along: the same letters as in the other plots, on every machine."""
+    """DejaVu Sans, which matplotlib brings along to every machine."""
     return ImageFont.truetype(
         Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size
     )
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """A text that fits; its middle goes first, since file names differ at both ends."""
+    """One printable line that fits; its middle goes first, since file names differ at both ends.
+
+    Lone surrogates (bytes of a file name that are no UTF-8) and control characters have no
+    layout.
+    """
+    text = "".join(letter if letter.isprintable() else "�" for letter in text)
     kept = len(text)
     shown = text
     while kept > 1 and font.getlength(shown) > width:

@@ -1,19 +1,28 @@
-"""The two pictures of a run. Drawn with matplotlib's object interface, which needs no display and leaves no state."""
+"""The pictures of a run, by matplotlib's object interface: no display, no state."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 _TRAIN, _VALIDATION = "#8a8a8a", "#0b5394"  # apart in grey, too
+_DPI = 150
+_LARGEST = 10.0  # inches: no picture is wider or higher than 1,500 px
+_NUMBERED = 25  # classes; more numbers than 25 x 25 cannot be read
+_LABELLED = 40  # class names on an axis
+_NAME = 24  # characters of a class name
 
 
 def confusion(
     matrix: np.ndarray, classes: Sequence[str], file: BinaryIO, photos: str = "test photos"
 ) -> None:
-    """Draw a confusion matrix as PNG.
+    """Draw a confusion matrix as PNG of at most 1,500 x 1,500 px.
+
+    Beyond 25 classes the cells have no numbers, and beyond 40 not every class is named at the axes;
+    see ``metrics.top_confusions`` for a list.
 
     Args:
         matrix: int (classes, classes), rows are true classes.
@@ -21,59 +30,89 @@ def confusion(
         file: where the PNG goes.
         photos: what was counted.
     """
-    side = max(3.2, 0.5 * len(classes) + 2.2)
+    count = len(classes)
+    side = float(np.clip(0.5 * count + 2.2, 3.2, _LARGEST))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(matrix):
-        color = "white" if share[row, column] > 0.5 else "black"
-        axes.text(column, row, f"{count:,}", ha="center", va="center", color=color)
-    rotation = 0 if sum(map(len, classes)) < 12 * side / 2 else 90
-    axes.set_xticks(range(len(classes)), classes, rotation=rotation)
-    axes.set_yticks(range(len(classes)), classes)
+    if count <= _NUMBERED:
+        _write_numbers(axes, matrix, share, 10 if count <= 15 else 7)
+    _name_classes(axes, classes, side)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(f"{int(matrix.sum()):,} {photos}", fontsize=10)
-    figure.savefig(file, format="png", dpi=150)
+    axes.set_title(f"{int(matrix.sum()):,} {photos}", fontsize=10, parse_math=False)
+    figure.savefig(file, format="png", dpi=_DPI)
 
 
 def curves(history: Sequence[Mapping[str, Any]], file: BinaryIO) -> None:
     """Draw loss and accuracy by epoch as PNG; epoch 0 is before training.
 
     Args:
-        history: rows of ``fit``, phases one after the other.
+        history: rows of ``fit``, phases one after the other; at least one.
         file: where the PNG goes.
     """
     figure = Figure(figsize=(8, 3.2), layout="constrained")
+    best = int(np.argmin([row["val_loss"] for row in history]))
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        axes.set_title(name, fontsize=10)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlabel("epoch")
+        _bare(axes, name, "epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if not history:
-            axes.text(
-                0.5,
-                0.5,
-                "fitted by L-BFGS:\nno epochs",
-                ha="center",
-                va="center",
-                transform=axes.transAxes,
-            )
-            axes.set_xticks([])
-            axes.set_yticks([])
-            continue
-        steps = range(len(history))
         trained = [np.nan if row[name] is None else row[name] for row in history]
-        axes.plot(steps, trained, color=_TRAIN, linestyle="--", marker=".", label="training")
-        axes.plot(
-            steps,
-            [row[f"val_{name}"] for row in history],
-            color=_VALIDATION,
-            marker=".",
-            label="validation",
-        )
-        best = int(np.argmin([row["val_loss"] for row in history]))
+        held_out = [row[f"val_{name}"] for row in history]
+        axes.plot(trained, color=_TRAIN, linestyle="--", marker=".", label="training")
+        axes.plot(held_out, color=_VALIDATION, marker=".", label="validation")
         axes.axvline(best, color="black", linewidth=0.6, linestyle=":", label="kept")
         axes.legend(frameon=False, fontsize=8)
-    figure.savefig(file, format="png", dpi=150)
+    figure.savefig(file, format="png", dpi=_DPI)
+
+
+def penalty_path(path: Sequence[Mapping[str, float]], file: BinaryIO) -> None:
+    """Draw validation loss by strength of the penalty as PNG: how L-BFGS's head was chosen.
+
+    Args:
+        path: dicts with c (inverse strength of the L2 penalty, above 0) and validation_loss (nats);
+            at least one.
+        file: where the PNG goes.
+    """
+    tried = sorted(path, key=lambda step: -step["c"])
+    strengths = [1 / step["c"] for step in tried]
+    losses = [step["validation_loss"] for step in tried]
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    _bare(axes, "validation loss", "strength of the L2 penalty, 1/C")
+    axes.set_xscale("log")
+    axes.plot(strengths, losses, color=_VALIDATION, marker=".")
+    kept = strengths[int(np.argmin(losses))]
+    axes.axvline(kept, color="black", linewidth=0.6, linestyle=":", label="kept")
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(file, format="png", dpi=_DPI)
+
+
+def _write_numbers(axes: Axes, matrix: np.ndarray, share: np.ndarray, size: int) -> None:
+    few = len(matrix) <= 10  # in a larger matrix the zeros hide the mistakes
+    for row, column in np.argwhere((matrix > 0) | few):
+        color = "white" if share[row, column] > 0.5 else "black"
+        text = f"{matrix[row, column]:,}"
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
+
+
+def _name_classes(axes: Axes, classes: Sequence[str], side: float) -> None:
+    """Every class, or every second, third, ...; names as they stand: a $ starts no formula."""
+    step = -(-len(classes) // _LABELLED)
+    places = range(0, len(classes), step)
+    names = [_shortened(classes[place]) for place in places]
+    flat = sum(map(len, names)) < 12 * side / 2
+    style: dict[str, Any] = {"parse_math": False, "fontsize": 10 if len(names) <= 20 else 7}
+    axes.set_xticks(places, names, rotation=0 if flat else 90, **style)
+    axes.set_yticks(places, names, **style)
+
+
+def _shortened(name: str) -> str:
+    name = " ".join(name.split())
+    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
+
+
+def _bare(axes: Axes, title: str, below: str) -> None:
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(below)
+    axes.spines[["top", "right"]].set_visible(False)

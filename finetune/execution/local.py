@@ -20,7 +20,7 @@ from rich.table import Table
 from finetune.data.dataset import Dataset
 from finetune.errors import BusyError, FinetuneError
 from finetune.progress import Reporter
-from finetune.recipe.matrix import Cell as Trial
+from finetune.recipe.matrix import Trial
 
 if TYPE_CHECKING:
     from finetune.execution.bench import Bench

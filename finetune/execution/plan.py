@@ -36,7 +36,7 @@ from finetune.model.backbones import INPUT
 from finetune.model.cut import find_cut
 from finetune.model.network import Network
 from finetune.progress import SILENT, Reporter, count
-from finetune.recipe.matrix import Cell as Trial
+from finetune.recipe.matrix import Trial
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
 

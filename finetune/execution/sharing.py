@@ -11,7 +11,7 @@ from finetune.data.catalog import NAMES
 from finetune.data.photos import Pixels
 from finetune.files import digest_of
 from finetune.model.backbones import BACKBONES, INPUT
-from finetune.recipe.matrix import Cell as Trial
+from finetune.recipe.matrix import Trial
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
 
@@ -36,7 +36,7 @@ def located(recipe: Recipe) -> Recipe:
 
 def precision(recipe: Recipe) -> str:
     """What the trunk computes in: a key of ``network.POLICIES``."""
-    return "float16" if recipe.mixed_precision else "float32"
+    return "bfloat16" if recipe.precision == "bfloat16" else "float32"
 
 
 def stored_views(recipe: Recipe) -> int:

@@ -1,4 +1,4 @@
-"""Several trained classifiers as one Keras model, which computes what they share once. Needs TensorFlow."""
+"""Several classifiers as one Keras model that computes what they share once. Needs TensorFlow."""
 
 import hashlib
 import json
@@ -6,105 +6,110 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
+from scipy.optimize import minimize
 
 from finetune.errors import IntegrityError
-from finetune.evaluation.blend import Blend
 from finetune.model.backbones import INPUT
-from finetune.model.heads import CLASSIFIER
 
-TOLERANCE = 1e-5  # between the joined model's probabilities and those of its members, blended
+LEAST_WEIGHT = 0.01  # a member with less is left out: it would cost a whole network
+TOLERANCE = 1e-5  # between the joined model's probabilities and the weighted mean of its members'
 _AUDITED = 2  # photos
+_CLIP = 1e-7  # Keras's epsilon
 
 
-def join(models: Sequence[keras.Model], blend: Blend) -> keras.Model:
-    """Join classifiers into one that gives their blended probabilities.
-
-    Members are replayed layer by layer. A layer that is the same as one that is there already (kind, settings, weights bit
-    by bit) and takes the same tensors is that one: three heads on one frozen backbone cost a single pass, and a member
-    whose top block was trained parts from the others below that block.
+def fit_weights(of_label: np.ndarray) -> np.ndarray:
+    """The weights on the simplex whose mixture has the lowest log loss; it is convex in them.
 
     Args:
-        models: flat functional models, uint8 photos (n, size, size, 3) -> softmax probabilities (n, classes) by a layer
-            called ``classifier``.
-        blend: one weight and one temperature per model; a model of weight 0 is left out.
+        of_label: (n, members), what each member gave the class of each validation photo.
 
     Returns:
-        A flat model of standard layers with the members' input and output. Layers of the k-th model that are not shared
-        end in ``_k``, k from 2.
+        (members,) with sum 1; weights under ``LEAST_WEIGHT`` are 0, and the others sum to 1 again.
+    """
+    likely = np.maximum(of_label, _CLIP)
+
+    # The sum of the weights stands in for their constraint: along a ray from 0, 1 is best.
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        mixed = likely @ weights
+        return weights.sum() - np.log(mixed).mean(), 1 - (likely / mixed[:, None]).mean(axis=0)
+
+    members = likely.shape[1]
+    start = np.full(members, 1 / members)
+    options = {"ftol": 1e-14, "gtol": 1e-9, "maxiter": 1000}
+    found = minimize(loss, start, jac=True, bounds=[(0, None)] * members, options=options)
+    weights = found.x / found.x.sum()
+    kept = np.where(weights < LEAST_WEIGHT, 0.0, weights)
+    return kept / kept.sum()
+
+
+def join(models: Sequence[keras.Model], weights: Sequence[float]) -> keras.Model:
+    """Join classifiers into one that gives the weighted mean of their probabilities.
+
+    Members are replayed layer by layer. A layer that is the same as one that is there already
+    (kind, settings, weights bit by bit) and takes the same tensors is that one: three heads on one
+    frozen backbone cost a single pass, and a member whose top block was trained parts from the
+    others below that block.
+
+    Args:
+        models: flat functional models, uint8 photos (n, size, size, 3) -> probabilities (n,
+            classes).
+        weights: one per model, with sum 1; a model of weight 0 is left out.
+
+    Returns:
+        A flat model of standard layers with the members' input and output. Layers of the k-th model
+        that are not shared end in ``_k``, k from 2.
     """
     photo = keras.Input(models[0].input.shape[1:], dtype=models[0].input.dtype, name=INPUT)
     made: dict[tuple, keras.KerasTensor] = {}
     parts = []
-    for number, (model, weight, temperature) in enumerate(
-        zip(models, blend.weights, blend.temperatures, strict=True), start=1
-    ):
+    for number, (model, weight) in enumerate(zip(models, weights, strict=True), start=1):
         if weight:
-            probabilities = _replay(
-                model, photo, temperature, "" if number == 1 else f"_{number}", made
-            )
-            parts.append(
-                keras.layers.Rescaling(weight, dtype="float32", name=f"weight_{number}")(
-                    probabilities
-                )
-            )
-    blended = keras.layers.Add(dtype="float32", name="blend")(parts) if len(parts) > 1 else parts[0]
-    return keras.Model(photo, blended, name="ensemble")
+            probabilities = _replay(model, photo, "" if number == 1 else f"_{number}", made)
+            scale = keras.layers.Rescaling(weight, dtype="float32", name=f"weight_{number}")
+            parts.append(scale(probabilities))
+    mean = keras.layers.Add(dtype="float32", name="blend")(parts) if len(parts) > 1 else parts[0]
+    return keras.Model(photo, mean, name="ensemble")
 
 
-def audit(joined: keras.Model, models: Sequence[keras.Model], blend: Blend) -> float:
-    """The largest difference between a joined model and its members, blended, on a few photos of noise.
+def audit(joined: keras.Model, models: Sequence[keras.Model], weights: Sequence[float]) -> float:
+    """The largest difference between a joined model and its members' mean on photos of noise.
 
     Raises:
         IntegrityError: it is more than ``TOLERANCE``.
     """
-    photos = np.random.default_rng(0).integers(
-        0, 256, (_AUDITED, *joined.input.shape[1:]), dtype=np.uint8
-    )
+    shape = (_AUDITED, *joined.input.shape[1:])
+    photos = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     # Called and not `predict`ed: to trace so many graphs would take longer than to run them once.
-    found, *apart = (np.asarray(model(photos, training=False)) for model in (joined, *models))
-    difference = float(np.abs(found - blend.apply(apart)).max())
+    apart = [np.asarray(model(photos, training=False)) for model in models]
+    mean = np.tensordot(weights, apart, axes=1)
+    difference = float(np.abs(np.asarray(joined(photos, training=False)) - mean).max())
     if not difference <= TOLERANCE:  # written so that NaN fails, too
         raise IntegrityError(
-            f"The joined model differs from its members by {difference:.2g}; allowed is {TOLERANCE:g}. It was not saved. "
-            "Members are run folders as `finetune run` writes them: run again the one whose model was changed."
+            f"The joined model differs from its members by {difference:.2g}; allowed is "
+            f"{TOLERANCE:g}. It was not saved. Members are run folders as `finetune run` writes "
+            "them: run again the one whose model was changed."
         )
     return difference
 
 
 def _replay(
-    model: keras.Model,
-    photo: keras.KerasTensor,
-    temperature: float,
-    suffix: str,
-    made: dict[tuple, keras.KerasTensor],
+    model: keras.Model, photo: keras.KerasTensor, suffix: str, made: dict[tuple, keras.KerasTensor]
 ) -> keras.KerasTensor:
-    """A model's output, computed from another photo tensor; ``made``: (layer, its input tensors) -> output so far."""
+    """A model's output for another photo tensor; ``made``: (layer, its inputs) -> output."""
     moved = {id(model.input): photo}
     for layer in model.operations[1:]:  # in topological order; the first is the input
         inputs = keras.tree.map_structure(lambda tensor: moved[id(tensor)], layer.input)
-        weights = _weights(layer, temperature)
-        key = (_identity(layer, weights), *(id(tensor) for tensor in keras.tree.flatten(inputs)))
+        key = (_identity(layer), *(id(tensor) for tensor in keras.tree.flatten(inputs)))
         if key not in made:
             copy = type(layer).from_config({**layer.get_config(), "name": layer.name + suffix})
             made[key] = copy(inputs)
-            copy.set_weights(weights)
+            copy.set_weights(layer.get_weights())
         moved[id(layer.output)] = made[key]
     return moved[id(model.output)]
 
 
-def _weights(layer: keras.Layer, temperature: float) -> list[np.ndarray]:
-    """A layer's weights; those of the classifier divided by the temperature, which is softmax(z / T) exactly."""
-    return (
-        [w / np.float32(temperature) for w in layer.get_weights()]
-        if layer.name == CLASSIFIER
-        else layer.get_weights()
-    )
-
-
-def _identity(layer: keras.Layer, weights: Sequence[np.ndarray]) -> str:
-    """Equal for layers that compute the same: their names and whether they may learn do not matter."""
-    config = {
-        key: value for key, value in layer.get_config().items() if key not in ("name", "trainable")
-    }
-    digests = [hashlib.sha256(values.tobytes()).hexdigest() for values in weights]
+def _identity(layer: keras.Layer) -> str:
+    """Equal for layers that compute the same, whatever they are called and may learn."""
+    config = {k: value for k, value in layer.get_config().items() if k not in ("name", "trainable")}
+    digests = [hashlib.sha256(values.tobytes()).hexdigest() for values in layer.get_weights()]
     return json.dumps([type(layer).__name__, config, digests], sort_keys=True)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from finetune.errors import need
+
 if TYPE_CHECKING:
     import keras
 
@@ -34,6 +36,8 @@ class Format:
         write: (model, path, labels) -> None. The model must have been called once, or Keras refuses. The labels are
             text by name, and go where a format has a place for them.
         load: path -> the model in its runtime.
+        extra: of this distribution, that brings ``packages``; what needs no extra needs none.
+        packages: modules that must be there to write and to run it.
     """
 
     file: str
@@ -41,6 +45,13 @@ class Format:
     batch: str
     write: Callable[["keras.Model", Path, Mapping[str, str]], None]
     load: Callable[[Path], Opened]
+    extra: str = ""
+    packages: tuple[str, ...] = ()
+
+    def check_packages(self) -> None:
+        """UsageError with the line that installs what is missing."""
+        for package in self.packages:
+            need(package, self.extra)
 
 
 def in_float32(model: "keras.Model") -> "keras.Model":
@@ -99,17 +110,15 @@ def _load_saved_model(path: Path) -> Opened:
 def _write_onnx(model: "keras.Model", path: Path, labels: Mapping[str, str]) -> None:
     import onnx
 
-    with (
-        warnings.catch_warnings()
-    ):  # Keras asks numpy 2 for `np.object`, to mend tf2onnx (keras/src/export/tf2onnx_lib.py)
+    with warnings.catch_warnings():
+        # Keras asks numpy 2 for `np.object`, to mend tf2onnx (keras/src/export/tf2onnx_lib.py).
         warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
         model.export(str(path), format="onnx", verbose=False)
     exported = onnx.load(path)
     onnx.helper.set_model_props(exported, dict(labels))
     for tensor in (*exported.graph.input, *exported.graph.output):
-        tensor.type.tensor_type.shape.dim[
-            0
-        ].dim_param = "batch"  # tf2onnx calls it unk__84 and the like
+        # tf2onnx calls it unk__84 and the like.
+        tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
     onnx.checker.check_model(exported)
     onnx.save(exported, path)
 
@@ -156,21 +165,31 @@ def _write_tflite(model: "keras.Model", path: Path, labels: Mapping[str, str]) -
 def _load_tflite(path: Path) -> Opened:
     from ai_edge_litert.interpreter import Interpreter
 
-    runner = Interpreter(
-        str(path)
-    ).get_signature_runner()  # which resizes the input for every batch
+    # A signature runner resizes the input for every batch.
+    runner = Interpreter(str(path)).get_signature_runner()
     (name,), (output,) = runner.get_input_details(), runner.get_output_details()
     return Opened(name, output, lambda photos: runner(**{name: photos})[output])
 
 
 _TFLITE_BATCH = "any, after resize_tensor_input or through get_signature_runner; 1 as loaded"
 
+_ONNX = ("onnx", "onnxruntime", "tf2onnx")
+_LITERT = ("ai_edge_litert.interpreter",)
+
 FORMATS = {
     "keras": Format("model.keras", "keras", "any", _write_keras, _load_keras),
     "saved-model": Format(
         "saved_model", "tensorflow", "any", _write_saved_model, _load_saved_model
     ),
-    "onnx": Format("model.onnx", "onnxruntime", "any", _write_onnx, _load_onnx),
+    "onnx": Format("model.onnx", "onnxruntime", "any", _write_onnx, _load_onnx, "onnx", _ONNX),
     "openvino": Format("model.xml", "openvino", "any", _write_openvino, _load_openvino),
-    "tflite": Format("model.tflite", "ai-edge-litert", _TFLITE_BATCH, _write_tflite, _load_tflite),
+    "tflite": Format(
+        "model.tflite",
+        "ai-edge-litert",
+        _TFLITE_BATCH,
+        _write_tflite,
+        _load_tflite,
+        "litert",
+        _LITERT,
+    ),
 }

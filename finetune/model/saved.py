@@ -8,7 +8,7 @@ everything else is refused before Keras sees it, and then Keras's own safe mode 
 import json
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,12 @@ _MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 # Where the configuration of a model of standard layers, compiled or not, takes its classes from; None is a tensor's place.
 _MODULES = {None, "keras"} | {f"keras.{name}" for name in ("initializers", "layers", "losses", "metrics", "optimizers",
             "optimizers.schedules", "regularizers", "src.models.functional", "src.models.sequential")}  # fmt: skip
-_UNSAFE_LAYERS = {
-    "Lambda",
-    "TFSMLayer",
-    "TorchModuleWrapper",
-    "FlaxLayer",
-    "JaxLayer",
-}  # they carry or fetch code
-_LARGEST = 2**33  # bytes of weights; a zip archive of a few MB can claim more than a disk holds
+# They carry or fetch code.
+_UNSAFE_LAYERS = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "FlaxLayer", "JaxLayer"}
+# Settings of layers that become a side of a weight, and so cannot exceed the largest side stored.
+_SIDES = {"units", "filters", "kernel_size", "depth_multiplier", "input_dim", "output_dim"}
+_LARGEST = 2**33  # bytes of an archive
+_LARGEST_CONFIG = 2**24  # bytes; that of DenseNet121 has 2**18
 
 
 def load_model(path: Path) -> keras.Model:
@@ -46,29 +44,40 @@ def load_model(path: Path) -> keras.Model:
     try:
         _check(path)
         return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile, RecursionError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except Exception as error:  # Keras, h5py, zipfile and TensorFlow each raise their own
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise IntegrityError(
-            f"{path} is no model that can be opened safely: {reason}. Allowed are .keras files of Keras's own layers, as "
-            "`finetune run` writes them. Nothing was loaded."
+            f"{path} is no model that can be opened safely: {reason}. Allowed are .keras files of "
+            "Keras's own layers, as `finetune run` writes them. Nothing was loaded."
         ) from error
 
 
 def _check(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
-        names = [item.filename for item in archive.infolist()]
-        if set(names) - _MEMBERS or len(names) != len(set(names)):
-            raise ValueError(
-                f"the archive holds {', '.join(sorted(names))[:200]}; allowed are {', '.join(_MEMBERS)}"
-            )
-        if sum(item.file_size for item in archive.infolist()) > _LARGEST:
-            raise ValueError("the archive unpacks to more than 8 GiB")
-        for part in _parts(json.loads(archive.read("config.json"))):
+        _check_members(archive.infolist())
+        parts = list(_parts(json.loads(archive.read("config.json"))))
+        for part in parts:
             _check_part(part)
         with tempfile.TemporaryDirectory() as folder:
             archive.extract("model.weights.h5", folder)
             with h5py.File(Path(folder, "model.weights.h5"), "r") as file:
-                _check_group(file)
+                largest = _largest_side(file, set())
+    for part in parts:
+        _check_sides(part, largest)
+
+
+def _check_members(items: Sequence[zipfile.ZipInfo]) -> None:
+    """Only Keras's own members, stored as they are: nothing unpacks to more than the file has."""
+    names = [item.filename for item in items]
+    if set(names) - _MEMBERS or len(names) != len(set(names)):
+        listed = ", ".join(sorted(names))[:200]
+        raise ValueError(f"the archive holds {listed}; allowed are {', '.join(sorted(_MEMBERS))}")
+    for item in items:
+        if item.compress_type != zipfile.ZIP_STORED or item.file_size != item.compress_size:
+            raise ValueError(f"{item.filename} is compressed, which Keras never does")
+        most = _LARGEST if item.filename == "model.weights.h5" else _LARGEST_CONFIG
+        if item.file_size > most:
+            raise ValueError(f"{item.filename} has {item.file_size:,} bytes; allowed: {most:,}")
 
 
 def _parts(config: Any) -> Iterator[dict[str, Any]]:
@@ -76,28 +85,53 @@ def _parts(config: Any) -> Iterator[dict[str, Any]]:
     if isinstance(config, dict):
         if "class_name" in config:
             yield config
-        yield from (part for value in config.values() for part in _parts(value))
+        for value in config.values():
+            yield from _parts(value)
     elif isinstance(config, list):
-        yield from (part for value in config for part in _parts(value))
+        for value in config:
+            yield from _parts(value)
 
 
 def _check_part(part: dict[str, Any]) -> None:
     place, name = part.get("module"), part["class_name"]
-    if (
-        place not in _MODULES
-        or name in _UNSAFE_LAYERS
-        or part.get("registered_name") not in (None, name)
-    ):
+    registered = part.get("registered_name")
+    if place not in _MODULES or name in _UNSAFE_LAYERS or registered not in (None, name):
         raise ValueError(f"it holds {place}.{name}, which is none of Keras's own layers")
 
 
-def _check_group(group: h5py.Group) -> None:
-    """No links out of the file and no data that lies elsewhere: HDF5 would read other files of this machine."""
+def _check_sides(part: dict[str, Any], largest: int) -> None:
+    """A layer that claims more than is stored would be made, at any size, before it is filled."""
+    settings = part.get("config")
+    for name in _SIDES & set(settings if isinstance(settings, dict) else ()):
+        values = settings[name] if isinstance(settings[name], list) else [settings[name]]
+        if any(isinstance(value, int) and value > largest for value in values):
+            raise ValueError(
+                f"{part['class_name']} has {name} {settings[name]}, and no weight is so large"
+            )
+
+
+def _largest_side(group: h5py.Group, seen: set[int]) -> int:
+    """The largest side of any array; each group is visited once however often it is linked.
+
+    Raises:
+        ValueError: a link out of the file or data that lies elsewhere, of which HDF5 would read
+            other files of this machine; or an array that is larger than its bytes in the file.
+    """
+    largest = 0
     for name in group:
         if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
             raise ValueError(f"its weights link to another file at {group.name}/{name}")
         item = group[name]
+        address = h5py.h5o.get_info(item.id).addr
+        if address in seen:
+            continue
+        seen.add(address)
         if isinstance(item, h5py.Group):
-            _check_group(item)
+            largest = max(largest, _largest_side(item, seen))
         elif item.external or item.is_virtual:
             raise ValueError(f"its weights at {item.name} lie in another file")
+        elif item.id.get_storage_size() < item.nbytes:
+            raise ValueError(f"its weights at {item.name} have fewer bytes than numbers")
+        else:
+            largest = max(largest, *item.shape, 0)
+    return largest

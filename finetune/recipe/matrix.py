@@ -1,7 +1,8 @@
-"""A recipe with a ``matrix`` of axes to its cells: every combination, named, in a fixed order."""
+"""A recipe with a ``matrix`` of swept settings to its trials: every combination, in order."""
 
+import copy
 import itertools
-import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,132 +10,139 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import UsageError
-from finetune.recipe.recipe import Recipe, assign, build, parse, read
+from finetune.recipe.recipe import Recipe, assign, build
+from finetune.recipe.yaml import Lines, parse, read
+
+MOST_TRIALS = 10_000  # of one matrix; at a minute each, a week
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One recipe of a comparison. Cells that differ in nothing but the seed share ``group``."""
+class Trial:
+    """One recipe of a comparison; trials that differ in nothing but the seed share ``group``.
+
+    ``settings`` are the swept settings and the values that they have here.
+    """
 
     name: str
     group: str
     recipe: Recipe
-    settings: dict[str, Any]  # axis -> value, as the matrix varied them
+    settings: dict[str, Any]
 
 
-def collect(paths: Sequence[Path]) -> list[Cell]:
-    """Cells of recipe files and of the YAML files directly in folders.
+Cell = Trial  # until all callers say Trial
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """What a recipe file holds: fixed values, swept settings with their choices, exclusions."""
+
+    path: Path
+    values: dict[str, Any]
+    swept: dict[str, list]
+    exclude: list[dict]
+    lines: Lines
+
+    def trials(self) -> Iterator[Trial]:
+        """Every combination that is not excluded."""
+        for combination in itertools.product(*self.swept.values()):
+            settings = dict(zip(self.swept, combination, strict=True))
+            if not any(self._fits(rule, settings) for rule in self.exclude):
+                yield self._trial(settings)
+
+    def _fits(self, rule: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+        return all(settings.get(key, self.values.get(key)) == rule[key] for key in rule)
+
+    def _trial(self, settings: dict[str, Any]) -> Trial:
+        chosen = copy.deepcopy(self.values)
+        listed = ", ".join(f"{key}: {value}" for key, value in settings.items())
+        source = f"{self.path} ({listed})" if listed else str(self.path)
+        for key, value in settings.items():
+            assign(chosen, key, value, source)
+        recipe = build(chosen, source, self.lines)
+        words = [self._word(key, value) for key, value in settings.items() if key != "seed"]
+        group = re.sub(r"[^\w.-]+", "_", "-".join([self.path.stem, *words]))
+        name = f"{group}-s{recipe.seed}" if "seed" in settings else group
+        return Trial(name, group, recipe, settings)
+
+    def _word(self, key: str, value: Any) -> str:
+        """A value in a name: as it stands if it is text, with its key if a number, else by place."""
+        if isinstance(value, str):
+            return value
+        name = key.split(".")[-1]
+        is_number = isinstance(value, int | float)
+        return f"{name}{value}" if is_number else f"{name}{self.swept[key].index(value) + 1}"
+
+
+def collect(paths: Sequence[Path | str]) -> list[Trial]:
+    """Trials of recipe files and of the YAML files directly in folders.
 
     Raises:
-        UsageError: no recipe, a mistake in any of them (all are reported), or two cells of one name.
+        UsageError: no recipe, a mistake in any of them (all are reported), or two trials of one
+            name.
     """
-    files = [
-        file
-        for path in paths
-        for file in ([path] if not path.is_dir() else sorted(path.glob("*.y*ml")))
-    ]
+    files: list[Path] = []
+    for path in map(Path, paths):
+        files += sorted(path.glob("*.y*ml")) if path.is_dir() else [path]
     if not files:
-        raise UsageError(
-            f"No recipe in {', '.join(map(str, paths))}. Give YAML files, or a folder that holds some."
-        )
-    cells: list[Cell] = []
+        listed = ", ".join(map(str, paths))
+        raise UsageError(f"No recipe in {listed}. Give YAML files, or a folder that holds some.")
+    trials: list[Trial] = []
     mistakes: list[str] = []
     for file in files:
         try:
-            cells += expand(file)
+            trials += expand(file)
         except UsageError as error:
             mistakes.append(str(error))
     if mistakes:
         raise UsageError("\n".join(mistakes))
-    names = [cell.name for cell in cells]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UsageError(
-            f"Two cells are called {sorted(twice)[0]}. Give the recipe files names that differ."
-        )
-    return cells
+    seen: set[str] = set()
+    for trial in trials:
+        if trial.name in seen:
+            raise UsageError(
+                f"Two trials are called {trial.name}. Give the recipe files names that differ."
+            )
+        seen.add(trial.name)
+    return trials
 
 
-def expand(path: Path) -> list[Cell]:
-    """The cells of one recipe file; a file without ``matrix`` is one cell.
+def expand(path: Path) -> list[Trial]:
+    """The trials of one recipe file; a file without ``matrix`` is one trial.
 
-    Axes are recipe keys, dotted if nested (``head.dropout``). ``exclude``, in the matrix or beside it, lists partial
-    combinations that are left out.
+    Swept settings are recipe keys, dotted if nested (``head.dropout``). ``exclude``, in the matrix
+    or beside it, lists partial combinations that are left out.
 
     Raises:
-        UsageError: with file and line.
+        UsageError: with file and line; also for more than ``MOST_TRIALS``.
     """
     values, lines = parse(read(path), str(path))
-    matrix = values.pop("matrix", {})
-    line = lines.get(("matrix",), 1)
-    if not isinstance(matrix, dict):
+    swept = values.pop("matrix", {})
+    place = f"{path}:{lines.get(('matrix',), 1)}"
+    if not isinstance(swept, dict):
         raise UsageError(
-            f"{path}:{line}: matrix is {matrix!r}; expected axes, as in matrix: {{seed: [0, 1, 2]}}."
+            f"{place}: matrix is {swept!r}; expected swept settings, as in "
+            "matrix: {seed: [0, 1, 2]}."
         )
-    exclude = [
-        *_table(matrix.pop("exclude", []), path, line),
-        *_table(values.pop("exclude", []), path, line),
-    ]
-    for axis, choices in matrix.items():
+    rules = [_rules(table.pop("exclude", []), place) for table in (swept, values)]
+    for key, choices in swept.items():
         if not isinstance(choices, list) or not choices:
-            raise UsageError(
-                f"{path}:{lines.get(('matrix', axis), line)}: the axis {axis} is {choices!r}; expected a list."
-            )
-    if unknown := {key for rule in exclude for key in rule} - {*matrix, *values}:
+            line = lines.get(("matrix", key), lines.get(("matrix",), 1))
+            raise UsageError(f"{path}:{line}: {key} is {choices!r}; expected a list of values.")
+    exclude = [*rules[0], *rules[1]]
+    if unknown := {key for rule in exclude for key in rule} - {*swept, *values}:
+        names = ", ".join(sorted(unknown))
+        raise UsageError(f"{place}: exclude names {names}, which this recipe does not set.")
+    number = math.prod(map(len, swept.values()))
+    if number > MOST_TRIALS:
         raise UsageError(
-            f"{path}:{line}: exclude names {', '.join(sorted(unknown))}, which is no axis of this matrix."
+            f"{place}: {number:,} trials; allowed are {MOST_TRIALS:,}. Sweep fewer values."
         )
-    return list(_cells(path, values, matrix, exclude, lines))
+    return list(_Matrix(path, values, swept, exclude, lines).trials())
 
 
-def _cells(
-    path: Path,
-    values: dict[str, Any],
-    matrix: Mapping[str, list],
-    exclude: list[dict],
-    lines: Mapping,
-) -> Iterator[Cell]:
-    for combination in itertools.product(*matrix.values()):
-        settings = dict(zip(matrix, combination, strict=True))
-        if any(
-            all(settings.get(key, values.get(key)) == value for key, value in rule.items())
-            for rule in exclude
-        ):
-            continue
-        chosen = json.loads(json.dumps(values))  # a deep copy of plain values
-        for axis, value in settings.items():
-            assign(chosen, axis, value)
-        recipe = build(
-            chosen,
-            f"{path} ({', '.join(f'{k}: {v}' for k, v in settings.items())})"
-            if matrix
-            else str(path),
-            lines,
-        )
-        words = [
-            path.stem,
-            *(_word(axis, value, matrix) for axis, value in settings.items() if axis != "seed"),
-        ]
-        group = re.sub(r"[^\w.-]+", "_", "-".join(words))
-        yield Cell(
-            f"{group}-s{recipe.seed}" if "seed" in settings else group, group, recipe, settings
-        )
-
-
-def _word(axis: str, value: Any, matrix: Mapping[str, list]) -> str:
-    """An axis's value in a name: as it stands if it says enough, with the axis if it is a number, else by its place."""
-    if isinstance(value, str):
-        return value
-    name = axis.split(".")[-1]
-    return (
-        f"{name}{value}"
-        if isinstance(value, int | float)
-        else f"{name}{matrix[axis].index(value) + 1}"
-    )
-
-
-def _table(value: Any, path: Path, line: int) -> list[dict]:
+def _rules(value: Any, place: str) -> list[dict]:
     if not isinstance(value, list) or not all(isinstance(rule, dict) for rule in value):
         raise UsageError(
-            f"{path}:{line}: exclude is {value!r}; expected a list of combinations, as in [{{head: flatten}}]."
+            f"{place}: exclude is {value!r}; expected a list of combinations, as in "
+            "[{head: flatten}]."
         )
     return value

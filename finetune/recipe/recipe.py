@@ -4,9 +4,8 @@ import difflib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -22,9 +21,10 @@ from finetune.data.photos import RESIZE_MODES
 from finetune.errors import UsageError
 from finetune.model.backbones import BACKBONES
 from finetune.recipe.strategies import POOLINGS, STRATEGIES
-from finetune.recipe.yaml import parse, read
+from finetune.recipe.yaml import Lines, dump, parse, read
 
-_FROZEN = ConfigDict(extra="forbid", frozen=True, strict=True)
+_FROZEN = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+_MOST_VIEWS = 1_000  # stored ones; each takes as much space as the photos themselves
 _STORED_VIEWS = 4  # per photo, where a recipe augments and its strategy cannot take fresh views
 
 
@@ -33,7 +33,7 @@ class Head(BaseModel):
 
     model_config = _FROZEN
     pool: Literal[POOLINGS] = "gap"  # type: ignore[valid-type]
-    hidden: int = Field(0, ge=0)
+    hidden: int = Field(0, ge=0, le=65_536)
     dropout: float = Field(0.0, ge=0, lt=1)
     solver: Literal["lbfgs", "keras"]
 
@@ -73,16 +73,16 @@ class Recipe(BaseModel):
     image_size: int = Field(224, ge=32, le=1024)
     resize: Literal[RESIZE_MODES] = "squash"  # type: ignore[valid-type]
     augment: Augment
-    views: Literal["fresh"] | int
-    epochs: int = Field(ge=0)
+    views: Literal["fresh"] | Annotated[int, Field(ge=0, le=_MOST_VIEWS)]
+    epochs: int = Field(ge=0, le=1_000_000)
     patience: int = Field(3, ge=1)
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, le=65_536)
     learning_rate: float = Field(gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: float = Field(0.0, ge=0)
     class_weight: Literal["none", "balanced"] = "none"
     batchnorm: Literal["frozen", "train"] = "frozen"
-    mixed_precision: bool = False
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     engine: Literal["auto", "openvino", "tensorflow"] = "auto"
     store: Literal["float16", "float32"] = "float16"
     skip_bad: bool = False
@@ -146,10 +146,6 @@ class Recipe(BaseModel):
             )
         elif self.views == "fresh" and not augmented:
             problems.append("views: fresh needs an augmentation; set augment: light, or views: 0")
-        elif self.views != "fresh" and self.views < 0:
-            problems.append(
-                f"views is {self.views}; allowed are fresh, 0 or a number of stored views"
-            )
         elif self.views != "fresh" and augmented != (self.views > 0):
             problems.append(
                 f"views: {self.views} does not go with this augment; views are for augmented photos, and 0 for none"
@@ -169,7 +165,7 @@ class Recipe(BaseModel):
 
     def dump(self) -> str:
         """The recipe as YAML, every key written out."""
-        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+        return dump(self.model_dump())
 
 
 def load(
@@ -208,17 +204,25 @@ def _set(values: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     if not equals:
         raise UsageError(f"--set {setting}: expected KEY=VALUE, as in --set head.dropout=0.5.")
-    assign(values, key.strip(), parse(f"value: {text}", f"--set {setting}")[0]["value"])
+    source = f"--set {setting}"
+    assign(values, key.strip(), parse(f"value: {text}", source)[0]["value"], source)
 
 
-def assign(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key in nested settings; a short form on the way (``head: gap``) is written out."""
+def assign(values: dict[str, Any], key: str, value: Any, source: str) -> None:
+    """Set a dotted key in nested settings; a short form on the way (``head: gap``) is written out.
+
+    Raises:
+        UsageError: a key on the way holds a plain value; ``source`` says where.
+    """
     *parents, last = key.split(".")
     for parent in parents:
-        inner = values.get(parent)
+        inner = values.get(parent) or {}
         if isinstance(inner, str):
             inner = {"pool": inner} if parent == "head" else dict(PRESETS.get(inner, {}))
-        values[parent] = values = dict(inner or {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"{source}: {parent} is {inner!r} and has no keys of its own.")
+        values[parent] = dict(inner)
+        values = values[parent]
     values[last] = value
 
 
@@ -228,10 +232,10 @@ def schema() -> dict[str, Any]:
     properties = dict(Recipe.model_json_schema()["properties"])
     properties["head"] = {"anyOf": [{"enum": list(POOLINGS)}, {**head, "required": []}]}
     properties["augment"] = {"anyOf": [{"enum": list(PRESETS)}, augment]}
-    combination = {"type": "object", "description": "a partial combination of axes to leave out"}
+    combination = {"type": "object", "description": "a partial combination to leave out"}
     properties["exclude"] = {"type": "array", "items": combination}
-    axes = {"type": "object", "additionalProperties": {"type": "array", "minItems": 1}}
-    properties["matrix"] = {**axes, "properties": {"exclude": properties["exclude"]}}
+    swept = {"type": "object", "additionalProperties": {"type": "array", "minItems": 1}}
+    properties["matrix"] = {**swept, "properties": {"exclude": properties["exclude"]}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "finetune recipe",
@@ -241,9 +245,10 @@ def schema() -> dict[str, Any]:
     }
 
 
-def build(
-    values: Mapping[str, Any], source: str, lines: Mapping[tuple, int], finished: bool = False
-) -> Recipe:
+_BRANCHES = ("literal[", "int", "constrained-int")  # of a union, in pydantic's places
+
+
+def build(values: Mapping[str, Any], source: str, lines: Lines, finished: bool = False) -> Recipe:
     """Validate settings into a Recipe; ``values`` and ``lines`` are as ``parse`` returns them.
 
     A ``finished`` recipe was run already, see ``reopen``. Raises UsageError with all mistakes.
@@ -255,12 +260,9 @@ def build(
         raise UsageError("\n".join(dict.fromkeys(messages))) from error
 
 
-def _explain(mistake: Mapping[str, Any], source: str, lines: Mapping[tuple, int]) -> str:
-    path = tuple(
-        part
-        for part in mistake["loc"]
-        if not (isinstance(part, str) and part.startswith(("literal[", "int")))
-    )
+def _explain(mistake: Mapping[str, Any], source: str, lines: Lines) -> str:
+    loc = [part for part in mistake["loc"] if not str(part).startswith(_BRANCHES)]
+    path = tuple(loc)
     line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
     where = f"{source}:{line}" if line else source
     key = ".".join(map(str, path))

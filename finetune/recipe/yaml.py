@@ -1,18 +1,32 @@
-"""Recipe files as text: strict YAML to plain settings, and the line of each key for whoever has to find a mistake."""
+"""Recipe files as text: strict YAML to plain settings, and the line of each key."""
 
-import re
+import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Event
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 from finetune.errors import UsageError
 
 _MAX_CHARACTERS = 2**16  # a recipe is a page; anything larger is a mistake or an attack
+_DEEPEST = 20  # levels of lists and tables
+_KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
+
+Lines = dict[tuple, int]
 
 
 def read(path: Path) -> str:
     """A recipe file's text; UsageError if it cannot be read."""
+    if path.is_dir():
+        raise UsageError(
+            f"{path} is a folder, and a recipe is a YAML file. To train on the photos in it: "
+            f"`finetune run --data {path}`."
+        )
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -21,67 +35,83 @@ def read(path: Path) -> str:
         ) from error
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without aliases (so no bomb can grow), without repeated keys, and with 1e-5 as the number that it is."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(
-                problem="aliases (*name) are not allowed", problem_mark=self.peek_event().start_mark
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"key '{key.value}' stands twice", problem_mark=key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1, which PyYAML reads, wants a dot in 1.0e-5 and takes 1e-5 for text; YAML 1.2 does not.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d[\d_]*[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def parse(text: str, source: str) -> tuple[dict[str, Any], dict[tuple, int]]:
-    """Parse YAML text.
+def parse(text: str, source: str) -> tuple[dict[str, Any], Lines]:
+    """Parse YAML 1.2.
 
     Returns:
         The settings, and the line (from 1) of each key by its path.
 
     Raises:
-        UsageError: no YAML, no mapping, an alias, a tag, or a key that stands twice.
+        UsageError: no YAML, no mapping, an alias, a tag, a date, a key that is no text or that
+            stands twice.
     """
     if len(text) > _MAX_CHARACTERS:
         raise UsageError(
             f"{source}: {len(text):,} characters; a recipe is at most {_MAX_CHARACTERS:,}."
         )
+    yaml = YAML(typ="safe", pure=True)
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        settings = loader.construct_document(node) if node else {}
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UsageError(f"{source}{line}: {error.problem}.") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(
-            f"{source}: {' '.join(str(error).split()) or 'nested too deeply'}"
-        ) from error
+        _refuse_bombs(yaml.parse(text))
+        node = yaml.compose(text)
+        lines: Lines = {}
+        if node is not None:
+            _look(node, (), lines)
+        settings = yaml.constructor.construct_document(node) if node is not None else {}
+    except DuplicateKeyError as error:
+        key = str(error.problem).split('"')[1]
+        raise UsageError(f"{_place(source, error)}: key '{key}' stands twice.") from error
+    except MarkedYAMLError as error:
+        raise UsageError(f"{_place(source, error)}: {error.problem}.") from error
+    except (YAMLError, ValueError) as error:
+        raise UsageError(f"{source}: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise UsageError(f"{source}: expected `key: value` lines, found {type(settings).__name__}.")
-    return settings, _lines(node) if node else {}
+    return settings, lines
 
 
-def _lines(node: yaml.Node, path: tuple = ()) -> dict[tuple, int]:
-    if not isinstance(node, yaml.MappingNode):
-        return {}
-    found = {}
+def dump(settings: dict[str, Any]) -> str:
+    """Settings as YAML, in their order."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    text = io.StringIO()
+    yaml.dump(settings, text)
+    return text.getvalue()
+
+
+def _refuse_bombs(events: Iterable[Event]) -> None:
+    """Aliases, and nesting that no recipe needs, are refused before anything is built of them."""
+    depth = 0
+    for event in events:
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise _mistake(f"nested too deeply; allowed are {_DEEPEST} levels", event)
+        if isinstance(event, AliasEvent):
+            raise _mistake("aliases (*name) are not allowed", event)
+
+
+def _look(node: Node, path: tuple, lines: Lines) -> None:
+    """Note the line of each key, and refuse what no recipe needs."""
+    kind = str(node.tag).removeprefix("tag:yaml.org,2002:")
+    if kind == "timestamp":
+        raise _mistake(f"{node.value} is a date; put it in quotes if text is meant", node)
+    if kind not in _KINDS:
+        raise _mistake(f"could not determine a constructor for the tag {node.tag}", node)
+    if not isinstance(node, MappingNode):
+        for item in node.value if isinstance(node.value, list) else ():
+            _look(item, path, {})
+        return
     for key, value in node.value:
-        found[(*path, key.value)] = key.start_mark.line + 1
-        found |= _lines(value, (*path, key.value))
-    return found
+        if not isinstance(key, ScalarNode):
+            raise _mistake("a key is a list or a table; keys are words, as in seed: 1", key)
+        _look(key, path, {})
+        lines[(*path, key.value)] = key.start_mark.line + 1
+        _look(value, (*path, key.value), lines)
+
+
+def _mistake(problem: str, node: Node | Event) -> MarkedYAMLError:
+    return MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+
+def _place(source: str, error: MarkedYAMLError) -> str:
+    return f"{source}:{error.problem_mark.line + 1}" if error.problem_mark else source

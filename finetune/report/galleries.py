@@ -1,4 +1,4 @@
-"""The report's galleries: which test photos tell something about the recipes, as thumbnails in the page."""
+"""The report's galleries: test photos that tell something about the recipes, as thumbnails."""
 
 import base64
 import io
@@ -17,35 +17,44 @@ _SIDE = 160  # the longer one, pixels
 
 
 def galleries(section: Section, root: Path | None, limit: int) -> list[dict[str, Any]]:
-    """Photos that every recipe gets wrong, that only one gets right, and the most confident mistakes.
+    """Photos that every recipe gets wrong, that one gets right, and the most confident mistakes.
 
     Args:
         section: at least one recipe.
-        root: the data set's folder, or None if it is not at hand; then the photos are named but not shown.
+        root: the data set's folder, or None if it is not at hand; then the photos are named but not
+            shown.
         limit: photos per gallery.
 
     Returns:
-        One dict per gallery: title, note, found (photos in all) and photos, each with src (data URI or None), width,
-        height, file, true (class name) and text. The first two are left out where there is only one recipe.
+        One dict per gallery: title, note, found (photos in all) and photos, each with src (data URI
+        or None), width, height, file, true (class name) and text. The first two are left out where
+        there is only one recipe.
     """
     correct = np.array([entry.photos["correct"] for entry in section.entries])
-    chosen = [_confident_mistakes(section, correct)]
+    chosen = [
+        ("The most confident mistakes", "Each photo once, with its surest recipe.", _confident)
+    ]
     if len(section.entries) > 1:
-        chosen = [_all_wrong(section, correct), _one_right(section, correct), *chosen]
-    files, labels = section.entries[0].test.files, section.entries[0].test.labels
-    for gallery in chosen:
-        texts = gallery.pop("texts")
-        gallery["found"] = len(texts)
-        gallery["photos"] = [
+        chosen = [
+            ("Every recipe gets these wrong", "Highest mean log loss first.", _all_wrong),
+            ("Only one recipe gets these right", "The recipes take turns.", _one_right),
+            *chosen,
+        ]
+    test = section.entries[0].test
+    found = []
+    for title, note, choose in chosen:
+        texts = choose(section, correct)
+        photos = [
             {
-                "file": files[i],
-                "true": section.classes[labels[i]],
+                "file": test.files[i],
+                "true": section.classes[test.labels[i]],
                 "text": text,
-                **_thumbnail(root, files[i]),
+                **_thumbnail(root, test.files[i]),
             }
             for i, text in list(texts.items())[:limit]
         ]
-    return chosen
+        found.append({"title": title, "note": note, "found": len(texts), "photos": photos})
+    return found
 
 
 def explanations(run: Path, root: Path | None) -> Mapping[str, Any] | None:
@@ -65,8 +74,8 @@ def explanations(run: Path, root: Path | None) -> Mapping[str, Any] | None:
         return {"src": _data_uri(picture, 90), "width": picture.width, "height": picture.height}
 
 
-def _all_wrong(section: Section, correct: np.ndarray) -> dict[str, Any]:
-    """texts: photo -> caption, the highest mean log loss first."""
+def _all_wrong(section: Section, correct: np.ndarray) -> dict[int, str]:
+    """Photo -> caption, the highest mean log loss first."""
     predicted = np.array([entry.photos["predicted"] for entry in section.entries])
     loss = np.mean([entry.photos["loss"] for entry in section.entries], axis=0)
     wrong = np.flatnonzero(~correct.any(axis=0))
@@ -74,36 +83,25 @@ def _all_wrong(section: Section, correct: np.ndarray) -> dict[str, Any]:
     for i in wrong[np.argsort(-loss[wrong], kind="stable")]:
         names = [section.classes[label] for label in dict.fromkeys(predicted[:, i])]
         texts[i] = f"taken for {' or '.join(names)}"
-    return {
-        "title": "Every recipe gets these wrong",
-        "note": "Highest mean log loss first.",
-        "texts": texts,
-    }
+    return texts
 
 
-def _one_right(section: Section, correct: np.ndarray) -> dict[str, Any]:
-    """texts: photo -> caption, the recipes by turns, each with its most confident hit first."""
-    single = np.flatnonzero(correct.sum(axis=0) == 1)
-    owner = correct[:, single].argmax(axis=0)
-    confidence = np.array(
-        [section.entries[e].photos["confidence"][i] for e, i in zip(owner, single, strict=True)]
-    )
-    turn = np.zeros(len(single), dtype=int)
-    for entry in np.unique(owner):
-        mine = np.flatnonzero(owner == entry)
-        turn[mine[np.argsort(-confidence[mine], kind="stable")]] = np.arange(len(mine))
-    order = np.lexsort((owner, turn))
-    names = [section.entries[k].name for k in owner]
-    texts = {single[k]: f"only {names[k]} is right, {percent(confidence[k])} sure" for k in order}
-    return {
-        "title": "Only one recipe gets these right",
-        "note": "The recipes take turns.",
-        "texts": texts,
-    }
+def _one_right(section: Section, correct: np.ndarray) -> dict[int, str]:
+    """Photo -> caption, the recipes by turns, each with its most confident hit first."""
+    found = []
+    single = correct.sum(axis=0) == 1
+    for number, entry in enumerate(section.entries):
+        mine = np.flatnonzero(single & correct[number])
+        confidence = entry.photos["confidence"].to_numpy()
+        order = mine[np.argsort(-confidence[mine], kind="stable")]
+        for turn, i in enumerate(order):
+            text = f"only {entry.name} is right, {percent(confidence[i])} sure"
+            found.append((turn, number, i, text))
+    return {i: text for _, _, i, text in sorted(found)}
 
 
-def _confident_mistakes(section: Section, correct: np.ndarray) -> dict[str, Any]:
-    """texts: photo -> caption, by the confidence of the recipe that is surest of a wrong class."""
+def _confident(section: Section, correct: np.ndarray) -> dict[int, str]:
+    """Photo -> caption, by the confidence of the recipe that is surest of a wrong class."""
     confidence = np.where(correct, 0.0, [entry.photos["confidence"] for entry in section.entries])
     surest = confidence.argmax(axis=0)
     wrong = np.flatnonzero(~correct.all(axis=0))
@@ -111,18 +109,13 @@ def _confident_mistakes(section: Section, correct: np.ndarray) -> dict[str, Any]
     for i in wrong[np.argsort(-confidence.max(axis=0)[wrong], kind="stable")]:
         entry = section.entries[surest[i]]
         name = section.classes[entry.photos["predicted"][i]]
-        texts[i] = (
-            f"taken for {name} by {entry.name}, {percent(entry.photos['confidence'][i])} sure"
-        )
-    return {
-        "title": "The most confident mistakes",
-        "note": "Each photo once, with its surest recipe.",
-        "texts": texts,
-    }
+        sure = percent(confidence[surest[i], i])
+        texts[i] = f"taken for {name} by {entry.name}, {sure} sure"
+    return texts
 
 
 def _thumbnail(root: Path | None, file: str) -> Mapping[str, Any]:
-    """src, width and height; src is None for a photo that is gone or cannot be decoded, and the page says so."""
+    """src, width and height; src is None for a photo that is gone or cannot be decoded."""
     if root is None:
         return {"src": None}
     try:

@@ -1,7 +1,7 @@
 """What a comparison leaves behind: report.html, results.csv and results.md.
 
-The page is one file that loads nothing. Its content security policy allows the style sheet and the script by their
-sha256, and pictures inside the page; every text goes through jinja2's autoescape.
+The page is one file that loads nothing. Its content security policy allows the style sheet and the
+script by their sha256, and pictures inside the page; every text goes through jinja2's autoescape.
 """
 
 import base64
@@ -13,32 +13,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from finetune import __version__
-from finetune.evaluation.metrics import confusion
+from finetune.evaluation.metrics import confusion, top_confusions
 from finetune.files import commit, commit_text
-from finetune.report import figures as report_plots
+from finetune.report import figures
 from finetune.report.galleries import explanations, galleries
 from finetune.report.sections import Cell, Entry, Section, sections
 from finetune.report.table import results_table
+from finetune.runs.card import templates
 
-SHOWN_PANELS, SHOWN_PAIRS, SHOWN_PHOTOS, SHOWN_CLASSES = 24, 300, 48, 12
-_NAMED = [
-    "name",
-    "recipe",
-    "seed",
-    "status",
-    "reason",
-    "split",
-    "backbone",
-    "strategy",
-    "head",
-    "augment",
-    "views",
-    "cut",
-]
+SHOWN_PANELS = 24
+SHOWN_PAIRS = 300
+SHOWN_PHOTOS = 48
+SHOWN_CLASSES = 12
+SHOWN_MISTAKES = 6
 _COSTS = (
     "seconds",
     "seconds_alone",
@@ -55,15 +46,18 @@ def write_report(out: Path, cells: Sequence[Cell], plan: Mapping[str, Any]) -> d
 
     Args:
         out: the comparison's folder.
-        cells: one dict per cell: name, recipe, seed, status (done, failed or diverged), reason, run (folder, relative
-            to ``out``), backbone, strategy, head, augment, views, cut, split (digest), settings (axis -> value); of a
-            done cell also test and validation (``metrics.summarize``), seconds (extract, train, total) and cost
-            (seconds, seconds_alone, parameters, trainable, stored_bytes, peak_memory, multiply_adds).
-        plan: cells, extractions, data (names), roots (split digest -> folder of the photos) and, if known, command.
+        cells: one dict per cell: name, recipe, seed, status (done, failed or diverged), reason, run
+            (folder, relative to ``out``), backbone, strategy, head, augment, views, cut, split
+            (digest), settings (axis -> value); of a done cell also test and validation
+            (``metrics.summarize``), seconds (extract, train, total) and cost (seconds,
+            seconds_alone, parameters, trainable, stored_bytes, peak_memory, multiply_adds).
+        plan: cells, extractions, data (names), roots (split digest -> folder of the photos) and, if
+            known, command.
 
     Returns:
-        report (path), verdict (one sentence per split digest) and ranking: per recipe split, group, recipe, accuracy,
-        accuracy_interval, seeds, mean, sd, cost_seconds and recommended, in the order of the table.
+        report (path), verdict (one sentence per split digest) and ranking: per recipe split, group,
+        recipe, accuracy, accuracy_interval, seeds, mean, sd, cost_seconds and recommended, in the
+        order of the table.
 
     Raises:
         DataError: cells with the same split digest name different photos.
@@ -78,7 +72,8 @@ def write_report(out: Path, cells: Sequence[Cell], plan: Mapping[str, Any]) -> d
         "plan": plan,
         "verdicts": _verdicts(parts) or [_no_verdict(cells)],
         "sections": parts,
-        "dropped": [cell for cell in cells if cell["status"] != "done"],
+        "unfinished": sum(cell["status"] != "done" for cell in cells),
+        "dropped": _dropped(cells),
     }
     commit(
         out / "results.csv", lambda file: results_table(out, cells, rows).to_csv(file, index=False)
@@ -100,9 +95,22 @@ def _verdicts(parts: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{section.data} ({section.split[:8]}): {section.verdict}" for section in sections]
 
 
+def _dropped(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """What has no result, those of one reason together: status, reason, names."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for cell in cells:
+        if cell["status"] != "done":
+            reason = cell["reason"] or "no reason given"
+            found.setdefault((cell["status"], reason), []).append(cell["name"])
+    return [
+        {"status": status, "reason": reason, "names": names}
+        for (status, reason), names in found.items()
+    ]
+
+
 def _no_verdict(cells: Sequence[Cell]) -> str:
     finished = sum(cell["status"] == "done" for cell in cells)
-    return f"There is nothing to rank: {finished} of {len(cells)} cells finished"
+    return f"There is nothing to rank: {finished} of {len(cells)} trials finished"
 
 
 def _rows(section: Section) -> list[dict[str, Any]]:
@@ -146,17 +154,23 @@ def _context(section: Section, out: Path, plan: Mapping[str, Any], splits: int) 
         "range": (float(low.min()), float(high.max())),
         "digits": 1 if section.photos <= 2000 else 2,
         "beaten_by": _winners_over(section.recommended[0].name, pairs),
-        "pareto": [report_plots.pareto(points, *size) for size in ((900, 420), (358, 340))]
+        "pareto": [figures.pareto(points, *size) for size in ((900, 420), (358, 340))]
         if points
         else [],
-        "curves": report_plots.curves({entry.name: _histories(entry, out) for entry in shown}),
+        "curves": figures.curves({entry.name: _histories(entry, out) for entry in shown}),
         "reliability": [
-            (e, report_plots.reliability(e.test.probabilities, e.scaled, e.test.labels))
-            for e in shown
+            (e, figures.reliability(e.test.probabilities, e.scaled, e.test.labels)) for e in shown
         ],
         "confusion": [
-            (entry, confusion(entry.test.probabilities, entry.test.labels)) for entry in shown
+            (entry, counts, top_confusions(counts, section.classes, SHOWN_MISTAKES))
+            for entry in shown
+            for counts in [confusion(entry.test.probabilities, entry.test.labels)]
         ],
+        "unrecognised": {
+            entry.name: [section.classes[index] for index in entry.shown["test"]["zero_recall"]]
+            for entry in section.entries
+            if entry.shown["test"]["zero_recall"]
+        },
         "pairs": [_leader_first(pair) for pair in pairs[:SHOWN_PAIRS].to_dict("records")],
         "explained": explanations(out / section.recommended[0].shown["run"], root),
         "galleries": galleries(section, root, max(2, min(12, SHOWN_PHOTOS // (3 * splits)))),
@@ -192,16 +206,14 @@ def _histories(entry: Entry, out: Path) -> tuple[pd.DataFrame, list[pd.DataFrame
 
 
 def _page(context: Mapping[str, Any]) -> str:
-    environment = _environment()
-    style, script = (
-        files("finetune.report").joinpath("templates", name).read_text()
-        for name in ("report.css", "report.js")
-    )
+    folder = files("finetune.report").joinpath("templates")
+    style = folder.joinpath("report.css").read_text()
+    script = folder.joinpath("report.js").read_text()
     policy = (
-        f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src "
+        f"{_digest(script)}; base-uri 'none'; form-action 'none'"
     )
-    page = environment.get_template("report.html")
+    page = _environment(autoescape=True).get_template("report.html")
     return page.render(context, policy=policy, style=Markup(style), script=Markup(script))
 
 
@@ -209,40 +221,26 @@ def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("finetune.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+def _environment(autoescape: bool = False) -> Environment:
+    """HTML escapes every text; Markdown none, but for the ``cell`` filter."""
+    environment = templates(PackageLoader("finetune.report", "templates"), autoescape)
     environment.filters |= {
-        "percent": lambda share, digits=1: f"{100 * share:.{digits}f}",
-        "signed": lambda share, digits=1: f"{round(100 * share, digits) or 0:+.{digits}f}".replace(
-            "-", "−"
-        ),
+        "signed": _signed,
         "p": lambda p: "< 0.001" if p < 0.001 else f"{p:.2g}",
-        "duration": report_plots.duration,
+        "duration": figures.duration,
         "quantity": quantity,
-        "worst": _worst,
-        "cell": lambda text: str(text).replace("|", r"\|").replace("\n", " "),
     }
     environment.globals |= {
-        "panel": report_plots.PANEL,
+        "panel": figures.PANEL,
         "isnan": np.isnan,
         "shown_classes": SHOWN_CLASSES,
     }
     return environment
 
 
-def _worst(counts: np.ndarray, limit: int) -> list[tuple[int, int, int]]:
-    """The most frequent mistakes of a confusion matrix: (true, predicted, photos)."""
-    wrong = counts - np.diag(np.diag(counts))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
-    mistakes = [(*divmod(int(place), len(wrong)), int(wrong.flat[place])) for place in order]
-    return [mistake for mistake in mistakes if mistake[2]]
+def _signed(share: float, digits: int = 1) -> str:
+    """A difference in points, never -0.0."""
+    return f"{round(100 * share, digits) or 0:+.{digits}f}".replace("-", "−")
 
 
 def quantity(number: float) -> str:

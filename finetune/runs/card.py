@@ -1,89 +1,97 @@
-"""The model card of a run: README.md in its folder, after Mitchell et al., Model Cards for Model Reporting, FAT* 2019."""
+"""The model card.
 
+README.md of a run or an ensemble, after Mitchell et al., Model Cards for Model Reporting, 2019.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import BaseLoader, Environment, PackageLoader, StrictUndefined
 
 from finetune.data.dataset import SPLITS, Dataset
 from finetune.model.backbones import BACKBONES
 from finetune.recipe.recipe import Recipe
 
-_CARD = """\
-# {{ classes | join(", ") }}: {{ recipe.strategy }} on {{ recipe.backbone }}
-
-Test accuracy **{{ "%.1f" | format(100 * test.accuracy) }} %** on {{ "{:,}".format(test.n) }} photos (95 % interval \
-{{ "%.1f" | format(100 * test.accuracy_interval[0]) }} to {{ "%.1f" | format(100 * test.accuracy_interval[1]) }}, Wilson), \
-log loss {{ "%.4f" | format(test.loss) }}, expected calibration error {{ "%.3f" | format(test.ece) }}.
-
-![confusion matrix](confusion.png)
-![learning curves](curves.png)
-
-| class | precision | recall | F1 | test photos |
-|---|---|---|---|---|
-{% for row in test.per_class -%}
-| {{ row["class"] }} | {{ "%.3f" | format(row.precision) }} | {{ "%.3f" | format(row.recall) }} \
-| {{ "%.3f" | format(row.f1) }} | {{ row.n }} |
-{% endfor %}
-{% if explained -%}
-## What it looks at
-
-![test photos with heat](explanations.png)
-
-Test photos that it was right and surest of; below them its worst mistakes, if it made any (true → predicted class, and \
-the predicted one's probability). The heat is Grad-CAM (Selvaraju et al., ICCV 2017) of the predicted class on the last \
-maps, each photo scaled by itself: it shows where in a photo the evidence lies, not why it is evidence.
-
-{% endif -%}
-## How it was made
-
-- Photos: `{{ recipe.data }}`, {{ photos }}; digest of the split `{{ split[:16] }}`.
-- Cut at `{{ cut }}`: {{ "{:,}".format(parameters.trunk) }} parameters below it, {{ "{:,}".format(parameters.trainable) }} \
-above it learned. {{ audit.frozen }} frozen variables were compared with their digests from before training: none moved.
-- Weights of the backbone: {{ weights.source }}, sha256 `{{ weights.digest[:16] }}`.
-- The best epoch was chosen by validation loss; the test photos were looked at once, afterwards.
-
-Repeat it: `finetune run recipe.yaml` (every setting is in that file, versions in `environment.json`).
-
-## How to use it
-
-`model.keras` takes raw photos, uint8 (n, {{ recipe.image_size }}, {{ recipe.image_size }}, 3) RGB 0-255, turned upright and \
-resized ("{{ recipe.resize }}"), and returns one probability per class in the order of `classes.json`. \
-Preprocessing is inside; nothing but Keras is needed:
-
-    import keras
-    model = keras.saving.load_model("model.keras")
-
-It knows its classes and nothing else: a photo of anything else is given one of them, perhaps with great confidence.
-
-## Sources
-
-Backbone: {{ citation }}. Licence: {{ licence }}.
-"""
+_LISTED = 25  # classes
+_TITLE = 60  # characters of class names
 
 
-def render(
-    recipe: Recipe, dataset: Dataset, result: dict[str, Any], explained: bool = False
-) -> str:
-    """Fill in the card.
+def render(recipe: Recipe, dataset: Dataset, result: Mapping[str, Any], folder: Path) -> str:
+    """The card of a run, as Markdown.
 
     Args:
         recipe: fully resolved.
         dataset: the photos.
-        result: see ``record.finish``.
-        explained: whether the folder holds ``explanations.png``.
-
-    Returns:
-        Markdown.
+        result: what ``run --json`` prints.
+        folder: of the run; pictures that it holds are shown.
     """
-    backbone = BACKBONES[recipe.backbone]
     photos = ", ".join(f"{len(dataset.split(name)):,} {name}" for name in SPLITS)
-    template = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(_CARD)
-    return template.render(
-        recipe=recipe,
-        classes=dataset.classes,
-        photos=photos,
-        explained=explained,
-        citation=backbone.citation,
-        licence=backbone.licence,
-        **result,
+    made_by = f"{recipe.strategy} on {recipe.backbone}"
+    return _fill(
+        {**result, "photos": photos, "members": ()}, dataset.classes, [recipe], folder, made_by
     )
+
+
+def render_ensemble(result: Mapping[str, Any], members: Sequence[Any], folder: Path) -> str:
+    """The card of an ensemble, as Markdown.
+
+    Args:
+        result: what ``ensemble --json`` prints.
+        members: its ``commands.ensemble.Member``.
+        folder: of the ensemble.
+    """
+    made_by = f"{result['blend']} of {len(members)} runs"
+    recipes = [member.recipe for member in members]
+    return _fill({**result, "members": members}, members[0].classes, recipes, folder, made_by)
+
+
+def cell(text: object) -> str:
+    """Text on one line that starts no new column of a Markdown table."""
+    return " ".join(str(text).split()).replace("|", r"\|")
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A fraction in percent, without the sign."""
+    return f"{100 * share:.{digits}f}"
+
+
+def templates(loader: BaseLoader, autoescape: bool = False) -> Environment:
+    """Templates whose unknown names are errors.
+
+    Of Markdown, which takes text as it stands, unless ``autoescape``.
+    """
+    environment = Environment(
+        loader=loader,
+        autoescape=autoescape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"cell": cell, "percent": percent}
+    return environment
+
+
+def _fill(
+    result: Mapping[str, Any],
+    classes: Sequence[str],
+    recipes: Sequence[Recipe],
+    folder: Path,
+    made_by: str,
+) -> str:
+    names = ", ".join(classes)
+    table = result["test"]["per_class"]
+    if len(table) > _LISTED:
+        table = sorted(table, key=lambda row: row["f1"])[:_LISTED]
+    context = {
+        "made_by": made_by,
+        "title": names if len(names) <= _TITLE else f"{len(classes)} classes",
+        "recipe": recipes[0],
+        "backbones": [BACKBONES[name] for name in dict.fromkeys(r.backbone for r in recipes)],
+        "unrecognised": [classes[index] for index in result["test"]["zero_recall"]],
+        "table": table,
+        "pictures": [path.name for path in folder.glob("*.png")],
+    }
+    template = templates(PackageLoader("finetune.runs", ".")).get_template("card.md")
+    return template.render({**result, **context})

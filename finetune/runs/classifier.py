@@ -1,116 +1,270 @@
-"""A classifier that was saved, opened for use: its model, its classes, and how it wants its photos. Needs TensorFlow."""
+"""A classifier that was saved, opened for use: its model, its classes, how it wants its photos."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from itertools import chain
+from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
-from finetune.activations.engine import compile_trunk
-from finetune.data.photos import RESIZE_MODES
-from finetune.errors import DataError, IntegrityError
-from finetune.model.saved import load_model
+from finetune.backend import load_keras
+from finetune.data.photos import (
+    RESIZE_MODES,
+    SUFFIXES,
+    Photo,
+    Pixels,
+    list_photos,
+    read_photos,
+    through,
+)
+from finetune.errors import DataError, IntegrityError, UsageError
 from finetune.recipe.recipe import Recipe, reopen
+from finetune.runs.folder import checked
+from finetune.runs.ir import open_ir
+
+if TYPE_CHECKING:
+    import keras
+
+    from finetune.activations.engine import Engine
+
+_MAX_BYTES = 2**20  # of classes.json and input.json; the names of 20,000 classes fit
+_IR = Path("openvino/float32")  # in a run folder: its network without TensorFlow, see runs.ir
 
 
-@dataclass(frozen=True)
 class Classifier:
-    """A run folder or a bare model file.
+    """A run folder or a bare model file, open for use; what is compiled for it stays with it.
+
+    A run's network is opened without TensorFlow where the run has left it as OpenVINO IR; Keras is
+    imported when ``model`` is first asked for.
 
     Attributes:
         path: what was opened.
-        model: uint8 photos (n, image_size, image_size, 3) RGB -> probabilities (n, classes).
         classes: names, in the order of the model's outputs.
-        resize: how a photo becomes a square, see ``data.decode.decode``.
+        image_size: side of the square photos in pixels.
+        resize: how a photo becomes a square, see ``data.photos.decode``.
         recipe: of the run folder; None for a bare model.
     """
 
-    path: Path
-    model: keras.Model
-    classes: tuple[str, ...]
-    resize: str
-    recipe: Recipe | None
+    def __init__(
+        self,
+        path: Path,
+        classes: Sequence[str],
+        image_size: int,
+        resize: str,
+        recipe: Recipe | None = None,
+        model: "keras.Model | None" = None,
+    ):
+        self.path = path
+        self.classes = tuple(classes)
+        self.image_size = image_size
+        self.resize = resize
+        self.recipe = recipe
+        self._model = model
+        self._engines: dict[str, Engine] = {}
+
+    def __repr__(self) -> str:
+        return f"Classifier({str(self.path)!r}, {len(self.classes)} classes)"
 
     @classmethod
-    def open(cls, path: Path) -> "Classifier":
-        """Open a run folder, or a ``.keras`` file (its classes are in ``classes.json`` beside it, or are numbered).
+    def open(cls, path: str | PathLike[str]) -> "Classifier":
+        """Open a run folder, or a ``.keras`` file.
+
+        The classes of a bare file are in ``classes.json`` beside it, or are numbered.
 
         Raises:
             DataError: there is no finished run, or no such file.
-            IntegrityError: the model is damaged, takes no photos, or has another number of outputs than classes.
+            IntegrityError: the model is damaged, takes no photos, or has another number of outputs
+                than classes.
         """
+        path = Path(path)
         folder = path if path.is_dir() else path.parent
         file = path / "model.keras" if path.is_dir() else path
         if path.is_dir() and not file.exists():
             raise DataError(
-                f"{path} holds no model.keras. Give the folder of a finished `finetune run`, or a .keras file."
+                f"{path} holds no model.keras. Give the folder of a finished `finetune run`, or a "
+                ".keras file."
             )
-        model = load_model(file)
-        outputs = _check_photos(model, file)
         names, recipe = folder / "classes.json", folder / "recipe.yaml"
-        classes = (
-            json.loads(names.read_text())
-            if names.exists()
-            else [str(index) for index in range(outputs)]
-        )
-        if len(classes) != outputs:
-            raise IntegrityError(
-                f"{names} names {len(classes)} classes, and {file} has {outputs} outputs."
-            )
-        made_by = reopen(recipe) if path.is_dir() and recipe.exists() else None
-        return cls(path, model, tuple(classes), _resize(folder, made_by), made_by)
+        if path.is_dir():
+            checked(path, "classes.json", "recipe.yaml", "input.json")
+        if path.is_dir() and recipe.exists() and names.exists():
+            made_by = reopen(recipe)
+            return cls(path, _names(names), made_by.image_size, made_by.resize, made_by)
+        model = _load(file)
+        outputs = _outputs(model, file)
+        classes = _names(names) if names.exists() else tuple(map(str, range(outputs)))
+        _check_outputs(outputs, classes, file)
+        size = model.inputs[0].shape[1]
+        return cls(path, classes, size, _resize(folder / "input.json"), None, model)
 
     @property
-    def image_size(self) -> int:
-        """Side of the square photos in pixels."""
-        return self.model.inputs[0].shape[1]
+    def model(self) -> "keras.Model":
+        """uint8 photos (n, image_size, image_size, 3) RGB -> probabilities; imports Keras."""
+        if self._model is None:
+            file = self.path / "model.keras"
+            model = _load(file)
+            _check_outputs(_outputs(model, file), self.classes, file)
+            self._model = model
+        return self._model
 
     def index(self, name: str) -> int:
-        """The output of a class.
-
-        Raises:
-            DataError: there is no such class.
-        """
+        """The output of a class; DataError if there is no such class."""
         if name not in self.classes:
-            raise DataError(
-                f"{self.path} knows no class '{name}'; it knows {', '.join(self.classes)}."
-            )
+            known = ", ".join(self.classes[:20])
+            raise DataError(f"{self.path} knows no class '{name}'; it knows {known}.")
         return self.classes.index(name)
 
-    def predict(self, batches: Iterable[np.ndarray], engine: str = "auto") -> Iterator[np.ndarray]:
-        """Probabilities of photos, batch by batch: uint8 (n, size, size, 3) -> float32 (n, classes).
+    def predict(
+        self, batches: Iterable[np.ndarray], precision: str = "auto"
+    ) -> Iterator[np.ndarray]:
+        """Probabilities of photos, batch by batch: uint8 (n, size, size, 3) to float32 (n, classes).
 
         A model with one sigmoid output gives two columns.
+
+        Raises:
+            IntegrityError: the model's outputs are no probabilities of its classes.
         """
-        typed = (batch.astype(self.model.inputs[0].dtype) for batch in batches)
-        whole = keras.Model(
-            self.model.inputs[0], self.model.outputs[0]
-        )  # OpenVINO cannot read the shapes of a Sequential
-        for outputs in compile_trunk(whole, engine)(typed):
-            yield two_columns(outputs)
+        for outputs in self._engine(precision)(batches):
+            rows = two_columns(outputs)
+            _check_outputs(rows.shape[1], self.classes, self.path)
+            yield _checked(rows, self.path)
+
+    def score(
+        self, photos: Iterable[Path | Photo], precision: str = "auto"
+    ) -> Iterator[tuple[Path | Photo, np.ndarray | str]]:
+        """Probabilities of photos as one stream, each decoded once and as in training.
+
+        Yields:
+            (photo, float32 (classes,)), or (photo, reason) of one that cannot be decoded, in order.
+
+        Raises:
+            IntegrityError: as ``predict``.
+        """
+        from finetune.activations.engine import batch_size
+
+        def engine(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+            return self.predict(batches, precision)
+
+        stream = read_photos(Pixels(self.image_size, self.resize), photos)
+        return through(engine, stream, batch_size())
+
+    def _engine(self, precision: str) -> "Engine":
+        """The network, converted and compiled once for each precision."""
+        if precision not in self._engines:
+            has_ir = self.path.is_dir() and (self.path / _IR).is_dir()
+            compiled = open_ir(self.path, precision) if has_ir else self._compiled(precision)
+            self._engines[precision] = compiled
+        return self._engines[precision]
+
+    def _compiled(self, precision: str) -> "Engine":
+        model = self.model
+        import keras
+
+        from finetune.activations.engine import compile_trunk, resolve_precision
+
+        # OpenVINO cannot read the shapes of a Sequential.
+        whole = keras.Model(model.inputs[0], model.outputs[0])
+        engine = compile_trunk(whole, precision=resolve_precision(precision))
+        dtype = model.inputs[0].dtype
+        return lambda batches: engine(batch.astype(dtype) for batch in batches)
+
+
+def opened(model: str | PathLike[str] | Classifier) -> Classifier:
+    """The classifier itself, or the one at a path, see ``Classifier.open``."""
+    return model if isinstance(model, Classifier) else Classifier.open(model)
+
+
+def find_photos(photos: Sequence[Path | str] | Path | str) -> Iterator[Path]:
+    """The photos in files and folders that a classifier is asked about, in order.
+
+    Raises:
+        UsageError: an address. DataError: a path does not exist, or there are no photos.
+    """
+    given = [photos] if isinstance(photos, str | PathLike) else list(photos)
+    for place in map(str, given):
+        if re.match(r"(https?|ftp|s3|gs|hf):/", place):
+            raise UsageError(f"{place} is an address. Download it, and give the file's path.")
+    found = list_photos([Path(place) for place in given])
+    first = next(found, None)
+    if first is None:
+        raise DataError(
+            f"There are no photos in {', '.join(map(str, given))}. Photos in folders end in "
+            f"{', '.join(sorted(SUFFIXES))}."
+        )
+    return chain([first], found)
 
 
 def two_columns(outputs: np.ndarray) -> np.ndarray:
-    """One probability p of the second class as the two columns 1 - p and p; more columns stay."""
+    """One probability p of the second class as the columns 1 - p and p; more columns stay."""
     return np.concatenate([1 - outputs, outputs], axis=1) if outputs.shape[1] == 1 else outputs
 
 
-def _resize(folder: Path, recipe: Recipe | None) -> str:
-    """How a photo becomes a square: as the recipe has it, or ``input.json`` where no single recipe made the model."""
-    described = folder / "input.json"
-    if recipe:
-        return recipe.resize
-    return json.loads(described.read_text())["resize"] if described.exists() else RESIZE_MODES[0]
+def _load(file: Path) -> "keras.Model":
+    if file.name == "model.keras":
+        checked(file.parent, file.name)
+    load_keras()
+    from finetune.model.saved import load_model
+
+    return load_model(file)
 
 
-def _check_photos(model: keras.Model, file: Path) -> int:
+def _names(file: Path) -> tuple[str, ...]:
+    names = _read_json(file)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise IntegrityError(f"{file} is no list of class names. Copy it again from its run.")
+    return tuple(names)
+
+
+def _check_outputs(outputs: int, classes: Sequence[str], model: Path) -> None:
+    if len(classes) != outputs:
+        raise IntegrityError(
+            f"classes.json names {len(classes)} classes, and {model} has {outputs} outputs."
+        )
+
+
+def _resize(described: Path) -> str:
+    """What ``input.json`` says, as no single recipe made the model."""
+    if not described.exists():
+        return RESIZE_MODES[0]
+    value = _read_json(described)
+    if not isinstance(value, dict) or value.get("resize") not in RESIZE_MODES:
+        allowed = ", ".join(RESIZE_MODES)
+        raise IntegrityError(f"{described} names no resize; allowed are {allowed}.")
+    return value["resize"]
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        if file.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"it is larger than {_MAX_BYTES:,} bytes")
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise IntegrityError(
+            f"{file} cannot be read: {error}. Copy it again from its run."
+        ) from error
+
+
+def _outputs(model: "keras.Model", file: Path) -> int:
     """Number of classes of a model that takes square RGB photos."""
     shapes: Sequence = [tensor.shape for tensor in (*model.inputs, *model.outputs)]
     fits = len(shapes) == 2 and len(shapes[0]) == 4 and len(shapes[1]) == 2
     if not fits or shapes[0][1] != shapes[0][2] or shapes[0][1] is None or shapes[0][3] != 3:
         raise IntegrityError(
-            f"{file} maps {shapes[:-1]} to {shapes[-1:]}; allowed are models from photos (n, size, size, 3) to (n, classes)."
+            f"{file} maps {shapes[:-1]} to {shapes[-1:]}; allowed are models from photos "
+            "(n, size, size, 3) to (n, classes)."
         )
     return max(2, shapes[1][1])
+
+
+def _checked(rows: np.ndarray, path: Path) -> np.ndarray:
+    totals = rows.sum(axis=1)
+    if not (np.all(rows >= 0) and np.all(np.abs(totals - 1) < 1e-3)):  # NaN fails, too
+        raise IntegrityError(
+            f"{path} gives values from {rows.min():g} to {rows.max():g} with sums from "
+            f"{totals.min():g} to {totals.max():g}, which are no probabilities. Its last layer must "
+            "be a softmax, or a sigmoid of one unit."
+        )
+    return rows

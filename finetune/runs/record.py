@@ -15,7 +15,7 @@ from finetune import __version__
 from finetune.data.dataset import Dataset
 from finetune.errors import UsageError
 from finetune.evaluation import plots
-from finetune.evaluation.metrics import confusion, per_class, summarize
+from finetune.evaluation.metrics import confusion, measure
 from finetune.files import commit, commit_by_name, commit_json, commit_text, need_space
 from finetune.recipe.recipe import Recipe, reopen
 from finetune.runs import card
@@ -90,9 +90,7 @@ def begin(out: Path, recipe: Recipe, dataset: Dataset) -> None:
 
 def measured(dataset: Dataset, split: str, probabilities: np.ndarray) -> dict[str, Any]:
     """The metrics of a split, with those of each class."""
-    labels = dataset.labels(split)
-    table = per_class(probabilities, labels, dataset.classes)
-    return {**summarize(probabilities, labels), "per_class": table.to_dict("records")}
+    return measure(probabilities, dataset.labels(split), dataset.classes)
 
 
 def finish(
@@ -130,11 +128,15 @@ def finish(
     _commit_csv(out / "predictions.csv", predictions_table(dataset, probabilities))
     matrix = confusion(probabilities["test"], dataset.labels("test"))
     commit(out / "confusion.png", lambda file: plots.confusion(matrix, dataset.classes, file))
-    commit(out / "curves.png", lambda file: plots.curves(history, file))
+    if history:
+        commit(out / "curves.png", lambda file: plots.curves(history, file))
+    elif "path" in result.head:
+        path = [{"c": c, "validation_loss": loss} for c, loss in result.head["path"]]
+        commit(out / "curves.png", lambda file: plots.penalty_path(path, file))
     if explanations:
         commit(out / "explanations.png", lambda file: explanations.save(file, "PNG"))
     commit_json(out / "environment.json", environment(recipe.seed))
-    text = card.render(recipe, dataset, result.to_json(), explained=explanations is not None)
+    text = card.render(recipe, dataset, result.to_json(), out)
     commit_text(out / "README.md", text)
     written = result.write(out)
     (out / CHECKPOINT).unlink(missing_ok=True)

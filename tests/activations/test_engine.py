@@ -7,13 +7,26 @@ import keras
 import numpy as np
 import pytest
 
-from finetune.activations.engine import BATCH, compile_trunk
+import finetune.activations.engine as engines
+from finetune.activations.engine import (
+    batch_size,
+    compile_trunk,
+    open_trunk,
+    resolve_engine,
+    resolve_precision,
+)
 from finetune.errors import UsageError
 from finetune.model.backbones import BACKBONES, build_base
 from finetune.model.cut import split
 from finetune.model.weights import load_weights
 
-PHOTOS = np.random.default_rng(1).integers(0, 256, (2 * BATCH + 3, 64, 64, 3), dtype=np.uint8)
+PHOTOS = np.random.default_rng(1).integers(0, 256, (2 * batch_size() + 3, 64, 64, 3), np.uint8)
+native = pytest.mark.skipif(resolve_precision() != "bfloat16", reason="no native bfloat16 here")
+
+
+def relative(found, expected) -> float:
+    """Euclidean distance as a share of the expected length."""
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 @pytest.mark.parametrize("engine", ["openvino", "tensorflow"])
@@ -52,6 +65,65 @@ def test_a_row_does_not_depend_on_its_neighbours(engine):
     np.testing.assert_array_equal(together, alone)
 
 
+@pytest.fixture(scope="module")
+def vgg16():
+    base = build_base("vgg16", 32)
+    load_weights(base, "vgg16", "random")
+    return base
+
+
+def several(base, cuts):
+    """A trunk with several outputs, or one."""
+    outputs = [base.get_layer(cut).output for cut in cuts]
+    return keras.Model(base.input, outputs if len(outputs) > 1 else outputs[0])
+
+
+CUTS = ("block1_pool", "block4_pool", "block5_pool")  # OpenVINO would sort their tensors' names
+
+
+@pytest.mark.parametrize("engine", ["openvino", "tensorflow"])
+def test_several_cuts_come_out_of_one_pass_in_the_order_of_the_model(vgg16, engine):
+    trunk, photos = several(vgg16, CUTS), PHOTOS[:11, :32, :32]
+    first, last = compile_trunk(trunk, engine)([photos[:9], photos[9:]])
+    expected = trunk.predict(photos, verbose=0)
+    assert [len(rows) for rows in first] == [9, 9, 9]
+    for number in range(3):
+        found = np.concatenate([first[number], last[number]])
+        assert relative(found, expected[number]) < 1e-5
+
+
+@native
+@pytest.mark.parametrize("engine", ["openvino", "tensorflow"])
+def test_bfloat16_is_near_float32_and_not_equal(vgg16, engine):
+    photos = PHOTOS[:, :32, :32]
+    (found,) = compile_trunk(vgg16, engine, "bfloat16")([photos])
+    assert found.dtype == np.float32
+    assert 1e-4 < relative(found, vgg16.predict(photos, verbose=0)) < 0.05
+
+
+def test_a_second_start_converts_and_builds_nothing(vgg16, cache):
+    photos, built = PHOTOS[:, :32, :32], []
+
+    def build(cuts):
+        built.append(cuts)
+        return several(vgg16, cuts)
+
+    fields = {"backbone": "vgg16", "weights": "a digest", "image_size": 32}
+    first = list(open_trunk(build, CUTS, fields, cache, "openvino")([photos]))
+    second = list(open_trunk(build, CUTS, fields, cache, "openvino")([photos]))
+    assert built == [CUTS]
+    np.testing.assert_array_equal(first[0][2], second[0][2])
+    open_trunk(build, CUTS, {**fields, "weights": "another"}, cache, "openvino")
+    (weights,) = list((cache / "openvino").glob("*/*.bin"))[:1]
+    weights.write_bytes(b"damaged")
+    for digest in ("a digest", "another"):
+        (rows,) = open_trunk(build, CUTS, {**fields, "weights": digest}, cache, "openvino")(
+            [photos]
+        )
+        np.testing.assert_array_equal(first[0][2], rows[2])
+    assert len(built) == 3, "the damaged one is made anew, the other one is not"
+
+
 def test_identity_and_unknown_engine():
     (batch,) = compile_trunk(None)([PHOTOS])
     assert batch is PHOTOS
@@ -59,6 +131,28 @@ def test_identity_and_unknown_engine():
         UsageError, match="engine is 'onnx'; allowed are auto, openvino, tensorflow"
     ):
         compile_trunk(keras.Sequential([keras.Input((2,))]), "onnx")
+
+
+def test_precisions_that_cannot_be_had_say_what_to_do(monkeypatch):
+    with pytest.raises(UsageError, match="'half'; allowed are auto, float32, bfloat16, int8"):
+        resolve_precision("half")
+    with pytest.raises(UsageError, match="OpenVINO only"):
+        resolve_precision("int8", "tensorflow")
+    monkeypatch.setattr(engines, "_has_bfloat16", lambda engine: False)
+    assert resolve_precision("auto") == "float32"
+    with pytest.raises(UsageError, match="Set precision to auto, float32 or int8"):
+        resolve_precision("bfloat16")
+    monkeypatch.setattr(engines, "_has_bfloat16", lambda engine: True)
+    assert resolve_precision("auto") == resolve_precision("bfloat16") == "bfloat16"
+    assert resolve_precision("float32") == "float32"
+
+
+def test_auto_on_a_gpu_is_tensorflow_and_asks_the_gpu(monkeypatch):
+    monkeypatch.setattr(engines, "has_gpu", lambda: True)
+    assert (resolve_engine(), batch_size()) == ("tensorflow", 64)
+    for able, precision in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(engines, "gpu_has_bfloat16", lambda able=able: able)
+        assert resolve_precision() == precision
 
 
 def test_openvino_reports_to_nobody():

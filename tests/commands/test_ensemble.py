@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,29 +16,21 @@ from conftest import finetune, paint
 from scipy.special import softmax
 
 from finetune.cli.ensemble import BlendName
-from finetune.execution import trial as runs
-from finetune.commands.ensemble import ROWS, ensemble
+from finetune.commands.run import run as train
+from finetune.commands.ensemble import Blend, ensemble
+from finetune.execution.ensembling import paired_test, read_members, verdict
 from finetune.data.photos import decode
 from finetune.errors import DataError, IntegrityError, UsageError
-from finetune.evaluation.blend import (
-    BLENDS,
-    LEAST_WEIGHT,
-    Blend,
-    fit_weighted,
-    fit_weights,
-    paired_tests,
-    verdict,
-)
 from finetune.evaluation.metrics import per_photo, summarize
 from finetune.model.backbones import build_base
 from finetune.model.cut import split
-from finetune.model.ensemble import audit, join
+from finetune.model.ensemble import LEAST_WEIGHT, audit, fit_weights, join
 from finetune.model.heads import add_head
 from finetune.model.weights import load_weights
 from finetune.progress import Reporter
 from finetune.recipe.recipe import load
+from finetune.report.sections import Predictions
 from finetune.runs.classifier import Classifier
-from finetune.runs.members import read_members
 
 QUIET = Reporter(quiet=True)
 SIZE = 64
@@ -82,15 +74,18 @@ def made(photos, tmp_path_factory) -> dict[str, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("store")))
         for name, values in MEMBERS.items():
-            runs.run_trial(load(None, {"data": str(photos), **SETTINGS, **values}), folder / name, QUIET)
+            train({"data": str(photos), **SETTINGS, **values}, out=folder / name)
     return {name: folder / name for name in MEMBERS}
 
 
 @pytest.fixture(scope="module")
 def ensembled(made, tmp_path_factory) -> dict[str, tuple[Path, dict]]:
-    """Folder and result of each blend as the chosen one."""
-    folder, members = tmp_path_factory.mktemp("ensemble"), read_members(list(made.values()))
-    return {name: (folder / name, ensemble(members, folder / name, QUIET, name)) for name in BLENDS}
+    """Folder and result of each blend."""
+    folder = tmp_path_factory.mktemp("ensemble")
+    return {
+        name: (folder / name, ensemble(*made.values(), blend=name, out=folder / name))
+        for name in get_args(Blend)
+    }
 
 
 def table(folder: Path) -> pd.DataFrame:
@@ -116,7 +111,7 @@ def draw(
 # The joined model
 
 
-@pytest.mark.parametrize("blend", BLENDS)
+@pytest.mark.parametrize("blend", get_args(Blend))
 def test_the_model_says_what_predictions_csv_of_its_members_say_blended(
     blend, ensembled, made, photos
 ):
@@ -126,9 +121,7 @@ def test_the_model_says_what_predictions_csv_of_its_members_say_blended(
         table(path).set_index("file").loc[rows["file"], ["apples", "plums"]].to_numpy()
         for path in made.values()
     ]
-    expected = Blend(
-        tuple(result["weights"].values()), tuple(result["temperatures"].values())
-    ).apply(parts)
+    expected = np.tensordot(list(result["weights"].values()), parts, axes=1)
     np.testing.assert_allclose(rows[["apples", "plums"]], expected, atol=1e-6)
     assert expected.std(axis=0).min() > 0.01, (
         "probabilities that do not depend on the photo prove nothing"
@@ -167,9 +160,9 @@ assert not [name for name in sys.modules if name.startswith("finetune")]
 
 def test_what_members_share_is_there_once(made):
     gap, gmp, top = (Classifier.open(path).model for path in made.values())
-    two = join([gap, gmp], Blend((0.5, 0.5), (1.0, 1.0)))
+    two = join([gap, gmp], (0.5, 0.5))
     assert two.count_params() == gap.count_params() + 1026, "one trunk and a second head"
-    three = join([gap, gmp, top], Blend((0.2, 0.3, 0.5), (1.0, 1.0, 1.0)))
+    three = join([gap, gmp, top], (0.2, 0.3, 0.5))
     above = split(top, "block4_pool").tail.count_params()
     assert three.count_params() == two.count_params() + above, (
         "block 5 was trained and is there twice, the rest once"
@@ -179,7 +172,7 @@ def test_what_members_share_is_there_once(made):
 
 def test_a_member_without_weight_is_left_out(made):
     gap, _, top = (Classifier.open(path).model for path in made.values())
-    alone = join([gap, top], Blend((1.0, 0.0), (1.0, 1.0)))
+    alone = join([gap, top], (1.0, 0.0))
     assert alone.count_params() == gap.count_params()
 
 
@@ -197,26 +190,20 @@ def test_members_of_other_backbones_share_with_whom_they_can(backbone):
             [kernel / 50, bias + np.array([0.3, 0.0, -0.3], np.float32)]
         )
     stranger, first, second = models
-    blend = Blend((0.2, 0.5, 0.3), (1.0, 2.5, 0.4))
-    joined = join(models, blend)
+    weights = (0.2, 0.5, 0.3)
+    joined = join(models, weights)
     same = {
         "resnet50": stranger.get_layer("preprocess").count_params(),
         "densenet121": 0,
     }  # as VGG16's, or another
     parts = [stranger, first, second.get_layer("classifier")]
     assert joined.count_params() == sum(part.count_params() for part in parts) - same[backbone]
-    assert audit(joined, models, blend) <= 1e-5
+    assert audit(joined, models, weights) <= 1e-5
     with pytest.raises(IntegrityError, match="differs from its members"):
-        audit(joined, models, Blend((0.2, 0.3, 0.5), blend.temperatures))
+        audit(joined, models, (0.2, 0.3, 0.5))
 
 
-# Weights and temperatures
-
-
-def test_a_temperature_divides_the_logits():
-    logits = np.random.default_rng(0).normal(0, 20, (50, 3))
-    found = Blend((1.0,), (2.5,)).apply([softmax(logits, axis=1)])
-    np.testing.assert_allclose(found, softmax(logits / 2.5, axis=1), atol=1e-9)
+# Weights
 
 
 @pytest.mark.parametrize("sharpness", [1.0, 3.0, 6.0])
@@ -237,7 +224,7 @@ def test_fitted_weights_are_the_best_on_the_simplex(sharpness):
 def test_a_member_that_adds_nothing_gets_no_weight():
     rng, labels = np.random.default_rng(0), np.arange(600) % 3
     parts = [draw(rng, 3, 0.6, labels), draw(rng, 3, 0.7, labels), np.full((600, 3), 1 / 3)]
-    weights = np.array(fit_weighted(parts, labels).weights)
+    weights = fit_weights(np.column_stack([part[range(600), labels] for part in parts]))
     assert weights[2] == 0.0
     assert weights.sum() == pytest.approx(1)
     assert (weights[:2] > LEAST_WEIGHT).all()
@@ -254,33 +241,6 @@ def test_a_weight_under_one_percent_is_none(photos, kept):
     np.testing.assert_allclose(fit_weights(likely), [1 - best, best] if kept else [1, 0], atol=1e-5)
 
 
-def test_members_that_are_overconfident_together_are_scaled():
-    """They make the same mistakes, so that no weights can mend their confidence; a temperature can."""
-    rng, labels = np.random.default_rng(0), np.arange(300) % 3
-    evidence = np.eye(3)[labels] + 0.7 * rng.normal(size=(300, 3))
-    parts = [softmax(10 * (evidence + 0.02 * rng.normal(size=(300, 3))), axis=1) for _ in range(2)]
-    blend = fit_weighted(parts, labels)
-    assert min(blend.temperatures) > 2
-    assert loss(blend.apply(parts), labels) < 0.7 * min(loss(part, labels) for part in parts)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_weighted_is_never_worse_on_validation_than_a_member_or_the_mean(seed):
-    """Overconfident members that disagree: their plain mean is better calibrated than that of calibrated members."""
-    rng, labels = np.random.default_rng(seed), np.arange(200) % 3
-    for sharpness in ([2, 2, 2], [8, 8, 8], [1, 6, 15]):
-        parts = [
-            draw(rng, s, noise, labels) for s, noise in zip(sharpness, (0.6, 0.8, 1.0), strict=True)
-        ]
-        blends = {
-            name: loss(fit(parts, labels).apply(parts), labels) for name, fit in BLENDS.items()
-        }
-        assert (
-            blends["weighted"]
-            <= min(blends["mean"], *(loss(part, labels) for part in parts)) + 1e-4
-        ), sharpness
-
-
 def test_weights_are_fitted_on_validation_alone(ensembled, made, tmp_path):
     """Other test predictions change the test figures and no weight."""
     doctored = tmp_path / "top"
@@ -289,126 +249,120 @@ def test_weights_are_fitted_on_validation_alone(ensembled, made, tmp_path):
     test = rows["split"] == "test"
     rows.loc[test, ["apples", "plums"]] = rows.loc[test, ["plums", "apples"]].to_numpy()
     rows.to_csv(doctored / "predictions.csv", index=False)
-    members = read_members([made["gap"], made["gmp"], doctored])
-    first, second = ensembled["weighted"][1], ensemble(members, tmp_path / "out", QUIET, "weighted")
-    for key in ("weights", "temperatures", "validation"):
+    first = ensembled["weighted"][1]
+    second = ensemble(made["gap"], made["gmp"], doctored, blend="weighted", out=tmp_path / "out")
+    for key in ("weights", "validation"):
         assert first[key] == second[key]
     assert first["weights"]["top"] > 0
     assert first["test"]["loss"] != second["test"]["loss"]
 
 
+def test_a_member_without_weight_costs_nothing_and_is_named(made, tmp_path):
+    """Weights 1, 0, 0: the cost is that of the one member that is left, and the command prints the weights."""
+    useless = {}
+    for name in ("gmp", "top"):
+        useless[name] = tmp_path / name
+        shutil.copytree(made[name], useless[name])
+        rows = table(useless[name])
+        right = rows["class"] == "apples"
+        rows["apples"] = np.where(right, 0.01, 0.99)
+        rows["plums"] = 1 - rows["apples"]
+        rows.to_csv(useless[name] / "predictions.csv", index=False)
+    done = finetune(
+        *("ensemble", made["gap"], *useless.values(), "--blend", "weighted"),
+        *("--out", tmp_path / "out"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1.00 gap, 0.00 gmp, 0.00 top" in done.stdout
+    result = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    alone = json.loads((made["gap"] / "metrics.json").read_text())
+    assert result["weights"] == {"gap": 1.0, "gmp": 0.0, "top": 0.0}
+    assert result["parameters"]["total"] == alone["parameters"]["total"]
+    assert result["parameters"]["trainable"] == alone["parameters"]["trainable"]
+    assert result["cost"] == {
+        "train_seconds": alone["seconds"]["train"],
+        "multiply_adds": alone["cost"]["multiply_adds"],
+    }
+
+
 # The verdict
 
 
-def guesses(correct: np.ndarray) -> np.ndarray:
-    """Probabilities for class 0, the true one of all photos."""
-    return np.where(correct[:, None], [0.9, 0.1], [0.1, 0.9])
+def guesses(correct: np.ndarray) -> Predictions:
+    """Predictions of photos of class 0."""
+    values = np.where(correct[:, None], [0.9, 0.1], [0.1, 0.9])
+    return Predictions([], np.zeros(len(correct), dtype=int), values)
 
 
 @pytest.mark.parametrize(
     ("right", "difference", "words", "better"),
     [
-        (range(5, 395), 0.05, "Combining pays: blend differs from member", "blend"),
+        (range(5, 395), 0.05, "Combining pays", "ensemble"),
         (range(28, 394), -0.01, "Combining does not measurably pay", None),
         (range(70, 390), -0.125, "Combining does harm", "member"),
     ],
 )
 def test_the_verdict_follows_the_paired_test(right, difference, words, better):
-    labels = np.zeros(400, dtype=int)
-    member, blend = np.arange(400) >= 30, np.isin(np.arange(400), right)
-    pairs = paired_tests(
-        {"blend": guesses(blend)}, {"member": guesses(member), "other": guesses(member)}, labels
-    )
-    assert [(pair["blend"], pair["member"]) for pair in pairs] == [
-        ("blend", "member"),
-        ("blend", "other"),
-    ]
-    assert pairs[0]["difference"] == pytest.approx(difference)
-    assert pairs[0]["low"] <= difference <= pairs[0]["high"]
-    assert pairs[0]["only_blend"] - pairs[0]["only_member"] == pytest.approx(400 * difference)
-    assert pairs[0]["p_holm"] > pairs[0]["p"], "three pairs were compared"
-    sentence = verdict(pairs[0], 400)
-    assert pairs[0]["better"] == better
+    member, own = np.arange(400) >= 30, np.isin(np.arange(400), right)
+    pair = paired_test(guesses(own), guesses(member), ("ensemble", "member"))
+    assert pair["difference"] == pytest.approx(difference)
+    assert pair["low"] <= difference <= pair["high"]
+    assert pair["only_ensemble"] - pair["only_member"] == pytest.approx(400 * difference)
+    assert pair["better"] == better
+    assert (pair["low"] > 0 or pair["high"] < 0) == (pair["p"] < 0.05), "interval and p agree"
+    sentence = verdict(pair, 400)
     assert sentence.startswith(words)
     assert f"{100 * difference:+.1f} points" in sentence
-    assert ("four times in five" in sentence) == (better is None)
 
 
-def test_few_photos_are_said_to_show_nothing():
-    labels = np.zeros(4, dtype=int)
-    (pair,) = paired_tests(
-        {"b": guesses(np.ones(4, bool))}, {"m": guesses(np.zeros(4, bool))}, labels
-    )
-    assert pair["detectable"] is None
-    assert "so few photos cannot show any difference" in verdict(pair, 4)
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (1, 0), (5, 0), (6, 0), (9, 2), (40, 25)])
+def test_the_interval_excludes_nothing_exactly_where_p_is_small(gained, lost):
+    photos = np.arange(200)
+    own, member = photos >= lost, (photos < 200 - gained)
+    pair = paired_test(guesses(own), guesses(member), ("ensemble", "member"))
+    assert (pair["only_ensemble"], pair["only_member"]) == (gained, lost)
+    assert (pair["low"] > 0) == (pair["p"] < 0.05)
 
 
 # The folder and the command
 
 
-def test_json_report_and_folder(made, tmp_path):
+def test_json_and_folder(made, tmp_path):
     out = tmp_path / "out"
     done = finetune("ensemble", *made.values(), "--blend", "weighted", "--out", out, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)  # one object and nothing else
-    assert (result["out"], result["members"], result["blend"]) == (
-        str(out),
-        list(MEMBERS),
-        "weighted",
-    )
-    assert set(result["weights"]) == set(result["temperatures"]) == set(MEMBERS)
+    assert (result["run"], result["out"], result["blend"]) == (str(out), str(out), "weighted")
+    assert result["members"] == list(MEMBERS) == list(result["weights"])
     assert sum(result["weights"].values()) == pytest.approx(1)
-    assert [row["name"] for row in result["rows"]] == [*MEMBERS, *ROWS.values()]
-    assert {(pair["blend"], pair["member"]) for pair in result["pairs"]} == {
-        (b, m) for b in ROWS.values() for m in MEMBERS
-    }
-    losses = {row["name"]: row["validation"]["loss"] for row in result["rows"]}
-    assert losses["blend-weighted"] <= min(losses.values()) + 1e-4
-    assert result["best_member"] == min(MEMBERS, key=lambda name: losses[name])
-    assert f"blend-weighted differs from {result['best_member']}" in result["verdict"]
+    members = {name: json.loads((path / "metrics.json").read_text()) for name, path in made.items()}
+    losses = {name: member["validation"]["loss"] for name, member in members.items()}
+    assert result["validation"]["loss"] <= min(losses.values()) + 1e-4
+    assert result["best_member"] == min(losses, key=losses.get) == result["against_best"]["member"]
     assert json.loads((out / "metrics.json").read_text()) == result
-    for folder, row in ((out, result["rows"][-1]), (out / "blends" / "mean", result["rows"][-2])):
-        rows = table(folder).query("split == 'test'")
-        measured = summarize(
-            rows[["apples", "plums"]].to_numpy(), (rows["class"] == "plums").to_numpy().astype(int)
-        )
-        assert row["test"]["accuracy"] == measured["accuracy"]
-        assert row["test"]["loss"] == pytest.approx(measured["loss"], abs=1e-6)
+    rows = table(out).query("split == 'test'")
+    labels = (rows["class"] == "plums").to_numpy().astype(int)
+    measured = summarize(rows[["apples", "plums"]].to_numpy(), labels)
+    assert result["test"]["accuracy"] == measured["accuracy"]
+    assert result["test"]["loss"] == pytest.approx(measured["loss"], abs=1e-6)
+    sizes = [members[name]["cost"]["multiply_adds"] for name in ("gap", "top")]
+    assert result["cost"]["multiply_adds"] < 0.99 * sum(sizes), "shared layers count once"
     assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == {
-        *(
-            "model.keras",
-            "classes.json",
-            "input.json",
-            "predictions.csv",
-            "metrics.json",
-            "confusion.png",
-            "README.md",
-        ),
-        *("report.html", "results.csv", "results.md", "blends"),
+        *("model.keras", "classes.json", "input.json", "predictions.csv"),
+        *("metrics.json", "confusion.png", "README.md"),
     }
-    assert result["verdict"] in (out / "README.md").read_text()
-    assert set(pd.read_csv(out / "results.csv")["name"]) == {*MEMBERS, *ROWS.values()}
-    assert "head" in (out / "report.html").read_text(), "members still tell what their settings do"
+    card = (out / "README.md").read_text()
+    assert result["verdict"] in card
+    assert all(f"| {name} | " in card for name in MEMBERS)
     nested = finetune("ensemble", out, made["gap"])
     assert (nested.returncode, "is an ensemble" in nested.stderr) == (2, True)
     with pytest.raises(UsageError, match="already holds a finished run"):
-        ensemble(read_members(list(made.values())), out, QUIET)
+        ensemble(*made.values(), out=out)
 
 
-def test_a_shared_extraction_is_paid_once(ensembled, made):
-    cost = ensembled["mean"][1]["cost"]
-    members = {name: json.loads((path / "metrics.json").read_text()) for name, path in made.items()}
-    extracted = {name: member["cost"]["extraction_seconds"] for name, member in members.items()}
-    shared = (extracted["gap"] + extracted["gmp"]) / 2 + extracted["top"]
-    trained = sum(member["seconds"]["train"] for member in members.values())
-    assert cost["seconds"] == pytest.approx(shared + trained, abs=2e-3)
-    assert (
-        cost["stored_bytes"]
-        == members["gap"]["cost"]["stored_bytes"] + members["top"]["cost"]["stored_bytes"]
-    )
-    assert cost["trainable"] == 1026 + 1026 + members["top"]["parameters"]["trainable"]
-    sizes = [members[name]["cost"]["multiply_adds"] for name in ("gap", "top")]
-    assert 1.01 * max(sizes) < cost["multiply_adds"] < 0.99 * sum(sizes)
+def test_an_unknown_blend_is_refused(made):
+    with pytest.raises(UsageError, match="'median'; allowed: mean, weighted"):
+        ensemble(*made.values(), blend="median")
 
 
 def test_equal_folder_names_become_paths(made, tmp_path):
@@ -448,20 +402,20 @@ def other_classes(folder: Path) -> None:
         (
             lambda run: rewrite(run, "metrics.json", split="0" * 64),
             DataError,
-            "saw different photos",
+            "gmp has other photos .*0000, and gap has",
         ),
         (lambda run: (run / "metrics.json").unlink(), DataError, "is no finished run"),
         (lambda run: (run / "recipe.yaml").unlink(), DataError, "holds no recipe.yaml"),
-        (other_classes, DataError, "gap knows apples, plums, and gmp knows apples, pears"),
+        (other_classes, DataError, "gmp has classes apples, pears, and gap has apples, plums"),
         (
             lambda run: rewrite(run, "recipe.yaml", image_size=96),
             UsageError,
-            "image_size 64, and gmp has 96",
+            "gmp has image_size 96, and gap has 64",
         ),
         (
             lambda run: rewrite(run, "recipe.yaml", resize="pad"),
             UsageError,
-            "resize crop, and gmp has pad",
+            "gmp has resize pad, and gap has crop",
         ),
         (lambda run: rewrite(run, "metrics.json", members=["a"]), UsageError, "is an ensemble"),
     ],
@@ -482,4 +436,4 @@ def test_one_run_or_the_same_run_twice_is_refused(made):
 
 
 def test_the_command_offers_every_blend():
-    assert [name.value for name in BlendName] == list(BLENDS)
+    assert [name.value for name in BlendName] == list(get_args(Blend))

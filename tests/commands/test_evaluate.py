@@ -11,12 +11,11 @@ import pytest
 from conftest import finetune, paint
 from PIL import Image
 
-from finetune.execution import trial as runs
 from finetune.commands.evaluate import evaluate
+from finetune.commands.run import run as train
 from finetune.data.dataset import read_labelled
 from finetune.errors import DataError, UsageError
 from finetune.progress import Reporter
-from finetune.recipe.recipe import load
 from finetune.runs.classifier import Classifier
 
 COLORS = {"apples": (145, 112, 105), "pears": (125, 125, 105), "plums": (122, 112, 130)}
@@ -52,7 +51,7 @@ def folder(tmp_path_factory):
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", str(root / "cache"))
-        runs.run_trial(load(None, values), root / "run", QUIET)
+        train(values, out=root / "run")
     return root
 
 
@@ -64,7 +63,7 @@ def classifier(folder) -> Classifier:
 @pytest.fixture(scope="module")
 def flat(folder, classifier):
     """The result on the flat folder, and where it is."""
-    return evaluate(classifier, str(folder / "flat"), QUIET, out=folder / "out"), folder / "out"
+    return evaluate(classifier, str(folder / "flat"), out=folder / "out"), folder / "out"
 
 
 class Told:
@@ -80,7 +79,9 @@ class Told:
 
 def test_the_test_split_gets_the_figures_that_the_run_itself_has(folder, classifier, tmp_path):
     told = Told()
-    result = evaluate(classifier, str(folder / "photos"), told.reporter, out=tmp_path / "out")
+    result = evaluate(
+        classifier, str(folder / "photos"), reporter=told.reporter, out=tmp_path / "out"
+    )
     own = json.loads((folder / "run" / "metrics.json").read_text())["test"]
     assert (result["split"], result["n"], result["bad"]) == ("test", 15, 0)
     assert result["accuracy"] == own["accuracy"]
@@ -131,7 +132,7 @@ def test_what_is_written_is_what_is_returned(flat):
 
 
 def test_only_the_worst_25_are_listed(folder, classifier, tmp_path):
-    result = evaluate(classifier, str(folder / "photos"), QUIET, "all", tmp_path / "out")
+    result = evaluate(classifier, str(folder / "photos"), split="all", out=tmp_path / "out")
     assert (result["n"], len(result["top_losses"])) == (42, 25)
     everything = pd.read_csv(tmp_path / "out" / "predictions.csv")
     losses = (-np.log(everything.apply(lambda row: row[row["class"]], axis=1))).sort_values(
@@ -147,7 +148,9 @@ def test_classes_are_matched_by_name_where_some_are_missing(folder, classifier, 
     for name in ("pears", "plums"):
         shutil.copytree(folder / "flat" / name, tmp_path / "some" / name)
     told = Told()
-    result = evaluate(classifier, str(tmp_path / "some"), told.reporter, out=tmp_path / "out")
+    result = evaluate(
+        classifier, str(tmp_path / "some"), reporter=told.reporter, out=tmp_path / "out"
+    )
     assert [row["n"] for row in result["per_class"]] == [0, 4, 2]
     assert result["auc"] is None
     assert result["accuracy"] >= 5 / 6
@@ -162,7 +165,7 @@ def test_classes_are_matched_by_name_where_some_are_missing(folder, classifier, 
 
 def test_one_photo_is_enough(folder, classifier, tmp_path):
     put(tmp_path / "one", {"plums": 1})
-    result = evaluate(classifier, str(tmp_path / "one"), QUIET, out=tmp_path / "out")
+    result = evaluate(classifier, str(tmp_path / "one"), out=tmp_path / "out")
     assert (result["n"], result["auc"], len(result["top_losses"])) == (1, None, 1)
 
 
@@ -170,7 +173,7 @@ def test_unknown_classes_are_explained(folder, classifier, tmp_path):
     put(tmp_path / "other", {"apple": 1, "plums": 1, "dogs": 1})
     (tmp_path / "other" / "empty").mkdir()
     with pytest.raises(DataError) as caught:
-        evaluate(classifier, str(tmp_path / "other"), QUIET, out=tmp_path / "out")
+        evaluate(classifier, str(tmp_path / "other"), out=tmp_path / "out")
     message = str(caught.value)
     assert (
         "does not know: 'apple' (did you mean 'apples'?), 'dogs'. It knows 'apples', 'pears', 'plums'."
@@ -247,14 +250,20 @@ def test_photos_that_the_model_knows_are_said_to_be(
 ):
     monkeypatch.chdir(folder)
     told = Told()
-    evaluate(classifier, "photos", told.reporter, split, tmp_path / "out")
+    evaluate(classifier, "photos", split=split, out=tmp_path / "out", reporter=told.reporter)
     assert words in str(told)
 
 
 def test_photos_of_other_folders_are_not_said_to_be_known(folder, classifier, tmp_path):
     shutil.copytree(folder / "photos", tmp_path / "copy")
     told = Told()
-    evaluate(classifier, str(tmp_path / "copy"), told.reporter, "validation", tmp_path / "out")
+    evaluate(
+        classifier,
+        str(tmp_path / "copy"),
+        split="validation",
+        out=tmp_path / "out",
+        reporter=told.reporter,
+    )
     assert str(told) == ""
 
 
@@ -265,11 +274,15 @@ def test_bad_photos_stop_it_or_are_left_out_and_counted(folder, classifier, flat
         DataError,
         match=r"1 of 10 photos cannot be decoded:\n.*bad\.png: Unidentified.*\n.*--skip-bad",
     ):
-        evaluate(classifier, str(tmp_path / "flat"), QUIET, out=tmp_path / "out")
+        evaluate(classifier, str(tmp_path / "flat"), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     told = Told()
     result = evaluate(
-        classifier, str(tmp_path / "flat"), told.reporter, out=tmp_path / "out", skip_bad=True
+        classifier,
+        str(tmp_path / "flat"),
+        reporter=told.reporter,
+        out=tmp_path / "out",
+        skip_bad=True,
     )
     assert (result["n"], result["bad"]) == (9, 1)
     assert "bad.png: Unidentified" in str(told)
@@ -280,38 +293,37 @@ def test_bad_photos_stop_it_or_are_left_out_and_counted(folder, classifier, flat
 def test_only_bad_photos_are_an_error_also_with_skip_bad(classifier, tmp_path):
     (tmp_path / "in" / "plums").mkdir(parents=True)
     (tmp_path / "in" / "plums" / "bad.png").write_text("no picture")
-    with pytest.raises(DataError, match="None of the 1 photos can be decoded"):
-        evaluate(classifier, str(tmp_path / "in"), QUIET, out=tmp_path / "out", skip_bad=True)
+    with pytest.raises(DataError, match="None of 1 photo can be decoded"):
+        evaluate(classifier, str(tmp_path / "in"), out=tmp_path / "out", skip_bad=True)
 
 
 def test_results_of_other_photos_or_another_model_are_not_overwritten(
     folder, classifier, flat, tmp_path
 ):
     result, out = flat
-    again = evaluate(classifier, str(folder / "flat"), QUIET, out=out)
+    again = evaluate(classifier, str(folder / "flat"), out=out)
     assert again == result
     before = (out / "metrics.json").read_bytes()
     put(tmp_path / "other", {"plums": 2})
     with pytest.raises(UsageError, match="holds results for other photos. Choose another --out"):
-        evaluate(classifier, str(tmp_path / "other"), QUIET, out=out)
+        evaluate(classifier, str(tmp_path / "other"), out=out)
     shutil.copytree(folder / "run", tmp_path / "run")
     classifier.model.save(
         tmp_path / "run" / "model.keras"
     )  # zip archives remember when they were made
     with pytest.raises(UsageError, match="holds results for other model"):
-        evaluate(Classifier.open(tmp_path / "run"), str(folder / "flat"), QUIET, out=out)
+        evaluate(Classifier.open(tmp_path / "run"), str(folder / "flat"), out=out)
     with pytest.raises(UsageError, match="holds results for other photos and another model"):
-        evaluate(classifier, str(folder / "flat"), QUIET, out=folder / "run")
+        evaluate(classifier, str(folder / "flat"), out=folder / "run")
     assert (out / "metrics.json").read_bytes() == before
 
 
 def test_names_that_are_formulas_are_neutralised(classifier, tmp_path):
     put(tmp_path / "in", {"plums": 1})
     (tmp_path / "in" / "plums").rename(tmp_path / "in" / "-p")
-    renamed = Classifier(
-        classifier.path, classifier.model, ("=a", "pears", "-p"), classifier.resize, None
-    )
-    result = evaluate(renamed, str(tmp_path / "in"), QUIET, out=tmp_path / "out")
+    names = ("=a", "pears", "-p")
+    renamed = Classifier(classifier.path, names, 64, classifier.resize)
+    result = evaluate(renamed, str(tmp_path / "in"), out=tmp_path / "out")
     (row,) = csv.DictReader((tmp_path / "out" / "predictions.csv").open())
     assert list(row) == ["file", "class", "'=a", "pears", "'-p"]
     assert (row["file"], row["class"]) == ("'-p/0.png", "'-p")
@@ -347,7 +359,7 @@ def test_the_command_prints_one_object_and_names_its_folder_itself(folder, tmp_p
 
 
 def test_the_table_names_every_class_and_the_highest_losses(flat):
-    from finetune.cli.evaluate import _text
+    from finetune.cli.use import _evaluated as _text
 
     result, out = flat
     lines = _text(result).splitlines()

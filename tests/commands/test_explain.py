@@ -2,6 +2,7 @@
 
 import io
 import json
+import zlib
 from pathlib import Path
 
 import keras
@@ -10,12 +11,9 @@ import pytest
 import tensorflow as tf
 from conftest import finetune, paint
 from PIL import Image
-from test_report import add_cell, write
 
-from finetune.activations.cache import Work
-from finetune.commands import explain as command
-from finetune.execution import trial as runs
-from finetune.commands.explain import explain, explain_run, telling
+from finetune.commands.explain import explain
+from finetune.commands.run import run as train
 from finetune.data.photos import decode
 from finetune.data.sketches import draw_with_mask, write_sketches
 from finetune.errors import DataError, UsageError
@@ -331,16 +329,14 @@ def trained(tmp_path_factory) -> tuple[Path, Path]:
                 paint(
                     folder / "photos" / place / name / f"{i}.png",
                     color,
-                    hash((place, name, i)) % 2**32,
+                    zlib.crc32(f"{place}/{name}/{i}".encode()),
                     (90, 60),
                 )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", str(folder / "cache"))
-        runs.run_trial(
-            recipe(folder / "photos", strategy="cached-features", resize="crop"),
-            folder / "run",
-            QUIET,
-        )
+        values = {"data": str(folder / "photos"), "weights": "random", "image_size": 64}
+        values |= {"strategy": "cached-features", "resize": "crop"}
+        train(values, out=folder / "run")
     return folder / "run", folder / "photos"
 
 
@@ -362,7 +358,14 @@ def test_a_photo_is_explained_at_its_own_size_however_it_is_turned(classifier, t
     upright.save(tmp_path / "upright.png")
     files = [tmp_path / "upright.png", tmp_path / "turned.png"]
     layers = ["block4_conv3", "block5_conv3"]
-    found = explain(classifier, files, layers, "apples", tmp_path / "out", ["block1_conv1"])
+    found = explain(
+        classifier,
+        files,
+        layers=layers,
+        class_name="apples",
+        maps_of=["block1_conv1"],
+        out=tmp_path / "out",
+    )
     first, second = found["photos"]
     assert (first["file"], first["class"]) == (str(files[0]), "apples")
     assert first["probability"] == pytest.approx(second["probability"])
@@ -418,7 +421,7 @@ def test_nothing_is_written_for_a_wrong_question(classifier, trained, tmp_path):
     with pytest.raises(DataError, match="knows no class 'pears'"):
         explain(classifier, [photo], class_name="pears", out=out)
     with pytest.raises(UsageError, match="no layer 'block9'"):
-        explain(classifier, [photo], ["block9"], out=out)
+        explain(classifier, [photo], layers=["block9"], out=out)
     with pytest.raises(UsageError, match="'gap' has no maps"):
         explain(classifier, [photo], out=out, maps_of=["gap"])
     assert not out.exists()
@@ -455,91 +458,6 @@ def test_the_command_goes_on_past_a_bad_photo_and_says_so_at_the_end(trained, tm
     assert "structure of `inputs`" not in done.stderr
 
 
-# Runs
-
-
-def test_a_run_shows_what_it_looks_at(trained):
-    assert "![test photos with heat](explanations.png)" in (trained[0] / "README.md").read_text()
-    assert pixels(trained[0] / "explanations.png").shape[1] in (
-        14 + n * (224 + 14) for n in (1, 2, 3, 4)
-    )
-
-
-def test_telling_photos_are_the_surest_by_turns_and_the_worst_mistakes():
-    labels = np.array([0, 0, 0, 1, 1, 1, 2, 2])
-    of_class_0 = [[0.9, 0.1, 0], [0.99, 0.01, 0], [0.05, 0.95, 0]]
-    of_class_1 = [[0.3, 0.7, 0], [0.2, 0.8, 0], [0.6, 0.4, 0]]
-    probabilities = np.array([*of_class_0, *of_class_1, [0, 0.5, 0.5], [0.4, 0.3, 0.3]])
-    right, wrong = telling(probabilities, labels)
-    assert (right.tolist(), wrong.tolist()) == ([1, 4, 0, 3], [2, 7, 5, 6])
-    right, wrong = telling(probabilities[[2, 5]], labels[[2, 5]])
-    assert (right.tolist(), wrong.tolist()) == ([], [0, 1])
-
-
-@pytest.mark.parametrize("strategy", ["cached-features", "top-blocks", "full"])
-def test_stored_activations_give_the_heat_of_the_photos(strategy, photos, monkeypatch):
-    """Through the tail, whatever the cut; here it is computed again from the photos by the whole network."""
-    work = Work.prepare(recipe(photos, strategy=strategy, resize="pad"), QUIET)
-    work.gather()
-    labels = work.dataset.labels("test")
-    batch = np.stack(
-        [decode(photo.path.read_bytes(), 64, "pad") for photo in work.dataset.split("test")]
-    )
-    probabilities = work.network.whole(batch, training=False).numpy()
-    right, wrong = telling(probabilities, labels)
-    assert (len(right) > 0) + (len(wrong) > 0) == 2
-    chosen = np.concatenate([right, wrong])
-    (heats,) = grad_cam(work.network.whole, batch[chosen], (), probabilities[chosen].argmax(axis=1))
-    taken, draw = [], command.overlay
-    monkeypatch.setattr(
-        command, "overlay", lambda photo, heat: taken.append(heat) or draw(photo, heat)
-    )
-    assert explain_run(work, probabilities).height == 14 + 2 * (168 + 2 * 18 + 14)
-    for found, heat in zip(taken, heats, strict=True):
-        np.testing.assert_allclose(found, spread(heat, (224, 168), "pad"), atol=0.02 * heats.max())
-
-
-def test_photos_that_vanish_during_training_cost_no_run(photos, capsys):
-    work = Work.prepare(recipe(photos, strategy="cached-features"), Reporter())
-    work.gather()
-    probabilities = work.predict("test")
-    everything = explain_run(work, probabilities)
-    right, wrong = telling(probabilities, work.dataset.labels("test"))
-    files = [work.dataset.split("test")[index].path for index in (*right, *wrong)]
-    files[0].unlink()
-    assert np.asarray(explain_run(work, probabilities)).sum() > np.asarray(everything).sum(), (
-        "one white place more"
-    )
-    assert f"{files[0]} is not explained" in capsys.readouterr().err.replace("\n", "")
-    for file in files[1:]:
-        file.unlink()
-    assert explain_run(work, probabilities) is None
-
-
-def test_the_report_shows_the_sheet_of_the_recommended_recipe_only_with_photos(tmp_path):
-    out, root = tmp_path / "out", tmp_path
-    cells = [
-        add_cell(out, "cheap", wrong=0, seconds=1),
-        add_cell(out, "dear", wrong=30, seconds=99),
-    ]
-    for cell, color in zip(cells, ("red", "blue"), strict=True):
-        Image.new("RGB", (321, 123), color).save(out / cell["run"] / "explanations.png")
-    write(out, cells, root)
-    page = (out / "report.html").read_text()
-    assert page.count('<img class="sheet" src="data:image/jpeg;base64,') == 1
-    assert 'width="321" height="123"' in page
-    assert "Where cheap looks" in page
-    from base64 import b64decode
-
-    shown = page.partition('class="sheet" src="data:image/jpeg;base64,')[2].partition('"')[0]
-    assert Image.open(io.BytesIO(b64decode(shown))).getpixel((5, 5))[0] > 200, "the red one"
-    write(out, cells, None)
-    assert "sheet" not in (out / "report.html").read_text().partition("</style>")[2]
-    (out / cells[0]["run"] / "explanations.png").unlink()
-    write(out, cells, root)
-    assert 'class="sheet"' not in (out / "report.html").read_text()
-
-
 # The pointing game
 
 
@@ -547,7 +465,7 @@ def test_real_weights_look_at_the_animal(vgg16_file, tmp_path):
     """Zhang et al., ECCV 2016. More pictures, layers and heads: benchmarks/pointing_game.py."""
     write_sketches(tmp_path / "sketches", counts={"train": 100, "validation": 30, "test": 2})
     values = {"data": str(tmp_path / "sketches"), "weights": str(vgg16_file), "image_size": 128}
-    runs.run_trial(load(None, {**values, "strategy": "cached-features"}), tmp_path / "run", QUIET)
+    train({**values, "strategy": "cached-features"}, out=tmp_path / "run")
     model = Classifier.open(tmp_path / "run").model
     heats, masks = [], []
     for label, animal in enumerate(("cat", "dog")):

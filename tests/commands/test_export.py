@@ -23,14 +23,12 @@ from typer.testing import CliRunner
 from finetune.backend import load_openvino
 from finetune.cli.app import app
 from finetune.commands import export as exports
-from finetune.execution import trial as runs
 from finetune.commands.export import export
+from finetune.commands.run import run as train
 from finetune.errors import IntegrityError, UsageError
 from finetune.model.backbones import build_base
 from finetune.model.formats import FORMATS
 from finetune.model.heads import CLASSIFIER, add_head
-from finetune.progress import Reporter
-from finetune.recipe.recipe import load
 from finetune.runs.classifier import Classifier
 
 openvino = load_openvino()
@@ -69,7 +67,7 @@ def run(tmp_path_factory) -> Path:
     }  # what was stored as float16 gives probabilities with three digits
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        runs.run_trial(load(None, settings), folder, Reporter(quiet=True))
+        train(settings, out=folder)
     return folder
 
 
@@ -268,7 +266,7 @@ def network(backbone: str, pool: str) -> Classifier:
         np.asarray(keras.Model(model.input, model.get_layer(pool).output)(pictures()))
     ).mean()
     model.get_layer(CLASSIFIER).set_weights([kernel / max(scale, 1e-6) / 4, bias])
-    return Classifier(Path("nowhere"), model, ("a", "b", "c"), "squash", None)
+    return Classifier(Path("nowhere"), ("a", "b", "c"), SIZE, "squash", None, model)
 
 
 @pytest.mark.parametrize(
@@ -403,7 +401,9 @@ def test_the_photos_are_those_that_the_run_was_least_sure_of(run, classifier):
 def test_a_named_set_is_not_built_for_an_export(classifier, cache, monkeypatch):
     monkeypatch.delenv("FINETUNE_DATA_DIR", raising=False)
     recipe = classifier.recipe.model_copy(update={"data": "sketches"})
-    photos, source = exports._photos(dataclasses.replace(classifier, recipe=recipe))
+    photos, source = exports._photos(
+        Classifier(classifier.path, CLASSES, SIZE, "squash", recipe, classifier.model)
+    )
     assert (photos.shape, photos.dtype) == ((8, SIZE, SIZE, 3), np.uint8)
     assert source.startswith("8 squares of noise")
     assert list(cache.iterdir()) == []
@@ -422,7 +422,7 @@ def test_a_model_without_preprocessing_or_probabilities_is_refused(tmp_path):
         (pixels, last(1, "sigmoid")(pooled[1])),
     ):
         made = Classifier(
-            Path("foreign.keras"), keras.Model(photo, output), ("a", "b"), "squash", None
+            Path("foreign.keras"), ("a", "b"), SIZE, "squash", None, keras.Model(photo, output)
         )
         with pytest.raises(UsageError, match="uint8 photos"):
             export(made, "keras", tmp_path / "out")

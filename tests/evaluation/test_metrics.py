@@ -9,12 +9,16 @@ from scipy.special import softmax
 from finetune.evaluation.metrics import (
     apply_temperature,
     confusion,
+    ece_null,
     expected_calibration_error,
     fit_temperature,
+    mcnemar,
+    measure,
     per_class,
     per_photo,
     reliability_curve,
     summarize,
+    top_confusions,
 )
 
 PROBABILITIES = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]])
@@ -113,10 +117,53 @@ def test_temperature_lowers_the_loss_and_keeps_the_ranking():
         apply_temperature(probabilities, 0)
 
 
-def test_temperature_of_a_perfect_model_ends_at_the_bound():
-    assert fit_temperature(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])) == pytest.approx(
-        0.05, rel=0.01
-    )
+def test_a_temperature_is_fitted_only_where_it_helps():
+    """A perfect validation split has no best temperature, and a small calibrated one only noise to fit."""
+    assert fit_temperature(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])) == 1.0
+    scaled = [fit_temperature(*calibrated(60, 2, seed)) != 1.0 for seed in range(20)]
+    assert sum(scaled) < 10
+    probabilities, labels = calibrated(200, 3)
+    assert fit_temperature(apply_temperature(probabilities, 0.2), labels) > 3
+
+
+def test_two_hundred_cats_and_twelve_dogs():
+    """All called cat: 94 % accuracy, and the other figures say what that is worth."""
+    labels = np.repeat([0, 1], [200, 12])
+    summary = summarize(np.tile([0.9, 0.1], (212, 1)), labels)
+    assert summary["accuracy"] == summary["majority_baseline"] == pytest.approx(200 / 212)
+    assert summary["balanced_accuracy"] == 0.5
+    assert summary["zero_recall"] == [1]
+    assert summarize(PROBABILITIES, LABELS)["zero_recall"] == []
+
+
+def test_calibration_error_of_calibrated_models_is_under_its_null_95_times_in_100():
+    below = []
+    for seed in range(100):
+        probabilities, labels = calibrated(400, 3, seed)
+        null = ece_null(probabilities.max(axis=1))
+        below.append(expected_calibration_error(probabilities, labels) <= null)
+    assert 0.89 <= np.mean(below) < 1
+    assert ece_null(np.full(1000, 0.98)) < 0.013 < ece_null(np.full(1000, 0.7))
+    probabilities, labels = calibrated(1000, 3)
+    wrong = summarize(apply_temperature(probabilities, 0.3), labels)
+    assert wrong["ece"] > 3 * wrong["ece_null"]
+
+
+def test_mcnemar_of_published_examples():
+    """Discordant pairs 9 and 2: 134 / 2048 by hand; none at all say nothing."""
+    assert mcnemar(9, 2) == mcnemar(2, 9) == pytest.approx(134 / 2048)
+    assert mcnemar(0, 0) == 1.0
+
+
+def test_top_confusions_are_the_mistakes_by_number():
+    matrix = np.array([[9, 1, 0], [3, 9, 0], [0, 0, 9]])
+    assert top_confusions(matrix, ["a", "b", "c"]) == [
+        {"true": "b", "predicted": "a", "photos": 3},
+        {"true": "a", "predicted": "b", "photos": 1},
+    ]
+    measured = measure(PROBABILITIES, LABELS, ["cats", "dogs"])
+    assert measured["top_confusions"] == [{"true": "cats", "predicted": "dogs", "photos": 1}]
+    assert json.loads(json.dumps(measured)) == measured
 
 
 def test_tables_by_class():

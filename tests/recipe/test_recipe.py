@@ -2,7 +2,6 @@
 
 import itertools
 import sys
-import time
 
 import pytest
 
@@ -108,18 +107,16 @@ def test_what_is_no_recipe_is_said_with_its_line(tmp_path, text, reason):
     assert reason in refused(tmp_path / "r.yaml")
 
 
-def test_an_alias_bomb_is_refused_in_under_a_second():
+def test_bombs_are_refused_before_anything_is_built_of_them():
     names = [chr(ord("a") + i) for i in range(20)]
     lines = [f"{names[0]}: &{names[0]} [{', '.join(['x'] * 10)}]"]
     lines += [f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in itertools.pairwise(names)]
-    start = time.perf_counter()
     with pytest.raises(UsageError, match="aliases"):
         parse("\n".join(lines), "bomb.yaml")
     with pytest.raises(UsageError, match="at most"):
         parse("x: " + "[" * 2**21, "long.yaml")
     with pytest.raises(UsageError, match=r"nested|deep"):
         parse("x: " + "[" * 60_000, "deep.yaml")
-    assert time.perf_counter() - start < 1
 
 
 def test_numbers_like_1e_5_are_numbers():
@@ -165,3 +162,52 @@ def test_a_package_that_is_there_will_do(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "tensorboard", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     assert load(None, {"tensorboard": True}).tensorboard
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("data: 2020-01-01", "r.yaml:1: 2020-01-01 is a date; put it in quotes"),
+        ("matrix:\n  data: [2020-01-01, b]", "r.yaml:2: 2020-01-01 is a date"),
+        ("seed: 1\n? [a, b]\n: 3", "r.yaml:2: a key is a list or a table"),
+        ("learning_rate: .inf", "learning_rate is inf"),
+        ("weight_decay: .nan", "weight_decay is nan"),
+        ("augment: light\nviews: 1000000000", "r.yaml:2: views is 1000000000"),
+        ("augment: light\nviews: -1", "r.yaml:2: views is -1"),
+        ("precision: float16", "precision is 'float16'"),
+        ("x: !!set {a}", "r.yaml:1: could not determine a constructor"),
+        ("a: &x [1]\nhead: {<<: *x}", "aliases"),
+    ],
+)
+def test_what_yaml_allows_and_a_recipe_does_not_is_said_with_its_line(tmp_path, text, reason):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(UsageError) as caught:
+        expand(tmp_path / "r.yaml")
+    assert reason in str(caught.value)
+
+
+def test_a_plain_value_has_no_keys_of_its_own(tmp_path):
+    assert "epochs is 3 and has no keys" in refused(settings=["epochs.x=3"], epochs=3)
+    (tmp_path / "r.yaml").write_text("epochs: 3\nmatrix: {epochs.x: [1, 2]}\n")
+    with pytest.raises(UsageError, match=r"r.yaml \(epochs.x: 1\): epochs is 3 and has no keys"):
+        expand(tmp_path / "r.yaml")
+
+
+def test_too_many_trials_are_refused_before_they_are_made(tmp_path):
+    lists = "\n".join(
+        f"  {key}: [{', '.join(map(str, range(1, 1001)))}]"
+        for key in ("seed", "epochs", "patience")
+    )
+    (tmp_path / "r.yaml").write_text(f"matrix:\n{lists}\n")
+    with pytest.raises(UsageError, match=r"r.yaml:1: 1,000,000,000 trials; allowed are 10,000"):
+        expand(tmp_path / "r.yaml")
+
+
+def test_a_folder_is_no_recipe_but_may_be_data(tmp_path):
+    assert f"finetune run --data {tmp_path}" in refused(tmp_path)
+
+
+def test_the_schema_names_every_key():
+    from finetune.recipe.recipe import Recipe, schema
+
+    assert {*Recipe.model_fields, "matrix", "exclude"} == set(schema()["properties"])

@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from conftest import paint
 from PIL import Image
+from report_cells import SPLIT, add_cell, failed, write
 
-from finetune.data.augment import PRESETS
 from finetune.errors import DataError
 from finetune.evaluation.metrics import (
     apply_temperature,
@@ -25,136 +24,15 @@ from finetune.evaluation.metrics import (
     fit_temperature,
     summarize,
 )
-from finetune.report import figures as report_plots
+from finetune.report import figures
 from finetune.report.axes import effects, read_settings
 from finetune.report.galleries import galleries
-from finetune.report.report import quantity, write_report
+from finetune.report.report import quantity
 from finetune.report.sections import read_predictions, sections
 
-SPLIT, OTHER = "a" * 64, "b" * 64
+OTHER = "b" * 64
 HOSTILE = "<script>window.pwned = 1</script>"
 QUOTED = '"><img src=x onerror="window.pwned = 1">'
-
-
-def probabilities(
-    rng: np.random.Generator, labels: np.ndarray, classes: int, wrong: list[int]
-) -> np.ndarray:
-    """Right on all photos but those named."""
-    values = rng.dirichlet(np.ones(classes), len(labels)) * 0.4
-    top = np.where(np.isin(np.arange(len(labels)), wrong), (labels + 1) % classes, labels)
-    values[np.arange(len(labels)), top] += 0.6
-    return values
-
-
-def add_cell(
-    out: Path,
-    recipe: str,
-    seed: int = 0,
-    wrong: int | list[int] = 8,
-    validation_wrong: int = 4,
-    split: str = SPLIT,
-    seconds: float = 10.0,
-    strategy: str = "top-blocks",
-    classes: tuple[str, ...] = ("cats", "dogs"),
-    photos: int = 60,
-    epochs: int = 3,
-    head: str = "gap",
-) -> dict:
-    """A run folder of a cell that is done: wrong on the first ``wrong`` test photos, or on those listed."""
-    name = f"{recipe}-s{seed}"
-    run = out / "cells" / re.sub(r"\W", "_", name)
-    run.mkdir(parents=True)
-    rng = np.random.default_rng(seed)
-    parts, measured = [], {}
-    for part, mistakes in (("validation", validation_wrong), ("test", wrong)):
-        labels = np.arange(photos) % len(classes)
-        values = probabilities(
-            rng, labels, len(classes), mistakes if isinstance(mistakes, list) else range(mistakes)
-        )
-        measured[part] = summarize(values, labels)
-        table = pd.DataFrame(
-            {"file": [f"{part}/{i}.png" for i in range(photos)], "class": np.take(classes, labels)}
-        )
-        parts.append(pd.concat([table, pd.DataFrame(values).assign(split=part)], axis=1))
-    header = ["file", "class", *classes, "split"]
-    pd.concat(parts).to_csv(run / "predictions.csv", index=False, header=header)
-    (run / "classes.json").write_text(json.dumps(classes))
-    history = {
-        "phase": "tail",
-        "epoch": range(epochs),
-        "loss": [None, 0.4, 0.2][:epochs],
-        "accuracy": 0.9,
-    }
-    history |= {
-        "val_loss": [0.6, 0.3, 0.35][:epochs],
-        "val_accuracy": 0.9,
-        "learning_rate": 1e-5,
-        "seconds": 1.0,
-    }
-    pd.DataFrame(history).to_csv(run / "history.csv", index=False)
-    settings = {
-        "data": "zoo",
-        "backbone": "vgg16",
-        "strategy": strategy,
-        "epochs": 20,
-        "views": 0,
-        "seed": seed,
-    }
-    head = {"pool": head, "hidden": 0, "dropout": 0.0, "solver": "lbfgs"}
-    (run / "recipe.yaml").write_text(
-        yaml.safe_dump({**settings, "head": head, "augment": PRESETS["none"]})
-    )
-    cost = {
-        "seconds": seconds,
-        "seconds_alone": 2 * seconds,
-        "parameters": 14_700_000,
-        "trainable": 1026,
-    }
-    cost |= {
-        "stored_bytes": 804_000_000,
-        "peak_memory": int(2e9 + seconds),
-        "multiply_adds": 15_346_630_656,
-    }
-    cell = {
-        "name": name,
-        "recipe": recipe,
-        "seed": seed,
-        "run": run.relative_to(out).as_posix(),
-        "split": split,
-    }
-    cell |= {
-        "status": "done",
-        "reason": None,
-        "backbone": "vgg16",
-        "strategy": strategy,
-        "head": "gap",
-    }
-    cell |= {
-        "augment": "none",
-        "views": 0,
-        "cut": "block4_pool",
-        "settings": {"strategy": strategy, "seed": seed},
-    }
-    times = {"extract": seconds, "train": seconds, "total": 2 * seconds}
-    return cell | measured | {"seconds": times, "cost": cost}
-
-
-def failed(recipe: str, reason: str, status: str = "failed", seed: int = 0) -> dict:
-    cell = {
-        "name": f"{recipe}-s{seed}",
-        "recipe": recipe,
-        "seed": seed,
-        "run": f"cells/{recipe}",
-        "status": status,
-    }
-    cell |= {
-        "backbone": "resnet50",
-        "strategy": "top-blocks",
-        "head": "gap",
-        "augment": "none",
-        "views": 0,
-    }
-    return cell | {"cut": "conv4", "settings": {}, "reason": reason}
 
 
 @pytest.fixture
@@ -187,13 +65,6 @@ def cells(out) -> list[dict]:
         failed("no-weights", "weights are not to be had"),
         failed("wild", "loss is NaN", "diverged"),
     ]
-
-
-def write(out: Path, cells: list[dict], root: Path | None = None, **plan: object) -> dict:
-    roots = {SPLIT: str(root)} if root else {}
-    return write_report(
-        out, cells, {"cells": len(cells), "extractions": 2, "data": ["zoo"], "roots": roots, **plan}
-    )
 
 
 class Page(HTMLParser):
@@ -242,6 +113,13 @@ class Page(HTMLParser):
                 rows = [dict(zip(heads, row, strict=True)) for row in table[2:]]
                 found.append({row["recipe"][0].split(" ")[0]: row for row in rows})
         return found
+
+    def costs(self) -> dict[str, dict[str, tuple[str, str | None]]]:
+        """The first cost table as recipe -> heading -> (text, data-value)."""
+        table = next(table for table in self.tables if table[0][-1][0].startswith("mult-adds"))
+        heads = [text for text, _ in table[0]]
+        rows = [dict(zip(heads, row, strict=True)) for row in table[1:]]
+        return {row["recipe"][0].split(" ")[1]: row for row in rows}
 
 
 def page_of(out: Path) -> Page:
@@ -306,7 +184,6 @@ def test_hostile_names_are_inert(out):
     for tag in ("figcaption", "td", "code"):
         assert HOSTILE in page.text[tag]
     assert HOSTILE in page.text["p"], "the verdict"
-    assert "<script" not in (out / "results.md").read_text()
 
 
 def test_rows_of_different_splits_are_never_ranked_together(out, cells):
@@ -331,7 +208,7 @@ def test_rows_of_different_splits_are_never_ranked_together(out, cells):
 
 def test_failed_and_diverged_cells_are_listed(out, cells):
     write(out, cells)
-    rows = next(table for table in page_of(out).tables if table[0][0][0] == "cell")
+    rows = next(table for table in page_of(out).tables if table[0][0][0] == "trials")
     assert [[text for text, _ in row] for row in rows[1:]] == [
         ["no-weights-s0", "failed", "weights are not to be had"],
         ["wild-s0", "diverged", "loss is NaN"],
@@ -340,6 +217,38 @@ def test_failed_and_diverged_cells_are_listed(out, cells):
     assert len(table) == len(cells)
     assert table.set_index("name")["reason"]["wild-s0"] == "loss is NaN"
     assert "- diverged: wild-s0: loss is NaN" in (out / "results.md").read_text()
+
+
+def test_trials_that_fail_for_one_reason_are_one_line(out, cells):
+    reason = "the weights of resnet50 can't be had"
+    write(out, [*cells, *(failed(f"resnet-{i}", reason) for i in range(4))])
+    lines = (out / "results.md").read_text().splitlines()
+    assert f"- failed: resnet-0-s0, resnet-1-s0, resnet-2-s0, resnet-3-s0: {reason}" in lines
+    assert page_of(out).text["td"].count(reason) == 1
+
+
+def test_markdown_takes_text_as_it_stands_but_for_pipes(out):
+    cells = [add_cell(out, "a | b", wrong=0), add_cell(out, "c & 'd'", wrong=30)]
+    write(out, [*cells, failed("x", "can't\nbe | had, p < 0.5")])
+    text = (out / "results.md").read_text()
+    assert "p < 0.001" in text
+    assert "c & 'd'" in text
+    assert r"| a \| b" in text
+    assert r"can't be \| had, p < 0.5" in text
+    rows = [line.replace(r"\|", "") for line in text.splitlines() if line.startswith("|")]
+    assert {row.count("|") for row in rows} == {11}
+
+
+def test_accuracy_is_never_alone(out):
+    """All test photos called cats: the page and results.md say what that is worth, and which class is missed."""
+    dogs = list(range(1, 60, 2))
+    write(out, [add_cell(out, "all-cats", wrong=dogs), add_cell(out, "sound", wrong=3)])
+    row = page_of(out).rankings()[0]["all-cats"]
+    assert (row["test"][0], row["balanced"][0]) == ("50.0", "50.0")
+    for text in (page_of(out).text["p"], (out / "results.md").read_text()):
+        assert "most frequent class would be right in 50.0" in text.replace("\xa0", " ")
+        assert "all-cats recognises no test photo of dogs." in text
+        assert "sound recognises no" not in text
 
 
 def test_numbers_in_the_table_are_the_metrics(out, cells):
@@ -358,11 +267,10 @@ def test_numbers_in_the_table_are_the_metrics(out, cells):
             "mean ± sd (seeds)": np.mean([cell["test"]["accuracy"] for cell in own]),
             "validation": np.mean([cell["validation"]["accuracy"] for cell in own]),
             "log loss": metrics["loss"],
-            "ECE": metrics["ece"],
+            "balanced": metrics["balanced_accuracy"],
+            "ECE (by chance)": metrics["ece"],
             "ECE, scaled": expected_calibration_error(scaled, parts["test"].labels),
             "time": own[0]["cost"]["seconds"],
-            "time alone": own[0]["cost"]["seconds_alone"],
-            "mult-adds": own[0]["cost"]["multiply_adds"],
         }
         assert {heading: float(table[name][heading][1]) for heading in expected} == pytest.approx(
             expected
@@ -372,7 +280,10 @@ def test_numbers_in_the_table_are_the_metrics(out, cells):
         )
     assert table["middle"]["test"][0] == "95.0"
     assert table["cheap"]["mean ± sd (seeds)"][0] == "49.17 ± 1.18 (2)"
-    assert table["best"]["stored"][0] == "804 MB"
+    costs = page_of(out).costs()
+    assert costs["best"]["stored"][0] == "804 MB"
+    assert float(costs["best"]["time alone"][1]) == 600
+    assert float(costs["middle"]["mult-adds"][1]) == cells[2]["cost"]["multiply_adds"]
 
 
 def test_verdict_and_tie_groups(out, cells):
@@ -446,7 +357,7 @@ def test_only_failed_cells_are_a_page(out):
     result = write(out, [failed("a", "no weights"), failed("b", "no memory")])
     assert (result["ranking"], result["verdict"]) == (
         [],
-        "There is nothing to rank: 0 of 2 cells finished.",
+        "There is nothing to rank: 0 of 2 trials finished.",
     )
     assert "no memory" in page_of(out).text["td"]
     assert len(pd.read_csv(out / "results.csv")) == 2
@@ -552,7 +463,7 @@ def test_front_is_what_nothing_beats():
         )
         for i in range(60)
     ]
-    assert report_plots.front(cost, accuracy).tolist() == expected
+    assert figures.pareto_front(cost, accuracy).tolist() == expected
     assert 0 < sum(expected) < 60
 
 
@@ -569,12 +480,11 @@ def test_pareto_stays_in_its_box(seconds, width):
         }
         for i, value in enumerate(seconds)
     ]
-    plot = report_plots.pareto(points, width, 340)
+    plot = figures.pareto(points, width, 340)
     inside = plot["plot"]
     for point in plot["points"]:
         assert inside["left"] <= point["x"] <= inside["right"]
         assert inside["top"] <= point["y"] <= inside["bottom"]
-        assert 0 <= point["label"]["x"] <= width
     assert len(plot["x_ticks"]) >= 1
     assert len({text for _, text in plot["y_ticks"]}) == len(plot["y_ticks"]) >= 2
 
@@ -582,7 +492,7 @@ def test_pareto_stays_in_its_box(seconds, width):
 def test_curves_share_an_axis_and_mark_the_lowest_validation_loss():
     history = pd.DataFrame({"loss": [None, 0.5, 0.2], "val_loss": [0.9, 0.3, 0.4]})
     longer = pd.DataFrame({"loss": [None, 0.1], "val_loss": [3.0, 0.01]})
-    plot = report_plots.curves(
+    plot = figures.curves(
         {"a": (history, [history]), "b": (longer, [longer]), "none": (history[:0], [history[:0]])}
     )
     assert [panel["name"] for panel in plot["panels"]] == ["a", "b"]
@@ -592,7 +502,7 @@ def test_curves_share_an_axis_and_mark_the_lowest_validation_loss():
     assert len(plot["panels"][0]["train"].split()) == 2, (
         "nothing was measured on training photos before the first epoch"
     )
-    assert report_plots.curves({"none": (history[:0], [history[:0]])}) is None
+    assert figures.curves({"none": (history[:0], [history[:0]])}) is None
 
 
 def test_numbers_in_words():
@@ -604,7 +514,7 @@ def test_numbers_in_words():
         "200 E",
     ]
     seconds = (0.34, 9.96, 59, 61, 3599, 5400, 90_000)
-    assert [report_plots.duration(value) for value in seconds] == [
+    assert [figures.duration(value) for value in seconds] == [
         "0.3 s", "10 s", "59 s", "1 min", "60 min", "1.5 h", "25 h",
     ]  # fmt: skip
 
@@ -715,6 +625,8 @@ def test_the_page_fits_and_follows_the_colour_scheme(browser, out, cells, zoo, w
     write(out, [*cells, long_name], zoo)
     show(browser, out, width, scheme)
     assert browser.execute_script("return document.scrollingElement.scrollWidth <= innerWidth")
+    cut = "return [...document.querySelectorAll('.ranking')].some(t => t.scrollWidth > t.parentNode.clientWidth)"
+    assert not browser.execute_script(cut), "the ranking's last column is cut"
     assert browser.execute_script(
         "return [...document.images].every(image => image.complete && image.naturalWidth > 0)"
     )

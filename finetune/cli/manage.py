@@ -1,0 +1,170 @@
+"""`finetune check`, `data`, `cache`, `backbones`, `strategies`, `recipe schema` for a person."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune.cli.options import verb
+from finetune.commands.cache import gc, ls, verify
+from finetune.commands.check import check
+from finetune.commands.data import data
+from finetune.commands.lists import backbones, schema, strategies
+from finetune.errors import DataError, IntegrityError
+from finetune.progress import count
+
+_LISTED = 5  # files of each kind, or classes, that are named; --json names them all
+_CLASSES = 25
+
+
+def _checked(report: Mapping[str, Any]) -> str:
+    sizes, test = report["sizes"], report["test"]
+    ignored = ", ".join(f"{number:,} {kind}" for kind, number in report["ignored"].items())
+    smaller = f"; {count(sizes['smaller'], 'photo')} smaller than {sizes['size']} px on a side"
+    unequal = ": imbalance" if report["imbalance"] > 3 else ""
+    return "\n".join(
+        [
+            f"{report['data']}: {report['folder']}",
+            *_table(report["photos"], report["classes"]),
+            "split: drawn by content, 60/20/20" if report["hashed"] else "split: by folders",
+            f"largest class / smallest class in train: {report['imbalance']:.2f}{unequal}",
+            f"sides: {sizes['shortest']} to {sizes['longest']} px"
+            f"{smaller if sizes['smaller'] else ''}",
+            f"ignored: {ignored or 'none'}",
+            *_files("cannot be decoded", [[_reason(bad)] for bad in report["bad"]]),
+            *_files("identical, in more than one split or class", report["leaks"]),
+            *_files("identical, in one class of one split", report["duplicates"]),
+            *_files(
+                "look alike, in two splits (a hint: look at them)", report["near_duplicates"], " ~ "
+            ),
+            f"{count(test['photos'], 'test photo')} tell an accuracy of 90 % to about "
+            f"± {100 * test['half_width']:.1f} points (95 % interval)",
+        ]
+    )
+
+
+def _reason(bad: Mapping[str, str]) -> str:
+    return f"{bad['file']} ({bad['reason']})"
+
+
+def _table(photos: Mapping[str, Mapping[str, int]], classes: Sequence[str]) -> list[str]:
+    """Photos by class and split, with sums; of many classes the smallest."""
+    rows = {name: [photos[split][name] for split in photos] for name in classes}
+    sums = [sum(photos[split].values()) for split in photos]
+    shown = sorted(rows, key=lambda name: sum(rows[name]))[:_CLASSES]
+    shown = [name for name in classes if name in set(shown)]
+    left = len(classes) - len(shown)
+    more = [f"  and {left:,} larger classes; --json names all"] if left else []
+    width = max(len(name) for name in (*shown, "together"))
+    head = f"  {'':<{width}}" + "".join(f"{split:>12}" for split in photos)
+    lines = [_counts(name, rows[name], width) for name in shown]
+    return [head, *lines, *more, _counts("together", sums, width)]
+
+
+def _counts(name: str, numbers: Sequence[int], width: int) -> str:
+    return f"  {name:<{width}}" + "".join(f"{number:>12,}" for number in numbers)
+
+
+def _files(title: str, groups: Sequence[Sequence[str]], sign: str = " = ") -> list[str]:
+    shown = [f"  {sign.join(group)}" for group in groups[:_LISTED]]
+    left = len(groups) - _LISTED
+    more = [f"  and {left:,} more; --json names all"] if left > 0 else []
+    return [f"{title}: {len(groups) or 'none'}", *shown, *more]
+
+
+def _not_ready(report: Mapping[str, Any]) -> DataError | None:
+    if report["ok"]:
+        return None
+    return DataError(
+        f"{count(len(report['bad']), 'photo')} cannot be decoded and "
+        f"{count(len(report['leaks']), 'group')} of identical photos stand in more than one split "
+        "or class; mend or remove them before you train."
+    )
+
+
+def _data(result: Mapping[str, Any]) -> str:
+    photos = ", ".join(f"{number:,} {split}" for split, number in result["photos"].items())
+    return f"{result['folder']}: {photos}; classes {', '.join(result['classes'])}"
+
+
+def _listed(found: Mapping[str, Any]) -> str:
+    lines = []
+    for entry in found["shelves"]:
+        fields, pixels = entry["fields"], entry["fields"]["pixels"]
+        views = " augmented" if pixels["augment"] else ""
+        lines.append(
+            f"{entry['key'][:12]}  {fields['backbone']:<12}{fields['cut']:<18}"
+            f"{pixels['size']:>4} px{views}  {entry['rows']:>7,} rows  {_mib(entry['bytes'])}  "
+            f"{fields['dtype']}"
+        )
+    total = sum(entry["bytes"] for entry in found["shelves"])
+    return "\n".join([*lines, f"{_mib(total)} in {found['cache']}"])
+
+
+def _verified(report: Mapping[str, Any]) -> str:
+    lines = [f"damaged: {file}" for file in report["damaged"]]
+    damaged = len(report["damaged"]) or "none"
+    lines += [f"shards: {report['shards']:,} ({_mib(report['bytes'])}), damaged: {damaged}"]
+    if report["orphans"]:
+        lines += [
+            f"files of interrupted writes: {report['orphans']:,} ({_mib(report['orphan_bytes'])}); "
+            "`finetune cache gc` removes those older than an hour"
+        ]
+    return "\n".join(lines)
+
+
+def _damaged(report: Mapping[str, Any]) -> IntegrityError | None:
+    if not report["damaged"]:
+        return None
+    return IntegrityError(
+        f"{len(report['damaged'])} of {count(report['shards'], 'shard')} fail their checksum; they "
+        "were set aside, and the next run computes their photos anew. Bytes that change by "
+        "themselves speak of a failing disk or memory."
+    )
+
+
+def _removed(result: Mapping[str, Any]) -> str:
+    lines = [
+        f"{_mib(item['bytes']):>12}  {item['kind']:<8}  {item['days']:>6.1f} days old  {item['path']}"
+        for item in result["removed"]
+    ]
+    done = "would be removed" if result["dry_run"] else "removed"
+    return "\n".join([*lines, f"{_mib(result['bytes'])} {done} from {result['cache']}"])
+
+
+def _backbones(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    return "\n".join(
+        f"{name}: {row['parameters']:,} parameters\n"
+        f"  cuts, from the photo upwards: photo, {', '.join(row['cuts'])}\n"
+        f"  weights: {row['weights']}\n  licence: {row['licence']}\n  {row['citation']}"
+        for name, row in rows.items()
+    )
+
+
+def _strategies(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    return "\n".join(
+        f"{name}: {row['summary']}\n"
+        f"  cut: {row['cut']}; what crosses it: {row['crosses']}; what learns: {row['learns']}"
+        for name, row in rows.items()
+    )
+
+
+def _schema(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
+
+
+VERBS = {
+    "check": verb(check, _checked, "finetune check photos", failure=_not_ready),
+    "data": verb(data, _data, "finetune data sketches"),
+    "backbones": verb(backbones, _backbones, "finetune backbones --json"),
+    "strategies": verb(strategies, _strategies, "finetune strategies"),
+}
+CACHE_VERBS = {
+    "ls": verb(ls, _listed, "finetune cache ls"),
+    "verify": verb(verify, _verified, "finetune cache verify", failure=_damaged),
+    "gc": verb(gc, _removed, "finetune cache gc --older-than 7 --dry-run"),
+}
+RECIPE_VERBS = {"schema": verb(schema, _schema, "finetune recipe schema > recipe.schema.json")}

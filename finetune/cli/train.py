@@ -1,0 +1,154 @@
+"""`finetune run`, `compare`, `extract-features`, `ensemble`: their results for a person."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune.cli.options import verb
+from finetune.commands.compare import compare, plan_compare
+from finetune.commands.ensemble import ensemble
+from finetune.commands.extract_features import extract_features
+from finetune.commands.run import plan_run, run
+from finetune.errors import SomeCellsFailed
+from finetune.progress import count
+
+
+def _run(result: Mapping[str, Any]) -> str:
+    test, seconds = result["test"], result["seconds"]
+    low, high = test["accuracy_interval"]
+    return (
+        f"test accuracy {_percent(test['accuracy'])} ({_percent(low)} to {_percent(high)}) on "
+        f"{count(test['n'], 'photo')}, log loss {test['loss']:.4f}; validation accuracy "
+        f"{_percent(result['validation']['accuracy'])}\n"
+        f"{result['strategy']} on {result['backbone']}, cut at {result['cut']}; "
+        f"{seconds['extract']:.0f} s for activations, {seconds['train']:.0f} s for training\n"
+        f"{result['run']}"
+    )
+
+
+def _run_plan(plan: Mapping[str, Any]) -> str:
+    parameters, shape = plan["parameters"], " x ".join(map(str, plan["shape"]))
+    photos = ", ".join(f"{number:,} {name}" for name, number in plan["photos"].items())
+    stored = plan["stored_rows"] - plan["to_extract"]
+    streamed = plan["streamed_per_epoch"]
+    lines = [
+        f"{plan['strategy']} on {plan['backbone']}: cut at {plan['cut']} ({shape})",
+        f"trunk {parameters['trunk']:,} parameters, tail {parameters['tail']:,}, of which "
+        f"{parameters['trainable']:,} learn",
+        f"photos: {photos}",
+        f"activations: {count(plan['stored_rows'], 'row')}, of which {stored:,} are stored and "
+        f"{plan['to_extract']:,} still to be computed ({_mib(plan['bytes_to_store'])})",
+        f"{count(streamed, 'photo')} streamed through the trunk in each epoch" if streamed else "",
+        _nearest(plan["nearest"]),
+        f"at most {count(plan['epochs'], 'epoch')}; {_estimate(plan['estimate'])}",
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _nearest(nearest: Mapping[str, Any]) -> str:
+    """Why none of these activations is stored: how the most similar ones differ."""
+    differences = "; ".join(
+        f"{name}: stored {json.dumps(stored)}, wanted {json.dumps(wanted)}"
+        for name, (stored, wanted) in nearest.items()
+    )
+    return f"the most similar stored activations differ in {differences}" if differences else ""
+
+
+def _estimate(estimate: Mapping[str, float]) -> str:
+    longest, shortest = _duration(estimate["seconds"]), _duration(estimate["seconds_at_least"])
+    if longest == shortest:
+        return f"about {longest}"
+    return f"{shortest} to {longest}, depending on early stopping"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _compare(result: Mapping[str, Any]) -> str:
+    table = (Path(result["report"]).parent / "results.md").read_text(encoding="utf-8")
+    return f"{table}\n{result['report']}"
+
+
+def _compare_plan(plan: Mapping[str, Any]) -> str:
+    lines = [f"{row['name']}: {_trial_plan(row)}" for row in plan["cells"]]
+    return "\n".join(
+        [
+            *lines,
+            f"{count(len(plan['cells']), 'trial')}, {count(plan['extractions'], 'extraction')} "
+            f"({plan['extractions_saved']} saved by sharing), {_mib(plan['bytes_to_store'])} to "
+            f"store, {_estimate(plan)}",
+        ]
+    )
+
+
+def _trial_plan(row: Mapping[str, Any]) -> str:
+    if row["reason"]:
+        return str(row["reason"])
+    return "shares its activations" if row["shares"] else f"{row['to_extract']:,} rows to compute"
+
+
+def _some_failed(result: Mapping[str, Any]) -> SomeCellsFailed | None:
+    cells = result["cells"]
+    failed = [cell["name"] for cell in cells if cell["status"] != "done"]
+    if not failed:
+        return None
+    names = ", ".join(failed[:5])
+    return SomeCellsFailed(
+        f"{len(failed)} of {count(len(cells), 'trial')} have no result: {names}; the report says "
+        "why."
+    )
+
+
+def _features(result: Mapping[str, Any]) -> str:
+    shape = " x ".join(map(str, result["shape"]))
+    speed = f"{result['images_per_second']:.1f} photos per second"
+    source = "from the cache" if result["cached"] else speed
+    return f"{result['out']}: features.npy ({shape}), index.csv; {source}"
+
+
+def _ensemble(result: Mapping[str, Any]) -> str:
+    test = result["test"]
+    weights = ", ".join(f"{weight:.2f} {name}" for name, weight in result["weights"].items())
+    return "\n".join(
+        [
+            f"{result['blend']} of {weights}",
+            f"test accuracy {_percent(test['accuracy'])} (balanced "
+            f"{_percent(test['balanced_accuracy'])}; always the most frequent class: "
+            f"{_percent(test['majority_baseline'])}), log loss {test['loss']:.4f}",
+            result["verdict"],
+            result["out"],
+        ]
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
+
+
+VERBS = {
+    "run": verb(
+        run,
+        _run,
+        "finetune run --data photos --strategy cached-features",
+        plan=plan_run,
+        plan_text=_run_plan,
+    ),
+    "compare": verb(
+        compare,
+        _compare,
+        "finetune compare recipes/quickstart --out compared",
+        plan=plan_compare,
+        plan_text=_compare_plan,
+        failure=_some_failed,
+    ),
+    "ensemble": verb(ensemble, _ensemble, "finetune ensemble runs/a runs/b --blend weighted"),
+    "extract-features": verb(
+        extract_features, _features, "finetune extract-features --data photos --pooling gap"
+    ),
+}

@@ -1,0 +1,40 @@
+"""`finetune cache`: the stored activations, listed, verified and cleared."""
+
+from typing import Any
+
+from finetune.files import cache_dir
+from finetune.progress import SILENT, Reporter
+
+
+def ls() -> dict[str, Any]:
+    """List what is stored: backbone, cut, size, photos and bytes."""
+    from finetune.activations.store import entries
+
+    return {"cache": str(cache_dir()), "shelves": entries(cache_dir())}
+
+
+def verify(*, reporter: Reporter = SILENT) -> dict[str, Any]:
+    """Hash every stored shard again; damaged ones are set aside, and the next run computes them.
+
+    Raises:
+        IntegrityError: a damaged shard cannot be set aside.
+    """
+    from finetune.activations import maintenance
+
+    cache = cache_dir()
+    with reporter.stage("shards verified", len(maintenance.shards(cache)), "shards") as advance:
+        return {"cache": str(cache), **maintenance.verify(cache, advance)}
+
+
+def gc(*, older_than: int = 30, dry_run: bool = False) -> dict[str, Any]:
+    """Remove what interrupted writes left, damaged shards, and entries that were not used for long.
+
+    Args:
+        older_than: days that a cache entry was not used.
+        dry_run: remove nothing.
+    """
+    from finetune.activations.maintenance import collect
+
+    removed = collect(cache_dir(), older_than, dry_run)
+    total = sum(item["bytes"] for item in removed)
+    return {"cache": str(cache_dir()), "dry_run": dry_run, "removed": removed, "bytes": total}

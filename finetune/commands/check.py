@@ -1,0 +1,28 @@
+"""`finetune check`: photos looked at before they are trained on."""
+
+from pathlib import Path
+from typing import Any
+
+from finetune.progress import SILENT, Reporter
+
+
+def check(data: Path | str, *, size: int = 224, reporter: Reporter = SILENT) -> dict[str, Any]:
+    """Look at photos before training: what is bad, what stands twice, what the test can tell.
+
+    Args:
+        data: class folders, or the name of a data set.
+        size: side in pixels that the photos will be resized to.
+        reporter: gets progress.
+
+    Returns:
+        What ``check --json`` prints, see ``data.audit.audit``; ``ok`` if nothing would stop a run.
+
+    Raises:
+        DataError: neither a name nor a folder, or the folder is no usable data set.
+    """
+    from finetune.data.audit import audit
+    from finetune.data.catalog import resolve
+
+    dataset = resolve(str(data))
+    with reporter.stage("photos checked", len(dataset.photos)) as advance:
+        return {"data": str(data), **audit(dataset, size, advance)}

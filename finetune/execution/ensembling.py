@@ -1,0 +1,245 @@
+"""Finished runs combined into one model, which is tested against the best of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from finetune.backend import load_keras
+from finetune.errors import DataError, UsageError
+from finetune.evaluation import plots
+from finetune.evaluation.metrics import confusion, mcnemar, measure, per_photo
+from finetune.files import commit, commit_by_name, commit_json, commit_text, locked
+from finetune.progress import SILENT, Reporter
+from finetune.recipe.recipe import Recipe, reopen
+from finetune.report.sections import Predictions, read_predictions
+from finetune.runs.card import render_ensemble
+from finetune.runs.folder import read_recipe, read_result
+
+Blend = Literal["mean", "weighted"]
+_ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Member:
+    """A finished run; its name is that of its folder, or the whole path where two are alike."""
+
+    name: str
+    path: Path
+    recipe: Recipe
+    result: Mapping[str, Any]
+    classes: list[str]
+    splits: Mapping[str, Predictions]
+
+
+def combine(
+    runs: Sequence[Path], folder: Path, blend: Blend = "mean", reporter: Reporter = SILENT
+) -> dict[str, Any]:
+    """Combine runs in a folder; see ``commands.ensemble.ensemble``."""
+    members = read_members(runs)
+    with locked(folder):
+        if read_result(folder):
+            raise UsageError(
+                f"{folder} already holds a finished run. Choose another --out, or delete the "
+                "folder."
+            )
+        load_keras()
+        return _combine(members, folder, blend, reporter)
+
+
+def _combine(
+    members: Sequence[Member], folder: Path, blend: Blend, reporter: Reporter
+) -> dict[str, Any]:
+    from finetune.model.ensemble import audit, fit_weights, join
+    from finetune.model.network import multiply_adds
+    from finetune.runs.classifier import Classifier
+
+    weights = np.full(len(members), 1 / len(members))
+    if blend == "weighted":
+        weights = fit_weights(_of_label(members))
+    models = [Classifier.open(member.path).model for member in members]
+    joined = join(models, weights.tolist())
+    difference = audit(joined, models, weights.tolist())
+    parameters = joined.count_params()
+    reporter.say(f"joined into {parameters:,} parameters; off its members by {difference:.1g}")
+    kept = [member for member, weight in zip(members, weights, strict=True) if weight]
+    splits = _mean(members, weights)
+    result = {
+        "run": str(folder),
+        "out": str(folder),
+        "members": [member.name for member in members],
+        "runs": {member.name: str(member.path) for member in members},
+        "blend": blend,
+        "weights": {m.name: float(w) for m, w in zip(members, weights, strict=True)},
+        "split": members[0].result["split"],
+        "parameters": {
+            "total": parameters,
+            "trainable": sum(member.result["parameters"]["trainable"] for member in kept),
+        },
+        "cost": {
+            "train_seconds": round(sum(member.result["seconds"]["train"] for member in kept), 3),
+            "multiply_adds": multiply_adds(joined),
+        },
+        "audit": {"largest_difference": difference},
+        **_measured(members, splits),
+    }
+    commit_by_name(folder / "model.keras", joined.save)
+    _write(folder, members, splits, result)
+    return result
+
+
+def read_members(paths: Sequence[Path]) -> list[Member]:
+    """Runs that can be combined, their photos in the order of the first one's."""
+    resolved = [path.resolve() for path in paths]
+    if len(resolved) < 2 or len(set(resolved)) < len(resolved):
+        listed = ", ".join(map(str, paths)) or "none"
+        raise UsageError(
+            f"An ensemble needs two or more different runs, each given once; received {listed}."
+        )
+    unique = len({path.name for path in resolved}) == len(resolved)
+    members = [_read(path.name if unique else str(path), path) for path in resolved]
+    for member in members[1:]:
+        _check_alike(members[0], member)
+    files = {name: split.files for name, split in members[0].splits.items()}
+    return [
+        replace(m, splits={name: m.splits[name].ordered(files[name]) for name in files})
+        for m in members
+    ]
+
+
+def paired_test(
+    ensemble: Predictions, member: Predictions, names: tuple[str, str]
+) -> dict[str, Any]:
+    """An ensemble against one of its members on the same photos.
+
+    Returns:
+        difference (accuracy, fraction) with low and high (95 %: Clopper and Pearson's interval of
+        the share of photos that the ensemble alone gets right among those that one alone does, so
+        that it agrees with p), only_ensemble and only_member (photos), p (McNemar, exact),
+        loss_difference (nats), better (a name, or None).
+    """
+    own = per_photo(ensemble.probabilities, ensemble.labels)
+    other = per_photo(member.probabilities, member.labels)
+    gained = int((own["correct"] & ~other["correct"]).sum())
+    lost = int((other["correct"] & ~own["correct"]).sum())
+    discordant = gained + lost
+    share = (0.5, 0.5)
+    if discordant:
+        interval = binomtest(gained, discordant).proportion_ci(1 - _ALPHA, method="exact")
+        share = (interval.low, interval.high)
+    low, high = ((2 * bound - 1) * discordant / len(own) for bound in share)
+    p = mcnemar(gained, lost)
+    return {
+        "member": names[1],
+        "difference": (gained - lost) / len(own),
+        "low": float(low),
+        "high": float(high),
+        "only_ensemble": gained,
+        "only_member": lost,
+        "p": p,
+        "loss_difference": float(own["loss"].mean() - other["loss"].mean()),
+        "better": names[gained < lost] if p < _ALPHA else None,
+    }
+
+
+def verdict(pair: Mapping[str, Any], photos: int) -> str:
+    """Whether combining pays: ``paired_test`` on so many test photos, in one sentence."""
+    outcome = "Combining does not measurably pay"
+    if pair["better"]:
+        outcome = "Combining does harm" if pair["better"] == pair["member"] else "Combining pays"
+    size, low, high = (100 * pair[key] for key in ("difference", "low", "high"))
+    p = "p < 0.001" if pair["p"] < 0.001 else f"p = {pair['p']:.2g}"
+    return (
+        f"{outcome}: against {pair['member']}, the member with the lowest validation loss, test "
+        f"accuracy differs by {size:+.1f} points ({low:+.1f} to {high:+.1f}, {p}) on {photos:,} "
+        f"photos, and log loss by {pair['loss_difference']:+.4f}."
+    )
+
+
+def _read(name: str, path: Path) -> Member:
+    result = read_result(path)
+    if result is None:
+        raise DataError(
+            f"{path} is no finished run: it holds no metrics.json. Give folders that `finetune "
+            "run` has finished."
+        )
+    if "members" in result:
+        raise UsageError(
+            f"{path} is an ensemble, and an ensemble is made of runs. Give its members instead."
+        )
+    return Member(name, path, reopen(read_recipe(path)), result, *read_predictions(path))
+
+
+def _check_alike(first: Member, other: Member) -> None:
+    digests = [member.result["split"] for member in (first, other)]
+    classes = [", ".join(member.classes) for member in (first, other)]
+    size = [member.recipe.image_size for member in (first, other)]
+    resize = [member.recipe.resize for member in (first, other)]
+    alike: tuple[tuple[str, list, type[Exception]], ...] = (
+        ("other photos in training and test, split digest", digests, DataError),
+        ("classes", classes, DataError),
+        ("image_size", size, UsageError),
+        ("resize", resize, UsageError),
+    )
+    for key, (a, b), error in alike:
+        if a != b:
+            raise error(
+                f"{other.name} has {key} {b}, and {first.name} has {a}. Combine runs on the same "
+                "photos, with the same classes, image_size and resize."
+            )
+
+
+def _of_label(members: Sequence[Member]) -> np.ndarray:
+    """(n, members): what each gave the class of each validation photo."""
+    held_out = [member.splits["validation"] for member in members]
+    return np.column_stack([p.probabilities[np.arange(len(p.labels)), p.labels] for p in held_out])
+
+
+def _mean(members: Sequence[Member], weights: np.ndarray) -> dict[str, Predictions]:
+    found = {}
+    for split, own in members[0].splits.items():
+        parts = [member.splits[split].probabilities for member in members]
+        found[split] = replace(own, probabilities=np.tensordot(weights, parts, axes=1))
+    return found
+
+
+def _measured(members: Sequence[Member], splits: Mapping[str, Predictions]) -> dict[str, Any]:
+    """The ensemble's measures, and whether it beats the member that validation would choose."""
+    classes = members[0].classes
+    best = min(members, key=lambda member: member.result["validation"]["loss"])
+    pair = paired_test(splits["test"], best.splits["test"], ("ensemble", best.name))
+    return {
+        **{name: measure(p.probabilities, p.labels, classes) for name, p in splits.items()},
+        "best_member": best.name,
+        "against_best": pair,
+        "verdict": verdict(pair, len(splits["test"].labels)),
+    }
+
+
+def _write(
+    folder: Path,
+    members: Sequence[Member],
+    splits: Mapping[str, Predictions],
+    result: Mapping[str, Any],
+) -> None:
+    """What goes with the model, as a run has it; ``metrics.json`` last."""
+    classes = members[0].classes
+    test = splits["test"]
+    matrix = confusion(test.probabilities, test.labels)
+    parts = []
+    for name, split in splits.items():
+        part = pd.DataFrame({"file": split.files, "class": np.take(classes, split.labels)})
+        columns = pd.DataFrame(split.probabilities.astype(np.float32))
+        parts.append(pd.concat([part, columns], axis=1).assign(split=name))
+    header = ["file", "class", *classes, "split"]  # a class may be called "file"
+    table = pd.concat(parts)
+    commit(folder / "predictions.csv", lambda f: table.to_csv(f, index=False, header=header))
+    commit_json(folder / "classes.json", classes)
+    commit_json(folder / "input.json", {"resize": members[0].recipe.resize})
+    commit(folder / "confusion.png", lambda file: plots.confusion(matrix, classes, file))
+    commit_text(folder / "README.md", render_ensemble(result, members, folder))
+    commit_json(folder / "metrics.json", result)

@@ -1,0 +1,101 @@
+"""A run's network as OpenVINO IR, which predicts without TensorFlow.
+
+<run>/openvino/float32/    the whole network; runs in float32 or bfloat16
+<run>/openvino/int8/       of a run in int8: its int8 trunk with the trained tail on top
+"""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from finetune.activations.engine import Engine, compile_graph, resolve_precision
+from finetune.backend import load_openvino
+from finetune.errors import IntegrityError, UsageError
+from finetune.model.ir import convert, keep, load
+
+if TYPE_CHECKING:
+    import keras
+
+FOLDER = "openvino"
+_TOLERANCE = 1e-4  # of a probability
+
+
+def write_ir(model: "keras.Model", run: Path, photos: np.ndarray) -> float:
+    """Convert a run's network, commit it to the run's folder, and compare it with Keras.
+
+    Args:
+        model: uint8 photos -> probabilities, computing in float32.
+        run: the run's folder.
+        photos: uint8 (n, size, size, 3), a few.
+
+    Returns:
+        The largest difference of a probability.
+
+    Raises:
+        IntegrityError: a probability differs by more than 1e-4; nothing is left behind.
+    """
+    folder = run / FOLDER / "float32"
+    _write(folder, convert(model), model)
+    found = np.concatenate(list(open_ir(run, "float32")([photos])))
+    difference = float(np.abs(found - model.predict_on_batch(photos)).max())
+    if not difference <= _TOLERANCE:
+        shutil.rmtree(folder)
+        raise IntegrityError(
+            f"The network as OpenVINO computes it differs from Keras by {difference:.2g} in a "
+            f"probability; allowed is {_TOLERANCE:g}. It was not kept; the Keras model is unharmed."
+        )
+    return difference
+
+
+def write_int8(trunk: Any, tail: "keras.Model", run: Path) -> None:
+    """Commit a run's int8 network: the int8 trunk that it was trained on, with its tail.
+
+    Args:
+        trunk: ``Artefact.graph([cut])``: photos -> activations.
+        tail: activations -> probabilities, trained.
+        run: the run's folder.
+    """
+    _write(run / FOLDER / "int8", _joined(trunk, convert(tail)), tail)
+
+
+def _joined(trunk: Any, tail: Any) -> Any:
+    """``tail(trunk(x))`` as one graph."""
+    (activations,) = trunk.get_results()
+    (below,) = tail.get_parameters()
+    below.output(0).replace(activations.input_value(0))
+    return load_openvino().Model(tail.get_results(), trunk.get_parameters())
+
+
+def _write(folder: Path, graph: Any, model: "keras.Model") -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    keep(folder, graph, {"classes": model.outputs[0].shape[1]}, ["probabilities"])
+
+
+def open_ir(run: Path, precision: str = "auto") -> Engine:
+    """Open a run's network without importing TensorFlow or Keras.
+
+    Photos are taken one by one, so that a single one answers at once; that is as fast as batches
+    are.
+
+    Args:
+        run: the run's folder.
+        precision: ``auto``, float32, bfloat16 or, of a run that was made in it, int8.
+
+    Returns:
+        uint8 batches (n, size, size, 3) -> float32 (n, classes).
+
+    Raises:
+        UsageError: this run has no int8 network, or the precision is none of this machine.
+        IntegrityError: the network is missing or damaged.
+    """
+    folder = run / FOLDER / ("int8" if precision == "int8" else "float32")
+    if precision == "int8" and not folder.exists():
+        raise UsageError(
+            f"precision is 'int8', and {run} was not made in it. Use --precision auto, float32 or "
+            "bfloat16, or run its recipe again with --precision int8."
+        )
+    # A finished int8 network needs no NNCF.
+    resolved = precision if precision == "int8" else resolve_precision(precision, "openvino")
+    return compile_graph(load(folder).graph(), resolved, batch=1)
