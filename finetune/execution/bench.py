@@ -11,7 +11,7 @@ from finetune.activations.store import Rows
 from finetune.data import catalog
 from finetune.data.dataset import Dataset, without
 from finetune.errors import DataError
-from finetune.execution.sharing import Need, pixels, precision
+from finetune.execution.sharing import Need, pixels
 from finetune.files import digest_of
 from finetune.model.network import Network, build_network
 from finetune.progress import Reporter, count
@@ -63,7 +63,7 @@ def _network_key(recipe: Recipe, classes: int) -> str:
     fields = {name: getattr(recipe, name) for name in names}
     head = recipe.head.model_dump(exclude={"solver"})
     augment = recipe.augment.model_dump()
-    shape = {"cut": recipe.cut, "precision": precision(recipe), "classes": classes}
+    shape = {"cut": recipe.cut, "precision": recipe.precision, "classes": classes}
     return digest_of({**fields, **shape, "head": head, "augment": augment})
 
 
@@ -78,7 +78,7 @@ def _network(recipe: Recipe, classes: int) -> Network:
         dropout=recipe.head.dropout,
         cut=recipe.cut,
         batchnorm=recipe.batchnorm,
-        precision=precision(recipe),
+        precision=recipe.precision,
         seed=recipe.seed,
     )
 
@@ -99,6 +99,7 @@ def gather(
     Raises:
         DataError: photos that cannot be decoded, all of them listed, unless the recipe skips them.
     """
+    cache.calibration = dataset.split("train")
     rows = _rows(dataset, cache, wanted)
     bad = list(dict(cache.bad).items())  # once each, whatever the number of views
     if not bad:

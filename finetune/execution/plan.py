@@ -28,6 +28,7 @@ from finetune.execution.sharing import (
     extractions,
     in_order,
     needs,
+    settled,
     starts_head,
     stored_views,
 )
@@ -102,6 +103,7 @@ def plan_trial(
     ``seconds_at_least`` if none helps.
     """
     start = time.perf_counter()
+    recipe = settled(recipe)
     dataset = dataset or read_dataset(recipe)
     network, cache = Bench().prepare(recipe, len(dataset.classes), reporter)
     listing = time.perf_counter() - start

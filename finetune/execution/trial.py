@@ -12,9 +12,19 @@ from finetune.activations.cache import ActivationCache
 from finetune.backend import peak_bytes, reset_peak
 from finetune.data.audit import warnings_of
 from finetune.data.dataset import Dataset, leaks
+from finetune.data.photos import read_photos
 from finetune.evaluation.explained import explain_test
+from finetune.evaluation.fidelity import PHOTOS, fidelity
 from finetune.execution.bench import Bench, StoredRows, cache_entries, gather, read_dataset
-from finetune.execution.sharing import Need, head_needs, needs, starts_head, stored_views
+from finetune.execution.sharing import (
+    Need,
+    head_needs,
+    needs,
+    settled,
+    starts_head,
+    stored_views,
+    tail_precision,
+)
 from finetune.files import digest_of, locked
 from finetune.model.backbones import INPUT
 from finetune.model.network import Network, audit, multiply_adds
@@ -69,6 +79,7 @@ def _run(
 ) -> RunResult:
     begun = time.perf_counter()
     reset_peak()
+    recipe = settled(recipe)
     record.check_free(out, recipe)
     dataset = dataset or read_dataset(recipe)
     _warn(dataset, reporter)
@@ -85,6 +96,7 @@ def _run(
     checked = audit(network.whole, network.frozen)
     reporter.say(f"freeze audit: {count(checked['frozen'], 'frozen variable')}, none moved")
     probabilities = {split: trial.probabilities(split) for split in ("validation", "test")}
+    fidelity = trial.fidelity(probabilities["validation"])
     sheet = explain_test(
         network.tail,
         rows[Need(recipe.cut, "test", 0)],
@@ -126,6 +138,7 @@ def _run(
         test=record.measured(dataset, "test", probabilities["test"]),
         ignored=dataset.ignored,
         excluded=len(dataset.excluded),
+        fidelity=fidelity,
     )
     return record.finish(out, recipe, dataset, network.whole, history, probabilities, result, sheet)
 
@@ -237,9 +250,10 @@ class _Trial:
         labels = self.dataset.labels("train")
         train = Batches(self._reader(), labels, recipe.batch_size, recipe.seed)
         settings = self._settings()
-        history = self._fit(
-            self.network.tail, train, self._batches("validation"), "tail", settings, self.out
-        )
+        model = self.network.trained_copy(tail_precision(recipe), recipe.seed)
+        history = self._fit(model, train, self._batches("validation"), "tail", settings, self.out)
+        if model is not self.network.tail:
+            self.network.tail.set_weights(model.get_weights())
         if 0 < settings.epochs == best_epoch(history):
             self.reporter.warn(
                 f"the last of {count(settings.epochs, 'epoch')} was the best: validation loss was "
@@ -273,6 +287,25 @@ class _Trial:
             features = self.cache.features(self.dataset.split(split), self.recipe.cut)
             return self.linear.probabilities(features)
         return self.network.tail.predict(self._batches(split), verbose=0)
+
+    def fidelity(self, probabilities: np.ndarray) -> dict[str, Any] | None:
+        """How far the saved float32 model is from what was measured on a reduced trunk."""
+        if self.network.precision == "float32" or self.recipe.cut == INPUT:
+            return None
+        photos = self.dataset.split("validation")[:PHOTOS]
+        stream = read_photos(self.cache.pixels(0), photos)
+        arrays = np.stack([found for _, found in stream if not isinstance(found, str)])
+        found = fidelity(self.network.whole, arrays, probabilities[: len(arrays)])
+        self.reporter.say(
+            f"fidelity audit: probabilities of {count(len(arrays), 'validation photo')} from the "
+            f"saved float32 model differ by at most {found['max']:.2g}, {found['mean']:.2g} on average"
+        )
+        if found["changed"]:
+            self.reporter.warn(
+                f"the saved float32 model decides {found['changed']} of {len(arrays)} validation "
+                f"photos otherwise than the run in {self.network.precision}."
+            )
+        return found
 
     def _fit(
         self,
