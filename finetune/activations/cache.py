@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 
-from finetune.activations.engine import Engine, compile_trunk
+from finetune.activations.engine import Engine, compile_graph, compile_trunk, resolve_precision
 from finetune.activations.extract import Bad, extract
 from finetune.activations.store import Rows, Store, entry_fields, row_name
 from finetune.data.photos import Photo, Pixels, chunks, read_photos, through
@@ -14,7 +16,9 @@ from finetune.files import cache_dir, commit_text
 from finetune.model.backbones import INPUT
 from finetune.model.cut import find_cut
 from finetune.model.heads import pool_maps
+from finetune.model.ir import Artefact
 from finetune.model.network import Network
+from finetune.model.quantize import find_quantized, quantized
 from finetune.progress import SILENT, Reporter
 
 _CHUNK = 32
@@ -45,6 +49,7 @@ class ActivationCache:
     Attributes:
         bad: photos that could not be decoded, with the reason, since the list was last taken.
         computed: how many rows were computed.
+        calibration: training photos, for whoever has to make an int8 trunk.
     """
 
     def __init__(
@@ -60,6 +65,8 @@ class ActivationCache:
         self.reporter = reporter
         self.bad: Bad = []
         self.computed = 0
+        self.calibration: Sequence[Photo] = ()
+        self._is_calibrated = False
         self._backbone = backbone
         self._pixels = pixels
         self._dtype = dtype
@@ -83,11 +90,13 @@ class ActivationCache:
     def entry(self, cut: str, view: int = 0) -> Store:
         """The one open store of a cut, and of its views."""
         key = (cut, view > 0)
+        if self.network.precision == "int8" and self.calibration and not self._is_calibrated:
+            self._entries.clear()  # those of a trunk that was still to be made
+            self._is_calibrated = True
         if key not in self._entries:
-            loaded = self.network.loaded
-            fields = entry_fields(
-                self._backbone, loaded.digest, cut, self.network.precision, self.pixels(view)
-            )
+            precision = self._trunk_precision(cut)
+            weights = self.network.loaded.digest
+            fields = entry_fields(self._backbone, weights, cut, precision, self.pixels(view))
             self._entries[key] = open_entry(fields, "uint8" if cut == INPUT else self._dtype)
         return self._entries[key]
 
@@ -135,9 +144,43 @@ class ActivationCache:
     def engine(self, source: str, target: str) -> Engine:
         """What lies between two cuts, ready to run; compiled once."""
         if (source, target) not in self._engines:
-            part = self.network.part(source, target)
-            self._engines[source, target] = compile_trunk(part, self._engine)
+            self._engines[source, target] = self._compiled(source, target)
         return self._engines[source, target]
+
+    def _compiled(self, source: str, target: str) -> Engine:
+        precision = self.network.precision
+        if precision == "int8" and source == INPUT != target:
+            return compile_graph(self._int8_trunk(target).graph([target]), precision)
+        own = resolve_precision("auto", self._engine) if precision == "int8" else precision
+        return compile_trunk(self.network.part(source, target), self._engine, own)
+
+    def _trunk_precision(self, cut: str) -> str:
+        """What enters the key: an int8 trunk is another one for other calibration photos."""
+        if self.network.precision != "int8" or cut == INPUT:
+            return self.network.precision
+        if self.calibration:
+            return f"int8 {self._int8_trunk(cut).digest}"
+        made = find_quantized(cache_dir(), self._trunk_fields(), cut)
+        return f"int8 {made.digest if made else 'to be made'}"
+
+    def _int8_trunk(self, cut: str) -> Artefact:
+        def build(cuts: Sequence[str]) -> keras.Model:
+            outputs = [find_cut(self.network.whole, name) for name in cuts]
+            return keras.Model(self.network.whole.input, outputs)
+
+        def photos() -> Iterator[np.ndarray]:
+            stream = read_photos(self.pixels(0), self.calibration)
+            good = (found for _, found in stream if not isinstance(found, str))
+            yield from (np.stack(chunk) for chunk in chunks(good, _CHUNK))
+
+        return quantized(cache_dir(), self._trunk_fields(), [cut], build, photos)[cut]
+
+    def _trunk_fields(self) -> dict[str, Any]:
+        plain = entry_fields(
+            self._backbone, self.network.loaded.digest, "", "float32", self.pixels(0)
+        )
+        kept = ("backbone", "weights", "preprocessing")
+        return {name: plain[name] for name in kept} | {"image_size": self._pixels.size}
 
     def features(self, photos: Sequence[Photo], cut: str, view: int = 0) -> np.ndarray:
         """Pooled features of the frozen backbone, from rows stored at a cut: float32 (n, d).

@@ -14,17 +14,14 @@ import errno
 import hashlib
 import json
 import os
-import threading
 import uuid
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from io import FileIO
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from finetune.activations.rows import Row, Rows
 from finetune.data.photos import Pixels
 from finetune.files import commit, commit_json, digest_of, sha256_of
 from finetune.model.backbones import INPUT
@@ -69,13 +66,6 @@ def row_name(sha256: str, view: int = 0) -> str:
     return f"{sha256}#{view}" if view else sha256
 
 
-@dataclass(frozen=True)
-class _Row:
-    shard: Path
-    index: int
-    seconds: float
-
-
 class Store:
     """One cache entry: rows that agree in every field of the key.
 
@@ -94,7 +84,7 @@ class Store:
         self.key = hashlib.sha256(json.dumps(self.fields, sort_keys=True).encode()).hexdigest()
         self.folder = root / "activations" / self.key[:32]
         self.damaged: list[Path] = []
-        self._rows: dict[str, _Row] = {}
+        self._rows: dict[str, Row] = {}
         self._known: set[Path] = set()
         self.refresh()
 
@@ -114,7 +104,7 @@ class Store:
         each = content["seconds"] / max(1, len(content["rows"]))
         self._known.add(path)
         for index, name in enumerate(content["rows"]):
-            self._rows.setdefault(name, _Row(path.with_suffix(".npy"), index, each))
+            self._rows.setdefault(name, Row(path.with_suffix(".npy"), index, each))
 
     def missing(self, names: Sequence[str]) -> list[str]:
         """The names, in order and once each, that have no row; damaged shards do not count."""
@@ -165,81 +155,11 @@ class Store:
         commit_json(shard.with_suffix(".json"), content)
         self._take(shard.with_suffix(".json"), content)
 
-    def rows(self, names: Sequence[str]) -> "Rows":
+    def rows(self, names: Sequence[str]) -> Rows:
         """Rows in the given order, which marks the entry as used; KeyError names a missing one."""
         rows = Rows([self._rows[name] for name in names])
         _mark_used(self.folder / "manifest.json")
         return rows
-
-
-class Rows:
-    """Stored rows in an order of one's own, read from disk as they are asked for.
-
-    Rows are read with plain reads and not through a memory map, whose touched pages would count as
-    resident memory. At most 64 files are open at a time in a process.
-    """
-
-    def __init__(self, rows: Sequence[_Row]):
-        self._rows = rows
-        first = _header(rows[0].shard) if rows else None
-        self.dtype = first.dtype if first else np.dtype(np.uint8)
-        self.shape = (len(rows), *(first.shape[1:] if first else ()))
-        self.nbytes = int(np.prod(self.shape)) * self.dtype.itemsize
-        self.seconds = sum(row.seconds for row in rows)  # to compute them, whenever that was
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Rows by index, (len(indices), ...)."""
-        out = np.empty((len(indices), *self.shape[1:]), self.dtype)
-        for target, index in zip(out, indices, strict=True):
-            row = self._rows[index]
-            _read(row.shard, row.index, target)
-        return out
-
-    def batches(self, size: int) -> Iterator[np.ndarray]:
-        """All rows in order, ``size`` at a time; the last batch may be smaller."""
-        for start in range(0, len(self), size):
-            yield self[range(start, min(start + size, len(self)))]
-
-
-@dataclass(frozen=True)
-class _Open:
-    file: FileIO
-    offset: int
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-
-_open: OrderedDict[Path, _Open] = OrderedDict()  # least recently used first
-_open_lock = threading.Lock()  # training reads ahead in a thread
-
-
-def _read(shard: Path, index: int, target: np.ndarray) -> None:
-    with _open_lock:
-        opened = _opened(shard)
-        opened.file.seek(opened.offset + index * target.nbytes)
-        if opened.file.readinto(target.data.cast("B")) != target.nbytes:
-            raise OSError(f"{shard} is shorter than when it was checked")
-
-
-def _header(shard: Path) -> _Open:
-    with _open_lock:
-        return _opened(shard)
-
-
-def _opened(shard: Path) -> _Open:
-    if shard in _open:
-        _open.move_to_end(shard)
-        return _open[shard]
-    file = FileIO(shard)
-    np.lib.format.read_magic(file)  # type: ignore[arg-type]
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)  # type: ignore[arg-type]
-    while len(_open) >= _OPEN_FILES:
-        _open.popitem(last=False)[1].file.close()
-    _open[shard] = _Open(file, file.tell(), shape, dtype)  # type: ignore[arg-type]
-    return _open[shard]
 
 
 def _write_array(file: BinaryIO, rows: np.ndarray) -> None:

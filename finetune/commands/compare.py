@@ -14,7 +14,7 @@ from finetune.data import catalog
 from finetune.data.dataset import Dataset
 from finetune.errors import FinetuneError
 from finetune.execution.local import Board, Worker
-from finetune.execution.sharing import in_order, located, sharing, trial_row, trial_settings
+from finetune.execution.sharing import in_order, settled, sharing, trial_row, trial_settings
 from finetune.files import commit_json, locked
 from finetune.model.backbones import INPUT
 from finetune.progress import SILENT, Reporter
@@ -74,11 +74,11 @@ def plan_compare(
 
 
 def read_trials(recipes: Sequence[Place], precision: str | None = None) -> list[Trial]:
-    """The trials of recipe files and folders of them, with absolute paths."""
+    """The trials of recipe files and folders of them, as they will be run."""
     trials = collect([Path(recipe) for recipe in recipes])
     given = {"precision": precision} if precision else {}
     return [
-        replace(trial, recipe=located(trial.recipe.model_copy(update=given))) for trial in trials
+        replace(trial, recipe=settled(trial.recipe.model_copy(update=given))) for trial in trials
     ]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from finetune.backend import load_keras
 from finetune.data.dataset import SPLITS, Dataset
-from finetune.execution.sharing import Need, located
+from finetune.execution.sharing import Need, settled
 from finetune.files import commit, need_space
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.recipe import load
@@ -61,9 +61,9 @@ def extract_features(
         "strategy": "cached-features",
         "skip_bad": skip_bad or None,
     }
-    recipe = located(load(None, chosen, list(settings)))
+    recipe = settled(load(None, chosen, list(settings)))
     load_keras()
-    from finetune.execution.trial import Bench, gather, read_dataset
+    from finetune.execution.bench import Bench, gather, read_dataset
     from finetune.model.cut import find_cut
     from finetune.model.heads import pool_maps
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune.backend import load_keras
 from finetune.errors import UsageError
-from finetune.execution.sharing import located
+from finetune.execution.sharing import settled
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.recipe import Recipe, load
 from finetune.runs.folder import RunResult, read_recipe, read_run
@@ -143,5 +143,5 @@ def _resolve(
     source = read_recipe(Path(resume)) if resume else recipe
     texts = [*([f"head.pool={head}"] if head else []), *settings]
     if isinstance(source, Mapping):
-        return located(load(None, {**source, **chosen}, texts))
-    return located(load(None if source is None else Path(source), chosen, texts))
+        return settled(load(None, {**source, **chosen}, texts))
+    return settled(load(None if source is None else Path(source), chosen, texts))

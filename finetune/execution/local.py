@@ -23,7 +23,7 @@ from finetune.progress import Reporter
 from finetune.recipe.matrix import Trial
 
 if TYPE_CHECKING:
-    from finetune.execution.trial import Bench
+    from finetune.execution.bench import Bench
 
 Outcome = tuple[str, str]  # status and reason
 
@@ -71,7 +71,7 @@ def _begin() -> None:
     """In the worker, first of all."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from finetune.backend import load_keras
-    from finetune.execution.trial import Bench
+    from finetune.execution.bench import Bench
 
     load_keras()
     import tensorflow as tf

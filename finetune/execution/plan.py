@@ -21,16 +21,17 @@ from finetune.activations.cache import ActivationCache
 from finetune.activations.store import nearest_difference
 from finetune.data.dataset import SPLITS, Dataset
 from finetune.errors import FinetuneError
+from finetune.execution.bench import Bench, read_dataset
 from finetune.execution.sharing import (
     Need,
     entries,
     extractions,
     in_order,
     needs,
+    settled,
     starts_head,
     stored_views,
 )
-from finetune.execution.trial import Bench, read_dataset
 from finetune.files import cache_dir
 from finetune.model.backbones import INPUT
 from finetune.model.cut import find_cut
@@ -102,6 +103,7 @@ def plan_trial(
     ``seconds_at_least`` if none helps.
     """
     start = time.perf_counter()
+    recipe = settled(recipe)
     dataset = dataset or read_dataset(recipe)
     network, cache = Bench().prepare(recipe, len(dataset.classes), reporter)
     listing = time.perf_counter() - start

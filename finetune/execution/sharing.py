@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from finetune.activations.engine import resolve_precision
 from finetune.activations.store import entry_fields
 from finetune.data.catalog import NAMES
 from finetune.data.photos import Pixels
@@ -24,9 +25,15 @@ class Need(NamedTuple):
     view: int
 
 
-def located(recipe: Recipe) -> Recipe:
-    """The recipe with absolute paths, so that its file can be run from any folder."""
-    changes = {}
+def settled(recipe: Recipe) -> Recipe:
+    """The recipe as it is written to a run folder: its paths absolute, its precision resolved.
+
+    So its file can be run from any folder, and says what was computed.
+
+    Raises:
+        UsageError: the precision or the engine is not on this machine.
+    """
+    changes = {"precision": resolve_precision(recipe.precision, recipe.engine)}
     if recipe.data not in NAMES:
         changes["data"] = str(Path(recipe.data).expanduser().absolute())
     if Path(recipe.weights).expanduser().is_file():
@@ -34,9 +41,10 @@ def located(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
-def precision(recipe: Recipe) -> str:
-    """What the trunk computes in: a key of ``network.POLICIES``."""
-    return "bfloat16" if recipe.precision == "bfloat16" else "float32"
+def tail_precision(recipe: Recipe) -> str:
+    """What the tail is trained in: bfloat16 under int8 where the processor computes it natively."""
+    wanted = "auto" if recipe.precision == "int8" else recipe.precision
+    return resolve_precision(wanted, recipe.engine)
 
 
 def stored_views(recipe: Recipe) -> int:
@@ -92,7 +100,7 @@ def entries(recipe: Recipe) -> list[str]:
     for cut, _, view in needs(recipe):
         if cut != INPUT:
             loaded = views if view else plain
-            fields = entry_fields(recipe.backbone, recipe.weights, cut, precision(recipe), loaded)
+            fields = entry_fields(recipe.backbone, recipe.weights, cut, recipe.precision, loaded)
             found.append(digest_of({"data": recipe.data, "dtype": recipe.store, **fields}))
     return list(dict.fromkeys(found))
 

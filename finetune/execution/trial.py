@@ -1,7 +1,6 @@
 """One trial, from photos to a run folder. Reads from top to bottom as the story; needs TensorFlow."""
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,26 +9,26 @@ import keras
 import numpy as np
 
 from finetune.activations.cache import ActivationCache
-from finetune.activations.store import Rows
 from finetune.backend import peak_bytes, reset_peak
-from finetune.data import catalog
 from finetune.data.audit import warnings_of
-from finetune.data.dataset import Dataset, leaks, without
-from finetune.errors import DataError
+from finetune.data.dataset import Dataset, leaks
+from finetune.data.photos import read_photos
 from finetune.evaluation.explained import explain_test
+from finetune.evaluation.fidelity import PHOTOS, fidelity
+from finetune.execution.bench import Bench, StoredRows, cache_entries, gather, read_dataset
 from finetune.execution.sharing import (
     Need,
     head_needs,
     needs,
-    pixels,
-    precision,
+    settled,
     starts_head,
     stored_views,
+    tail_precision,
 )
 from finetune.files import digest_of, locked
 from finetune.model.backbones import INPUT
 from finetune.model.describe import multiply_adds
-from finetune.model.network import Network, audit, build_network
+from finetune.model.network import Network, audit
 from finetune.progress import SILENT, Reporter, count
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
@@ -39,74 +38,6 @@ from finetune.training.fit import Batches, Settings, best_epoch, fit, read_views
 from finetune.training.linear_head import Linear, check_size, fit_linear, fits_memory
 
 _HEAD_SETTINGS = {"epochs": 100, "patience": 5, "learning_rate": 1e-3}  # with a hidden layer
-_KEPT_NETWORKS = 3
-
-StoredRows = dict[Need, Rows]
-
-
-class Bench:
-    """What a worker keeps from trial to trial: networks with their engines, features and heads.
-
-    A network is reset before each trial, so that results do not depend on what ran before.
-    """
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[Network, ActivationCache]] = OrderedDict()
-        self.heads: dict[str, Linear] = {}
-
-    def prepare(
-        self, recipe: Recipe, classes: int, reporter: Reporter
-    ) -> tuple[Network, ActivationCache]:
-        """The network of a recipe, as before training, and the activations below its cut."""
-        key = _network_key(recipe, classes)
-        if key in self._kept:
-            network, cache = self._kept.pop(key)
-            keras.utils.set_random_seed(recipe.seed)
-            network.reset(recipe.seed)
-            cache.begin(reporter)
-        else:
-            network = _network(recipe, classes)
-            cache = ActivationCache(
-                recipe.backbone, network, pixels(recipe), recipe.store, recipe.engine, reporter
-            )
-        self._kept[key] = (network, cache)
-        if len(self._kept) > _KEPT_NETWORKS:
-            self._kept.popitem(last=False)
-        return network, cache
-
-    def forget(self) -> None:
-        """Drop everything: a failed training may have left a network in any state."""
-        self._kept.clear()
-
-
-def _network_key(recipe: Recipe, classes: int) -> str:
-    names = ("backbone", "weights", "image_size", "batchnorm", "resize", "store", "engine", "views")
-    fields = {name: getattr(recipe, name) for name in names}
-    head = recipe.head.model_dump(exclude={"solver"})
-    augment = recipe.augment.model_dump()
-    shape = {"cut": recipe.cut, "precision": precision(recipe), "classes": classes}
-    return digest_of({**fields, **shape, "head": head, "augment": augment})
-
-
-def _network(recipe: Recipe, classes: int) -> Network:
-    return build_network(
-        recipe.backbone,
-        recipe.image_size,
-        classes,
-        weights=recipe.weights,
-        pool=recipe.head.pool,
-        hidden=recipe.head.hidden,
-        dropout=recipe.head.dropout,
-        cut=recipe.cut,
-        batchnorm=recipe.batchnorm,
-        precision=precision(recipe),
-        seed=recipe.seed,
-    )
-
-
-def read_dataset(recipe: Recipe) -> Dataset:
-    """The photos of a recipe, with their splits."""
-    return catalog.read_dataset(recipe.data, recipe.min_per_class, recipe.groups)
 
 
 def run_trial(
@@ -149,6 +80,7 @@ def _run(
 ) -> RunResult:
     begun = time.perf_counter()
     reset_peak()
+    recipe = settled(recipe)
     record.check_free(out, recipe)
     dataset = dataset or read_dataset(recipe)
     _warn(dataset, reporter)
@@ -165,6 +97,7 @@ def _run(
     checked = audit(network.whole, network.frozen)
     reporter.say(f"freeze audit: {count(checked['frozen'], 'frozen variable')}, none moved")
     probabilities = {split: trial.probabilities(split) for split in ("validation", "test")}
+    fidelity = trial.fidelity(probabilities["validation"])
     sheet = explain_test(
         network.tail,
         rows[Need(recipe.cut, "test", 0)],
@@ -206,6 +139,7 @@ def _run(
         test=record.measured(dataset, "test", probabilities["test"]),
         ignored=dataset.ignored,
         excluded=len(dataset.excluded),
+        fidelity=fidelity,
     )
     return record.finish(out, recipe, dataset, network.whole, history, probabilities, result, sheet)
 
@@ -224,47 +158,6 @@ def _check_memory(recipe: Recipe, dataset: Dataset, network: Network) -> None:
     if recipe.head.solver == "lbfgs":
         photos = len(dataset.split("train")) * (1 + stored_views(recipe))
         check_size(photos, network.features)
-
-
-def gather(
-    recipe: Recipe, dataset: Dataset, cache: ActivationCache, wanted: Sequence[Need]
-) -> tuple[Dataset, StoredRows]:
-    """All rows that are wanted, computed where they are missing, and the photos that have one.
-
-    Bad photos are met while extracting, for decoding every photo twice would cost a tenth of an
-    extraction: each is reported at once, the others' rows are stored, and all are listed at the end.
-
-    Raises:
-        DataError: photos that cannot be decoded, all of them listed, unless the recipe skips them.
-    """
-    rows = _rows(dataset, cache, wanted)
-    bad = list(dict(cache.bad).items())  # once each, whatever the number of views
-    if not bad:
-        return dataset, rows
-    if not recipe.skip_bad:
-        listing = "\n".join(f"  {photo.path}: {reason}" for photo, reason in bad)
-        raise DataError(
-            f"{len(bad)} of {count(len(dataset.photos), 'photo')} cannot be decoded:\n{listing}\n"
-            "Mend or remove them, or leave them out with --skip-bad (they are then listed in "
-            "excluded.csv)."
-        )
-    dataset = without(dataset, bad)
-    return dataset, _rows(dataset, cache, wanted)
-
-
-def _rows(dataset: Dataset, cache: ActivationCache, wanted: Sequence[Need]) -> StoredRows:
-    return {need: cache.rows(dataset.split(need.split), need.cut, need.view) for need in wanted}
-
-
-def cache_entries(cache: ActivationCache, rows: StoredRows) -> dict[str, dict[str, Any]]:
-    """Key of each cache entry -> its cut, the seconds that its rows took, and their bytes."""
-    found: dict[str, dict[str, Any]] = {}
-    for need, stored in rows.items():
-        key = cache.entry(need.cut, need.view).key
-        entry = found.setdefault(key, {"cut": need.cut, "seconds": 0.0, "bytes": 0})
-        entry["seconds"] = round(entry["seconds"] + stored.seconds, 3)
-        entry["bytes"] += stored.nbytes
-    return found
 
 
 class _Trial:
@@ -358,9 +251,10 @@ class _Trial:
         labels = self.dataset.labels("train")
         train = Batches(self._reader(), labels, recipe.batch_size, recipe.seed)
         settings = self._settings()
-        history = self._fit(
-            self.network.tail, train, self._batches("validation"), "tail", settings, self.out
-        )
+        model = self.network.trained_copy(tail_precision(recipe), recipe.seed)
+        history = self._fit(model, train, self._batches("validation"), "tail", settings, self.out)
+        if model is not self.network.tail:
+            self.network.tail.set_weights(model.get_weights())
         if 0 < settings.epochs == best_epoch(history):
             self.reporter.warn(
                 f"the last of {count(settings.epochs, 'epoch')} was the best: validation loss was "
@@ -394,6 +288,25 @@ class _Trial:
             features = self.cache.features(self.dataset.split(split), self.recipe.cut)
             return self.linear.probabilities(features)
         return self.network.tail.predict(self._batches(split), verbose=0)
+
+    def fidelity(self, probabilities: np.ndarray) -> dict[str, Any] | None:
+        """How far the saved float32 model is from what was measured on a reduced trunk."""
+        if self.network.precision == "float32" or self.recipe.cut == INPUT:
+            return None
+        photos = self.dataset.split("validation")[:PHOTOS]
+        stream = read_photos(self.cache.pixels(0), photos)
+        arrays = np.stack([found for _, found in stream if not isinstance(found, str)])
+        found = fidelity(self.network.whole, arrays, probabilities[: len(arrays)])
+        self.reporter.say(
+            f"fidelity audit: probabilities of {count(len(arrays), 'validation photo')} from the "
+            f"saved float32 model differ by at most {found['max']:.2g}, {found['mean']:.2g} on average"
+        )
+        if found["changed"]:
+            self.reporter.warn(
+                f"the saved float32 model decides {found['changed']} of {len(arrays)} validation "
+                f"photos otherwise than the run in {self.network.precision}."
+            )
+        return found
 
     def _fit(
         self,

@@ -1,10 +1,7 @@
 """A network: backbone, head and cut, with exactly the layers that learn set to learn."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import keras
 import numpy as np
@@ -14,15 +11,8 @@ from finetune.model.backbones import backbone as row_of
 from finetune.model.backbones import build_base
 from finetune.model.cut import between, split
 from finetune.model.heads import CLASSIFIER, add_head
+from finetune.model.precision import computing_in
 from finetune.model.weights import Loaded, load_weights
-
-# precision -> Keras's dtype policy; an int8 trunk stands below a tail in bfloat16
-POLICIES = {
-    "float32": "float32",
-    "float16": "mixed_float16",
-    "bfloat16": "mixed_bfloat16",
-    "int8": "mixed_bfloat16",
-}
 
 
 @dataclass(frozen=True)
@@ -37,10 +27,11 @@ class Network:
     cut: str
     top: str
     pool: str
-    precision: str
+    precision: str  # of the trunk as an engine runs it; the layers' own is float32
     loaded: Loaded
     initial: dict[str, list[np.ndarray]] = field(repr=False)  # layer that may learn -> its weights
     frozen: dict[str, str] = field(repr=False)  # digests of what must not move
+    copies: dict[str, keras.Model] = field(default_factory=dict, repr=False)
 
     def parameters(self) -> dict[str, int]:
         """Numbers of weights: total, trainable, and on both sides of the cut."""
@@ -65,6 +56,17 @@ class Network:
     def set_classifier(self, kernel: np.ndarray, bias: np.ndarray) -> None:
         """Give the linear classifier its weights: (features, classes) and (classes,)."""
         self.whole.get_layer(CLASSIFIER).set_weights([kernel, bias])
+
+    def trained_copy(self, precision: str, seed: int) -> keras.Model:
+        """The tail that is trained: itself in float32, else a copy, kept, with its weights."""
+        if precision == "float32":
+            return self.tail
+        if precision not in self.copies:
+            self.copies[precision] = computing_in(self.tail, precision)
+        copy = self.copies[precision]
+        copy.set_weights(self.tail.get_weights())
+        draw_dropout(copy, seed)
+        return copy
 
     def reset(self, seed: int) -> None:
         """Back to before training: the backbone as loaded, the head drawn from the seed."""
@@ -97,7 +99,7 @@ def build_network(
         pool, hidden, dropout: of the head, see ``add_head``.
         cut: name of the cut below everything that learns.
         batchnorm: see ``freeze``.
-        precision: a key of ``POLICIES``.
+        precision: what the trunk is run in; the layers' weights and arithmetic are float32.
         seed: of the head's first weights.
 
     Raises:
@@ -106,10 +108,9 @@ def build_network(
     keras.utils.clear_session()  # names and memory of earlier networks in this process
     keras.utils.disable_interactive_logging()  # which clear_session turned on; it goes to stdout
     keras.utils.set_random_seed(seed)
-    with _policy(POLICIES[precision]):
-        base = build_base(backbone, image_size)
-        loaded = load_weights(base, backbone, weights)
-        whole = add_head(base, classes, pool, hidden, dropout)
+    base = build_base(backbone, image_size)
+    loaded = load_weights(base, backbone, weights)
+    whole = add_head(base, classes, pool, hidden, dropout)
     draw_head(whole, seed)
     tail = split(whole, cut).tail
     freeze(whole, tail, batchnorm)
@@ -133,7 +134,13 @@ def draw_head(whole: keras.Model, seed: int) -> None:
             limit = np.sqrt(6 / (rows + columns))
             kernel = generator.uniform(-limit, limit, (rows, columns)).astype(np.float32)
             layer.set_weights([kernel, np.zeros(columns, np.float32)])
-        elif isinstance(layer, keras.layers.Dropout):
+    draw_dropout(whole, seed)
+
+
+def draw_dropout(model: keras.Model, seed: int) -> None:
+    """Set the state of every dropout layer as a function of the seed."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dropout):
             layer.seed_generator.state.assign([seed, 0])
 
 
@@ -179,13 +186,3 @@ def audit(whole: keras.Model, before: dict[str, str]) -> dict[str, int]:
             "recipe says."
         )
     return {"frozen": len(before), "moved": 0}
-
-
-@contextmanager
-def _policy(name: str) -> Iterator[None]:
-    before: Any = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)

@@ -131,7 +131,7 @@ def finish(
     if history:
         commit(out / "curves.png", lambda file: plots.curves(history, file))
     elif "path" in result.head:
-        path = result.head["path"]
+        path = [{"c": c, "validation_loss": loss} for c, loss in result.head["path"]]
         commit(out / "curves.png", lambda file: plots.penalty_path(path, file))
     if explanations:
         commit(out / "explanations.png", lambda file: explanations.save(file, "PNG"))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from finetune.activations import rows as stored_rows
 from finetune.activations import store as stores
 from finetune.activations.store import Store, entries, entry_fields, nearest_difference, row_name
 from finetune.backend import peak_bytes, reset_peak
@@ -172,7 +173,7 @@ def test_a_damaged_manifest_is_left_out_of_the_list_and_written_anew(tmp_path):
 
 
 def test_few_files_are_open_however_many_shards_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(stores, "_OPEN_FILES", 3)
+    monkeypatch.setattr(stored_rows, "_OPEN_FILES", 3)
     store = Store(tmp_path, FIELDS, "float16")
     values = rows(8)
     for i in range(8):
@@ -180,7 +181,7 @@ def test_few_files_are_open_however_many_shards_are_read(tmp_path, monkeypatch):
     found = store.rows([f"p{i}" for i in range(8)])
     for _ in range(2):
         np.testing.assert_array_equal(found[[5, 0, 7, 2]], values[[5, 0, 7, 2]])
-        assert len([path for path in stores._open if tmp_path in path.parents]) <= 3
+        assert len([path for path in stored_rows._open if tmp_path in path.parents]) <= 3
 
 
 def test_a_full_disk_names_the_shard_and_its_bytes(tmp_path, monkeypatch):

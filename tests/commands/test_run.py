@@ -10,6 +10,7 @@ import pytest
 from conftest import paint
 
 from finetune.activations import cache as activation_cache
+from finetune.activations.engine import resolve_precision
 from finetune.commands.run import plan_run, run
 from finetune.data.photos import decode
 from finetune.errors import BusyError, DataError, IntegrityError, UsageError
@@ -31,6 +32,7 @@ def recipe(photos, *settings, **values):
         "image_size": 32,
         "batch_size": 8,
         "epochs": 2,
+        "precision": "float32",
     } | values
     return load(None, values, list(settings))
 
@@ -108,7 +110,7 @@ def test_a_second_run_computes_nothing_and_another_head_neither(photos, tmp_path
     monkeypatch.setattr(
         activation_cache,
         "compile_trunk",
-        lambda part, engine: iter if part is None else pytest.fail("a trunk was run"),
+        lambda part, *_: iter if part is None else pytest.fail("a trunk was run"),
     )
     second = runs.run_trial(recipe(photos, strategy="cached-features"), tmp_path / "b", QUIET)
     third = runs.run_trial(
@@ -251,14 +253,31 @@ def test_the_plan_of_fresh_views_counts_what_the_run_computes(photos, tmp_path, 
     assert plan_trial(chosen, QUIET)["to_extract"] == 0
 
 
-def test_half_precision_and_float32_do_not_share_rows(photos, tmp_path):
+def test_bfloat16_and_float32_do_not_share_rows(photos, tmp_path):
     keys = []
-    for name, mixed in (("half", True), ("whole", False)):
-        chosen = recipe(photos, strategy="cached-features", mixed_precision=mixed)
+    for name in ("bfloat16", "float32"):
+        chosen = recipe(photos, strategy="cached-features", precision=name)
         result = runs.run_trial(chosen, tmp_path / name, QUIET)
         assert result.extracted == 26
         keys += list(result.entries)
+        assert (result.precision, result.fidelity is None) == (name, name == "float32")
     assert len(set(keys)) == 2
+    assert runs.run_trial(chosen, tmp_path / "again", QUIET).extracted == 0
+
+
+@pytest.mark.skipif(resolve_precision() == "float32", reason="no native bfloat16")
+def test_blocks_learn_in_bfloat16_and_are_saved_in_float32(photos, tmp_path):
+    found = []
+    for name in "ab":
+        chosen = recipe(photos, "head.dropout=0.3", strategy="top-blocks", precision="auto")
+        result = runs.run_trial(chosen, tmp_path / name, QUIET)
+        assert (result.precision, result.fidelity["n"]) == ("bfloat16", 7)
+        assert result.fidelity["max"] < 0.05
+        found.append(predictions(tmp_path / name))
+    assert found[0] == found[1]
+    model = keras.saving.load_model(tmp_path / "a" / "model.keras")
+    assert {layer.compute_dtype for layer in model.layers} <= {"float32", "uint8"}
+    assert "precision: bfloat16" in (tmp_path / "a" / "recipe.yaml").read_text()
 
 
 def test_a_finished_run_can_be_planned_and_is_not_run_again(photos, tmp_path):

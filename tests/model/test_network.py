@@ -156,12 +156,16 @@ def test_the_saved_model_stands_alone(backbone, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_mixed_precision_keeps_pixels_and_probabilities_in_float32():
-    net = network("vgg16", precision="float16")
-    assert net.whole.get_layer("block5_conv1").compute_dtype == "float16"
-    assert net.whole.get_layer("preprocess").compute_dtype == "float32"
-    assert net.whole.output.dtype == "float32"
-    assert keras.config.dtype_policy().name == "float32", "the process is left as it was"
+def test_a_tail_trained_in_bfloat16_is_a_copy_whose_weights_and_dropout_are_its_own():
+    net = network("vgg16", dropout=0.5, precision="bfloat16")
+    assert net.trained_copy("float32", 3) is net.tail
+    copy = net.trained_copy("bfloat16", 3)
+    assert copy is net.trained_copy("bfloat16", 3), "made once, so that it is traced once"
+    assert copy.get_layer("block5_conv1").compute_dtype == "bfloat16"
+    assert net.whole.get_layer("block5_conv1").compute_dtype == "float32"
+    assert copy.get_layer("dropout").seed_generator.state.numpy().tolist() == [3, 0]
+    for a, b in zip(copy.get_weights(), net.tail.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_a_reset_network_is_the_one_that_was_built():
