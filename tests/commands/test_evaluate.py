@@ -375,3 +375,13 @@ def test_the_table_names_every_class_and_the_highest_losses(flat):
     part = {**result, "auc": None, "per_class": [{**result["per_class"][0], "n": 0}]}
     assert "AUC undefined: a class is missing" in _text(part)
     assert _text(part).splitlines()[4].split() == ["apples", "0", "-", "-", "-"]
+
+
+def test_every_photo_is_decoded_once(folder, classifier, tmp_path, monkeypatch):
+    from finetune.data import photos as module
+
+    decoded = []
+    load = module.Pixels.load
+    monkeypatch.setattr(module.Pixels, "load", lambda *a: decoded.append(a[1]) or load(*a))
+    evaluate(classifier, folder / "flat", out=tmp_path / "out")
+    assert len(decoded) == len(set(decoded)) == 9

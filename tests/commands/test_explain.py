@@ -480,3 +480,10 @@ def test_real_weights_look_at_the_animal(vgg16_file, tmp_path):
     hits, by_others = on_animal.trace() / 40, (on_animal.sum() - on_animal.trace()) / (40 * 39)
     assert hits > np.mean(masks) + 0.2, "better than anywhere"
     assert hits > by_others + 0.1, "and not because animals stand in the middle"
+
+
+def test_a_line_end_in_a_file_s_name_spoils_no_picture(classifier, trained, tmp_path):
+    photo = tmp_path / "two\nlines.png"
+    photo.write_bytes((trained[1] / "test/plums/0.png").read_bytes())
+    found = explain(classifier, photo, maps_of=["block1_conv1"], out=tmp_path / "out")
+    assert Path(found["photos"][0]["feature_maps"]["block1_conv1"]).exists()
