@@ -313,7 +313,7 @@ def test_results_of_other_photos_or_another_model_are_not_overwritten(
     )  # zip archives remember when they were made
     with pytest.raises(UsageError, match="holds results for other model"):
         evaluate(Classifier.open(tmp_path / "run"), str(folder / "flat"), out=out)
-    with pytest.raises(UsageError, match="holds results for other photos and another model"):
+    with pytest.raises(UsageError, match="holds results for other model"):
         evaluate(classifier, str(folder / "flat"), out=folder / "run")
     assert (out / "metrics.json").read_bytes() == before
 

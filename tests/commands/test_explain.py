@@ -27,10 +27,10 @@ from finetune.evaluation.overlays import (
     percent,
     spread,
 )
+from finetune.model.backbones import BACKBONES
 from finetune.model.cut import find_cut, split
 from finetune.model.network import build_network
 from finetune.progress import Reporter
-from finetune.recipe.recipe import load
 from finetune.runs.classifier import Classifier
 
 PHOTOS = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
@@ -38,15 +38,10 @@ QUIET = Reporter(quiet=True)
 LAST = {"vgg16": "block5_pool", "resnet50": "conv5_block3_out", "densenet121": "relu"}
 
 
-def network(backbone, **settings):
-    values = {
-        "backbone": backbone,
-        "weights": "random",
-        "image_size": 64,
-        "strategy": "top-blocks",
-        **settings,
-    }
-    return build_network(load(None, values), 2)
+def network(backbone, head=None):
+    head = {key: value for key, value in (head or {"pool": "gap"}).items() if key != "solver"}
+    cut = BACKBONES[backbone].blocks[-2]
+    return build_network(backbone, 64, 2, weights="random", cut=cut, **head)
 
 
 def even(whole):
@@ -55,17 +50,6 @@ def even(whole):
     mean = keras.Model(whole.input, classifier.input)(PHOTOS, training=False).numpy().mean(axis=0)
     kernel, bias = classifier.get_weights()
     classifier.set_weights([kernel - np.outer(mean, mean @ kernel) / (mean @ mean), bias])
-
-
-def recipe(photos, **values):
-    values = {
-        "data": str(photos),
-        "weights": "random",
-        "image_size": 64,
-        "batch_size": 8,
-        "epochs": 1,
-    } | values
-    return load(None, values)
 
 
 def same(found, expected):
