@@ -47,10 +47,10 @@ out = Path(os.environ.get("FINETUNE_OUT", "../from_photos_to_onnx"))
 run = ft.run(
     data=photos, backbone="vgg16", strategy="cached-features", image_size=128, out=out / "run"
 )
-test = run.result["test"]
+test = run.test
 low, high = test["accuracy_interval"]
 print(f"test accuracy {test['accuracy']:.1%} ({low:.1%} to {high:.1%}) on {test['n']:,} photos")
-print(f"cut at {run.result['cut']}; {run.result['parameters']['trainable']:,} parameters learned")
+print(f"cut at {run.cut}; {run.parameters['trainable']:,} parameters learned")
 
 # %% [markdown]
 # ## Which photos are hard?
@@ -59,9 +59,8 @@ print(f"cut at {run.result['cut']}; {run.result['parameters']['trainable']:,} pa
 # loss, and the two about which the model is most certain and right:
 
 # %%
-predictions = pd.read_csv(run.path / "predictions.csv", dtype={"file": str, "class": str})
+predictions = pd.read_csv(out / "run" / "predictions.csv", dtype={"file": str, "class": str})
 tested = predictions[predictions["split"] == "test"].copy()
-classes = json.loads((run.path / "classes.json").read_text())
 tested["of the true class"] = [row[row["class"]] for _, row in tested.iterrows()]
 worst, easy = tested.nsmallest(4, "of the true class"), tested.nlargest(2, "of the true class")
 display(pd.concat([worst, easy])[["file", "class", "of the true class"]])
@@ -75,7 +74,9 @@ display(pd.concat([worst, easy])[["file", "class", "of the true class"]])
 # %%
 root = catalog.resolve(photos).root
 chosen = [root / file for file in pd.concat([easy, worst])["file"]]
-explained = run.explain(*chosen, layers=["block4_conv3", "block5_conv3"], out=out / "explained")
+classifier = ft.Classifier.open(out / "run")
+layers = ["block4_conv3", "block5_conv3"]
+explained = ft.explain(classifier, chosen, layers=layers, out=out / "explained")
 for page in explained["contact"]:
     sheet = Image.open(page).convert("RGB")
     sheet.thumbnail((480, 2000))  # the file itself is larger
@@ -86,13 +87,17 @@ for page in explained["contact"]:
 # %% [markdown]
 # ## Predict photos
 #
-# `run.predict` takes files and folders and decodes them as in training. A file that is no photo gets a reason instead of
+# `ft.predict` takes files and folders and decodes them as in training. A file that is no photo gets a reason instead of
 # a class.
 
 # %%
 (out / "notes.jpg").write_text("no photo")
-table = run.predict(*chosen[:3], out / "notes.jpg", top=2)
-table["file"] = [Path(file).name for file in table["file"]]
+rows = []
+for photo in ft.predict(classifier, [*chosen[:3], out / "notes.jpg"], top=2):
+    name, probability = photo.top[0] if photo.top else (None, None)
+    row = {"file": Path(photo.file).name, "class": name, "probability": probability}
+    rows.append({**row, "bad": photo.bad})
+table = pd.DataFrame(rows)
 display(table)
 
 # %% [markdown]
@@ -103,7 +108,7 @@ display(table)
 # `model.json` beside it says so, and names the classes.
 
 # %%
-exported = run.export("onnx", out / "onnx")
+exported = ft.export(classifier, format="onnx", out=out / "onnx")
 print(
     f"largest difference {exported['max_difference']:.1e} on {exported['photos']} photos, by {exported['runtime']}"
 )

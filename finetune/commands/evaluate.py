@@ -75,10 +75,12 @@ def evaluate(
     _warn_of_flattery(classifier, data, used, dataset, reporter)
     out = Path(out) if out else _default_out(classifier.path, dataset.name, split)
     file = classifier.path / "model.keras" if classifier.path.is_dir() else classifier.path
-    digests = {"photos": dataset.digest, "model": sha256_of(file)}
+    digests = {"model": sha256_of(file)}
     with locked(out):
-        _check_free(out, digests)
+        _check_free(out, digests)  # before minutes of work
         dataset, probabilities = _score(classifier, dataset, skip_bad, precision, reporter)
+        digests = {"photos": dataset.digest, **digests}
+        _check_free(out, digests)
         result = {
             "run": str(classifier.path),
             "data": data,

@@ -82,7 +82,9 @@ class Classifier:
         path = Path(path)
         folder = path if path.is_dir() else path.parent
         file = path / "model.keras" if path.is_dir() else path
-        if path.is_dir() and not file.exists():
+        if not path.exists():
+            raise DataError(f"{path} does not exist. Give a run folder, or a .keras file.")
+        if not file.exists():
             raise DataError(
                 f"{path} holds no model.keras. Give the folder of a finished `finetune run`, or a "
                 ".keras file."

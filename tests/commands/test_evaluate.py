@@ -313,7 +313,7 @@ def test_results_of_other_photos_or_another_model_are_not_overwritten(
     )  # zip archives remember when they were made
     with pytest.raises(UsageError, match="holds results for other model"):
         evaluate(Classifier.open(tmp_path / "run"), str(folder / "flat"), out=out)
-    with pytest.raises(UsageError, match="holds results for other photos and another model"):
+    with pytest.raises(UsageError, match="holds results for other model"):
         evaluate(classifier, str(folder / "flat"), out=folder / "run")
     assert (out / "metrics.json").read_bytes() == before
 
@@ -375,3 +375,13 @@ def test_the_table_names_every_class_and_the_highest_losses(flat):
     part = {**result, "auc": None, "per_class": [{**result["per_class"][0], "n": 0}]}
     assert "AUC undefined: a class is missing" in _text(part)
     assert _text(part).splitlines()[4].split() == ["apples", "0", "-", "-", "-"]
+
+
+def test_every_photo_is_decoded_once(folder, classifier, tmp_path, monkeypatch):
+    from finetune.data import photos as module
+
+    decoded = []
+    load = module.Pixels.load
+    monkeypatch.setattr(module.Pixels, "load", lambda *a: decoded.append(a[1]) or load(*a))
+    evaluate(classifier, folder / "flat", out=tmp_path / "out")
+    assert len(decoded) == len(set(decoded)) == 9

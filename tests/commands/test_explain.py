@@ -27,10 +27,10 @@ from finetune.evaluation.overlays import (
     percent,
     spread,
 )
+from finetune.model.backbones import BACKBONES
 from finetune.model.cut import find_cut, split
 from finetune.model.network import build_network
 from finetune.progress import Reporter
-from finetune.recipe.recipe import load
 from finetune.runs.classifier import Classifier
 
 PHOTOS = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
@@ -38,15 +38,10 @@ QUIET = Reporter(quiet=True)
 LAST = {"vgg16": "block5_pool", "resnet50": "conv5_block3_out", "densenet121": "relu"}
 
 
-def network(backbone, **settings):
-    values = {
-        "backbone": backbone,
-        "weights": "random",
-        "image_size": 64,
-        "strategy": "top-blocks",
-        **settings,
-    }
-    return build_network(load(None, values), 2)
+def network(backbone, head=None):
+    head = {key: value for key, value in (head or {"pool": "gap"}).items() if key != "solver"}
+    cut = BACKBONES[backbone].blocks[-2]
+    return build_network(backbone, 64, 2, weights="random", cut=cut, **head)
 
 
 def even(whole):
@@ -55,17 +50,6 @@ def even(whole):
     mean = keras.Model(whole.input, classifier.input)(PHOTOS, training=False).numpy().mean(axis=0)
     kernel, bias = classifier.get_weights()
     classifier.set_weights([kernel - np.outer(mean, mean @ kernel) / (mean @ mean), bias])
-
-
-def recipe(photos, **values):
-    values = {
-        "data": str(photos),
-        "weights": "random",
-        "image_size": 64,
-        "batch_size": 8,
-        "epochs": 1,
-    } | values
-    return load(None, values)
 
 
 def same(found, expected):
@@ -480,3 +464,10 @@ def test_real_weights_look_at_the_animal(vgg16_file, tmp_path):
     hits, by_others = on_animal.trace() / 40, (on_animal.sum() - on_animal.trace()) / (40 * 39)
     assert hits > np.mean(masks) + 0.2, "better than anywhere"
     assert hits > by_others + 0.1, "and not because animals stand in the middle"
+
+
+def test_a_line_end_in_a_file_s_name_spoils_no_picture(classifier, trained, tmp_path):
+    photo = tmp_path / "two\nlines.png"
+    photo.write_bytes((trained[1] / "test/plums/0.png").read_bytes())
+    found = explain(classifier, photo, maps_of=["block1_conv1"], out=tmp_path / "out")
+    assert Path(found["photos"][0]["feature_maps"]["block1_conv1"]).exists()

@@ -353,3 +353,36 @@ def test_rows_go_to_stdout_also_while_a_bar_moves_on_a_terminal(folder):
     assert stdout.startswith(b"plums")
     assert b"\x1b[" in told, "there was a bar"
     assert b"0.png" not in told
+
+
+def test_the_network_is_compiled_once(folder, monkeypatch):
+    from finetune.runs import classifier as module
+
+    counted = []
+    compiled = module.Classifier._compiled
+    opened = module.open_ir
+    monkeypatch.setattr(
+        module.Classifier, "_compiled", lambda *a: counted.append(1) or compiled(*a)
+    )
+    monkeypatch.setattr(module, "open_ir", lambda *a: counted.append(1) or opened(*a))
+    classifier = Classifier.open(folder / "run")
+    for _ in range(3):
+        list(predict(classifier, folder / "photos" / "plums" / "0.png"))
+    assert counted == [1]
+
+
+def test_a_missing_package_is_said_with_the_line_that_installs_it(classifier, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r'pip install "finetune-cut\[parquet\]"'):
+        written("parquet", [], classifier)
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("x.csv", "csv"), ("x.JSON", "json"), ("x.parquet", "parquet"), ("x", "table")],
+)
+def test_the_format_is_that_of_the_file_s_suffix(name, form, tmp_path):
+    from finetune.cli.use import _format
+
+    assert _format(None, tmp_path / name, False) == form
+    assert _format("csv", tmp_path / name, False) == "csv"
