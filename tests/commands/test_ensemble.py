@@ -28,8 +28,8 @@ from finetune.model.heads import add_head
 from finetune.model.weights import load_weights
 from finetune.progress import Reporter
 from finetune.recipe.recipe import load
-from finetune.runs.predictions import Predictions
 from finetune.runs.classifier import Classifier
+from finetune.runs.predictions import Predictions
 
 QUIET = Reporter(quiet=True)
 SIZE = 64
