@@ -25,7 +25,6 @@ _RECIPE = 0.8  # sd of recipe x photo
 _MODEL = 0.8  # sd of seed x photo
 _TOTAL = float(np.sqrt(_DIFFICULTY**2 + _RECIPE**2 + _MODEL**2))
 _TOP = _TOTAL * norm.ppf(ACCURACY)
-_SLOPE = norm.pdf(_TOP / _TOTAL) / _TOTAL  # accuracy per unit of skill
 RESAMPLES = 999
 INDEPENDENT = Design()
 
@@ -69,7 +68,8 @@ def margins(
     units = PHOTOS // group
     lack = _TOP - _TOTAL * norm.ppf(ACCURACY - gap / 100)
     level = _TOP - lack * (np.arange(recipes) < worse)
-    skill = rng.normal(size=(recipes, seeds)) * np.reshape(sd, (-1, 1)) / 100 / _SLOPE
+    slope = norm.pdf(level / _TOTAL) / _TOTAL  # accuracy per unit of skill
+    skill = rng.normal(size=(recipes, seeds)) * (np.divide(sd, 100) / slope)[:, None]
     photo = rng.normal(0, _DIFFICULTY, units) + rng.normal(0, _RECIPE, (recipes, 1, units))
     luck = rng.normal(0, _MODEL, (recipes, seeds, units))
     return np.repeat((level[:, None] + skill)[:, :, None] + photo + luck, group, axis=2)
@@ -257,7 +257,7 @@ def _sentence_rows(matrices: int, recipes: int, seeds: int, sd: float, gap: floa
         low, high, true = pairs["low"].to_numpy(), pairs["high"].to_numpy(), truth @ weights
         leader = int(crossed.mean.argmax())
         own = weights[leader]
-        best = np.where(own > 0, -low, np.where(own < 0, high, 0)).max()
+        best = max(0, np.where(own > 0, -low, np.where(own < 0, high, 0)).max())
         claims = (pairs["p"] <= 0.05).to_numpy()
         alike = (low > -0.01) & (high < 0.01)
         shown = np.flatnonzero(claims & (own != 0))
