@@ -35,14 +35,10 @@ from IPython.display import display
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from finetune.evaluation.metrics import reliability_curve
-from finetune.evaluation.significance import (
-    ALPHA,
-    compare_pairs,
-    minimum_detectable_difference,
-    tie_groups,
-)
+from finetune.report import sentences
 from finetune.report.figures import duration, front
-from finetune.report.sections import read_predictions, sections
+from finetune.report.sections import sections
+from finetune.runs.predictions import read_predictions
 
 compared = Path(os.environ.get("FINETUNE_COMPARED", "../compared"))
 pd.options.display.precision = 3
@@ -142,61 +138,42 @@ display(
 # %% [markdown]
 # ## Are the differences real?
 #
-# All recipes saw the same test photos, so they are compared photo by photo. Photos that two models both get right, or
-# both wrong, say nothing about which is better; **McNemar's exact test** asks whether those that only one of them gets
-# right are split more unevenly than a fair coin would split them. All pairs are tested at once, and **Holm's
-# correction** keeps the chance of even one false alarm among them at 5 % or less. A recipe wins a pair if the corrected
-# p is below 0.05 and, where both were run with several seeds, Welch's test on the seeds agrees. The first guards against
-# luck with the photos, the second against luck with the seed; with one seed (`p_seeds` is NaN) only the first is tested.
+# All recipes saw the same test photos, so they are compared photo by photo. Another test set would hold other photos, and
+# another training run would give another model: **one test** takes both as drawn by chance. It divides the difference of
+# two recipes by its standard error, and asks how large the largest of these ratios would become if no recipe differed,
+# by flipping the signs of photos and drawing seed effects. The chance of even one false alarm among all pairs is at most
+# 5 %, and the intervals hold for all pairs at once. With one seed, or few, a claim is about these trained models
+# (`scope`) and no more. `docs/honesty.md` says how often all this is wrong.
 
 # %%
-correct = {entry.name: entry.photos["correct"].to_numpy() for entry in section.entries}
-losses = {entry.name: entry.photos["loss"].to_numpy() for entry in section.entries}
-seed_accuracies = {
-    entry.name: [cell["test"]["accuracy"] for cell in entry.cells] for entry in section.entries
-}
-pairs = compare_pairs(correct, losses, seed_accuracies)
-print(
-    f"{pairs['better'].notna().sum()} of {len(pairs)} pairs are told apart; those with the smallest p:"
-)
-display(
-    pairs.nsmallest(10, "p")[
-        ["a", "b", "difference", "only_a", "only_b", "p", "p_holm", "p_seeds", "better"]
-    ]
-)
+pairs, groups = section.pairs, section.groups
+print(f"{pairs['better'].notna().sum()} of {len(pairs)} pairs are told apart; the smallest p:")
+columns = ["a", "b", "difference", "low", "high", "only_a", "only_b", "p", "better", "scope"]
+display(pairs.nsmallest(10, "p")[columns])
 
 # %% [markdown]
 # From the pairs follow groups. The most accurate recipe leads group 1, together with all that it does not beat; the
 # most accurate of the rest leads group 2, and so on. Inside a group the order is by cost, cheapest first, because
-# accuracy gives no reason for another.
+# accuracy gives no reason for another; costs within 20 % are equal, and then the simpler recipe comes first.
 
 # %%
-groups = tie_groups(
-    correct, pairs, {entry.name: entry.cost("seconds") for entry in section.entries}
-)
 display(groups)
 print(section.verdict)
 
 # %% [markdown]
-# "Not told apart" is not "equal". How small a difference could this test split have shown at all? That depends on the
-# number of photos and on how often two recipes disagree. The table gives the smallest true difference, in points, that
-# the test finds four times in five: for a single pair, and for a pair among all of these after Holm's first, strictest
-# step. A difference below the second number may exist and stay unseen.
+# "Not told apart" is not "equal". Two recipes are called equal only where the whole interval lies within a margin that
+# does not matter, one point unless the comparison says otherwise. For all others there is a bound: by how much could any
+# recipe be better than this one?
 
 # %%
-share = (pairs["only_a"] + pairs["only_b"]).median() / section.photos
-levels = {"one pair alone": ALPHA, f"one among {len(pairs)}": ALPHA / len(pairs)}
-points = {
-    name: 100 * minimum_detectable_difference(section.photos, share, alpha)
-    for name, alpha in levels.items()
-}
-print(f"{section.photos:,} photos; two recipes disagree about {100 * share:.1f} % of them (median)")
-display(pd.Series(points, name="detectable, points").to_frame().round(1))
+bounds = {entry.name: 100 * sentences.bound(pairs, entry.name) for entry in section.entries}
+display(pd.Series(bounds, name="at most so much worse, points").to_frame().round(1))
+for finding in section.findings:
+    print(finding)
 
 # %% [markdown]
-# The plot shows the lead of the most accurate recipe over each of the others, with 95 % bootstrap intervals over photos.
-# The intervals show sizes and are not corrected for the number of pairs; filled marks are the pairs that the corrected
-# tests tell apart. The shaded band holds the differences that they cannot be relied on to find.
+# The plot shows the lead of the most accurate recipe over each of the others, with simultaneous 95 % intervals; filled marks
+# are the pairs that are told apart. The shaded band holds the differences that do not matter.
 
 # %%
 leader = groups["recipe"][groups["accuracy"].idxmax()]
@@ -208,9 +185,8 @@ lead[flip < 0, 1:] = lead[flip < 0, :0:-1]  # a turned interval changes its ends
 order = np.argsort(-lead[:, 0], kind="stable")
 
 figure, axes = plt.subplots(figsize=(7, 1.2 + 0.3 * len(led)))
-limit = list(points.values())[-1]
-if np.isfinite(limit):
-    axes.axvspan(-limit, limit, color="#eeeeee", label="cannot be relied on to show")
+limit = 100 * section.margin
+axes.axvspan(-limit, limit, color="#eeeeee", label="does not matter")
 for y, i in enumerate(order):
     apart = pd.notna(led["better"].iloc[i])
     axes.plot(lead[i, 1:], [y, y], color=BLUE)

@@ -99,6 +99,8 @@ class Crossed:
         # The spread around the estimate. Few discordant photos do not know their own spread.
         around = ((by_photo - self.share[:, None] * difference) ** 2).sum(axis=0)
         spread = np.maximum(around, self.least / 2 * (weights**2).sum(axis=0))
+        # What is not found holds 0: its spread is that of the test.
+        spread = np.where(p <= ALPHA, spread, np.maximum(spread, photos))
         reach = _critical(null) * np.sqrt(spread + seeds)
         return pd.DataFrame({"difference": difference, **_bounds(difference, reach, p), "p": p})
 
@@ -256,14 +258,12 @@ def _critical(null: np.ndarray) -> float:
 
 
 def _bounds(difference: np.ndarray, reach: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
-    """Interval and p agree: what is found ends at 0 at the latest, what is not found holds 0."""
+    """Interval and p agree: the interval of what a later step found ends at 0 at the latest."""
+    found = p <= ALPHA
     low = difference - reach
     high = difference + reach
-    found = p <= ALPHA
-    up = found & (difference > 0)
-    down = found & (difference < 0)
-    low = np.where(up, np.maximum(low, 0), np.where(down, low, np.minimum(low, 0)))
-    high = np.where(down, np.minimum(high, 0), np.where(up, high, np.maximum(high, 0)))
+    low = np.where(found & (difference > 0), np.maximum(low, 0), low)
+    high = np.where(found & (difference < 0), np.minimum(high, 0), high)
     return {"low": low, "high": high}
 
 

@@ -145,6 +145,7 @@ def test_better_interval_and_p_agree():
         found = pairs["better"].notna()
         assert (found == (pairs["p"] <= ALPHA)).all()
         assert (found == ((pairs["low"] >= 0) | (pairs["high"] <= 0))).all()
+        assert (pairs["low"][~found] < 0).all()
         assert (pairs["low"] <= pairs["difference"]).all()
         assert (pairs["difference"] <= pairs["high"]).all()
 

@@ -6,7 +6,7 @@ import pytest
 from conftest import finetune
 
 from finetune.recipe.recipe import load
-from finetune.recipe.strategies import LEARNS, STRATEGIES
+from finetune.recipe.strategies import LEARNS, STRATEGIES, is_deterministic
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -37,3 +37,19 @@ def test_the_list_has_every_strategy_with_its_cut():
             f"{name}: {row['summary']}\n  cut: {row['cut']}; what crosses it: {row['crosses']}; "
             in text.stdout
         )
+
+
+@pytest.mark.parametrize(
+    ("strategy", "solver", "views", "fixed"),
+    [
+        ("cached-features", "lbfgs", 0, True),
+        ("cached-features", "lbfgs", 4, True),
+        ("cached-features", "keras", 0, False),
+        ("frozen-base", "keras", "fresh", False),
+        ("frozen-base", "lbfgs", 0, True),
+        ("top-blocks", "lbfgs", 0, False),
+        ("full", "lbfgs", 0, False),
+    ],
+)
+def test_a_convex_fit_on_stored_views_is_declared_deterministic(strategy, solver, views, fixed):
+    assert is_deterministic(strategy, solver, views) == fixed
