@@ -19,6 +19,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -217,16 +218,17 @@ def set_aside(artefact: Artefact) -> None:
     manifest.rename(manifest.with_suffix(".damaged"))
 
 
-def find(cache: Path, fields: Mapping[str, Any], cut: str) -> Artefact | None:
-    """The earliest intact artefact of these fields that has this cut among its outputs; a damaged
+def find(cache: Path, fields: Mapping[str, Any], cuts: Sequence[str]) -> Artefact | None:
+    """The earliest intact artefact of these fields that has these cuts among its outputs; a damaged
     one is set aside.
     """
     for artefact in artefacts(cache):
-        if cut in artefact.cuts and artefact.fields == json.loads(json.dumps(dict(fields))):
+        if set(cuts) <= set(artefact.cuts) and artefact.fields == json.loads(
+            json.dumps(dict(fields))
+        ):
             if intact(artefact):
-                os.utime(
-                    artefact.folder / _MANIFEST
-                )  # by which `finetune cache gc` knows the last use
+                with suppress(OSError):  # a cache that may only be read stays as it is
+                    os.utime(artefact.folder / _MANIFEST)  # the last use, by which `cache gc` goes
                 return artefact
             set_aside(artefact)
     return None
@@ -249,7 +251,7 @@ def converted(
     """
     versions = {name: importlib.metadata.version(name) for name in ("keras", "openvino")}
     fields = {"precision": "float32", **versions, **fields}
-    found = [find(cache, fields, cut) for cut in cuts]
-    if found[0] is not None and all(artefact == found[0] for artefact in found):
-        return found[0]
-    return keep(cached_folder(cache, fields, cuts), convert(build(cuts)), fields, cuts)
+    found = find(cache, fields, cuts)
+    if found is None:
+        found = keep(cached_folder(cache, fields, cuts), convert(build(cuts)), fields, cuts)
+    return found

@@ -72,7 +72,7 @@ def quantized_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def find_quantized(cache: Path, fields: Mapping[str, Any], cut: str) -> Artefact | None:
     """The int8 trunk that leads to a cut, if the cache has one."""
-    return find(cache, quantized_fields(fields), cut)
+    return find(cache, quantized_fields(fields), [cut])
 
 
 def quantized(

@@ -1,0 +1,48 @@
+"""What a process runs on."""
+
+import ctypes
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from finetune import backend
+
+
+def test_the_peak_begins_anew_and_counts_what_was_held():
+    backend.reset_peak()
+    before = backend.peak_bytes()
+    held = np.ones(20_000_000)
+    assert backend.peak_bytes() - before > held.nbytes / 2
+
+
+def test_decoding_takes_half_of_the_processors_and_all_beside_a_gpu(monkeypatch):
+    processors = set(range(12))
+    monkeypatch.setattr(backend.os, "sched_getaffinity", lambda process: processors, raising=False)
+    monkeypatch.setattr(backend, "has_gpu", lambda: False)
+    monkeypatch.setitem(sys.modules, "tensorflow", SimpleNamespace())
+    assert backend.threads() == 6
+    monkeypatch.setattr(backend, "has_gpu", lambda: True)
+    assert backend.threads() == 12
+    processors = {0}
+    monkeypatch.setattr(backend, "has_gpu", lambda: False)
+    assert backend.threads() == 2
+
+
+def test_windows_is_asked_in_its_own_way(monkeypatch):
+    def answer(process, counters, size):
+        assert counters[0] == size == ctypes.sizeof(counters)
+        counters[1] = 123
+
+    windll = SimpleNamespace(kernel32=SimpleNamespace(K32GetProcessMemoryInfo=answer))
+    monkeypatch.setattr(ctypes, "windll", windll, raising=False)
+    monkeypatch.setattr(backend, "_STATUS", Path("nowhere"))
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert backend.peak_bytes() == 123
+
+
+def test_it_imports_where_there_is_no_resource_module():
+    code = "import sys; sys.modules['resource'] = None; import finetune.backend as b; b.threads()"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
