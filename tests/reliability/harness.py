@@ -41,6 +41,7 @@ class Done:
     peak: int = 0
     seconds: float = 0.0
     files: int = 0
+    written: int = 0
 
     @property
     def clean(self) -> bool:
