@@ -148,6 +148,11 @@ class Story:
         return Done(0) if done.code == 2 and self.name == "train" and finished else done
 
 
+def share(cases: int) -> int:
+    """So many cases, or the share of them that FINETUNE_RELIABILITY_SHARE (0-1) asks for."""
+    return max(1, round(cases * float(os.environ.get("FINETUNE_RELIABILITY_SHARE", "1"))))
+
+
 def names(folder: Path) -> list[str]:
     """Files below a folder, each kind once: digits that are drawn anew in each run are left out."""
     files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
