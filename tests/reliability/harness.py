@@ -41,6 +41,7 @@ class Done:
     peak: int = 0
     seconds: float = 0.0
     files: int = 0
+    written: int = 0
 
     @property
     def clean(self) -> bool:
@@ -145,6 +146,11 @@ class Story:
         done = warm(*self.arguments, **{**self.variables, **changes})
         finished = (self.place / "out" / "metrics.json").exists()
         return Done(0) if done.code == 2 and self.name == "train" and finished else done
+
+
+def share(cases: int) -> int:
+    """So many cases, or the share of them that FINETUNE_RELIABILITY_SHARE (0-1) asks for."""
+    return max(1, round(cases * float(os.environ.get("FINETUNE_RELIABILITY_SHARE", "1"))))
 
 
 def names(folder: Path) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reliability.harness import Story, Warm, cold, environment, names
+from reliability.harness import Story, Warm, cold, environment, names, share
 
 KEPT = """
 import sys
@@ -74,7 +74,8 @@ def counted(command: Story, log: Path) -> int:
 @pytest.mark.parametrize("name", ["extract", "train", "compare"])
 def test_killed_at_each_step_once(name, tell, tmp_path, warm: Warm):
     command, expected = tell(name)
-    for number in range(1, counted(command, tmp_path / "log") + 1):
+    total = counted(command, tmp_path / "log")
+    for number in range(1, total + 1, total // share(total)):
         killed(command, tmp_path / f"log-{number}", number)
         done = command.again(warm)
         assert done.code == 0, f"killed at step {number}: {done.stderr}"
@@ -88,7 +89,7 @@ def test_killed_at_random(name, kills, tell, tmp_path, warm: Warm):
     command, expected = tell(name, trials=12)
     total = counted(command, tmp_path / "log")
     draw = random.Random(0)
-    for index in range(kills):
+    for index in range(share(kills)):
         number = draw.randint(1, total)
         killed(command, tmp_path / f"log-{index}", number, draw.uniform(0, 0.5))
         finished = results(command)

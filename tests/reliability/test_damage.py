@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reliability.harness import Done, Story, Warm
+from reliability.harness import Done, Story, Warm, share
 
 # What of a story's place is damaged, and the exit codes that the command may end with, run again.
 KINDS: dict[str, tuple[str, str, set[int]]] = {
@@ -104,7 +104,7 @@ def test_a_damaged_cache_is_computed_again(tell, warm: Warm, tmp_path):
     ("kind", "times"), [("cache", 350), ("checkpoint", 150), ("comparison", 150)]
 )
 def test_damage_is_never_silent(kind, times, tell, warm: Warm, tmp_path):
-    assert meet(kind, times, tell, warm, tmp_path) == []
+    assert meet(kind, share(times), tell, warm, tmp_path) == []
 
 
 @pytest.mark.reliability
@@ -122,7 +122,7 @@ def test_a_damaged_run_is_refused(command, times, tell, warm: Warm, few_photos, 
     }[command]
     undamaged = warm(*arguments).stdout
     draw, faults = random.Random(0), []
-    for index in range(times):
+    for index in range(share(times)):
         shutil.rmtree(tmp_path / "both", ignore_errors=True)
         copy(pristine, run)
         what = replaced(run / READ[command][index % len(READ[command])], draw)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reliability.harness import Done, Story, Warm, story
+from reliability.harness import Done, Story, Warm, share, story
 from reliability.test_crash import steps
 
 
@@ -46,7 +46,7 @@ def test_a_disk_without_room_is_said_and_nothing_is_lost(tell, warm: Warm, tmp_p
 @pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT"])
 @pytest.mark.parametrize("name", ["extract", "train"])
 def test_the_disk_refuses_at_any_step(name, error, tell, warm: Warm, tmp_path):
-    assert fill(name, 60, error, tell, warm, tmp_path) == []
+    assert fill(name, share(60), error, tell, warm, tmp_path) == []
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_many_processes_on_one_cache(count, rounds, tell, few_photos, warm: Warm
     assert warm(*story("extract", few_photos, alone).arguments, FINETUNE_CACHE=str(alone)).code == 0
     processes = [Warm() for _ in range(count)]
     try:
-        for number in range(rounds):
+        for number in range(share(rounds)):
             places = [tmp_path / f"{number}-{index}" for index in range(count)]
             commands = [story("extract", few_photos, place) for place in places]
             done = together(commands, processes, tmp_path / f"cache-{number}")

@@ -134,6 +134,7 @@ def test_a_hostile_model_is_refused(name, plain, photo, tmp_path, warm: Warm, mo
     done = warm("predict", tmp_path / "model.keras", photo, "--json", timeout=60)
     assert (done.code, done.clean, done.stdout) == (4, True, ""), done.stderr
     assert done.peak < peak + LIMIT
+    assert done.written < LIMIT // 4, "a bomb was unpacked"
     assert names(tmp_path) == ["model.keras", "secret.h5"]
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from reliability.harness import Warm, environment
+from reliability.harness import Warm, environment, share
 from reliability.test_crash import KEPT
 
 Tree = dict[str, tuple[int, str]]  # path -> inode and digest ("" for a folder)
@@ -145,7 +145,7 @@ def test_the_same_command_mends_what_a_power_cut_left(name, points, tell, tmp_pa
     assert warm(*command.arguments, **command.steps(tmp_path / "log", "record")).code == 0
     steps = [*recorded(tmp_path / "log"), final(tmp_path / "log", command.place)]
     draw = random.Random(0)
-    chosen = [*sorted(draw.choices(range(len(steps)), k=points - 1)), len(steps) - 1]
+    chosen = [*sorted(draw.choices(range(len(steps)), k=share(points))), len(steps) - 1]
     disk = Disk(tmp_path / "log" / "blobs")
     taken = 0
     for point in chosen:

@@ -2,7 +2,7 @@
 
 A command in a process of its own takes seconds to start; thousands of them would take hours. What
 a command answers comes back as one line of JSON: exit code, both streams, peak memory in bytes,
-seconds, and the number of open files afterwards.
+seconds, bytes written, and the number of open files afterwards.
 """
 
 import gc
@@ -29,6 +29,7 @@ def answer(arguments: list[str], environment: dict[str, str]) -> dict:
     sys.argv = ["finetune", *arguments]
     streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2)]
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak memory so far, man 5 proc
+    before = _written()
     start = time.perf_counter()
     with _undone(environment), redirect_stdout(streams[0]), redirect_stderr(streams[1]):
         code = _code(main)
@@ -40,7 +41,12 @@ def answer(arguments: list[str], environment: dict[str, str]) -> dict:
     gc.collect()
     files = len(os.listdir("/proc/self/fd"))
     return {"code": code, "stdout": out, "stderr": err, "peak": peak, "seconds": seconds,
-            "files": files}  # fmt: skip
+            "files": files, "written": _written() - before}  # fmt: skip
+
+
+def _written() -> int:
+    """Bytes that this process has given to write(2) since its start, man 5 proc."""
+    return int(Path("/proc/self/io").read_text().partition("wchar:")[2].split()[0])
 
 
 @contextmanager

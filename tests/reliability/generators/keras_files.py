@@ -126,6 +126,7 @@ def marker(change: Callable[[bytes], bytes]) -> Callable[[Members], bytes]:
     return lambda members: change(packed(members))
 
 
+HIDDEN = layer("Lambda", function=LAMBDA)
 RUN = {"class_name": "system", "module": "os", "config": {"command": "touch owned"}}
 FETCH = {
     "class_name": "get_file",
@@ -135,7 +136,7 @@ FETCH = {
 
 HOSTILE: dict[str, Callable[[Members], bytes]] = {
     "a lambda layer": added(layer("Lambda", function=LAMBDA)),
-    "a lambda in a wrapper": added(layer("TimeDistributed", layer=layer("Lambda", function=LAMBDA))),
+    "a lambda in a wrapper": added(layer("TimeDistributed", layer=HIDDEN)),
     "a saved model's layer": added(layer("TFSMLayer", filepath="/tmp")),
     "a torch module": added(layer("TorchModuleWrapper", module="UEsDBA==")),
     "a jax layer": added(layer("JaxLayer", call_fn=LAMBDA)),
