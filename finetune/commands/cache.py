@@ -8,9 +8,9 @@ from finetune.progress import SILENT, Reporter
 
 def ls() -> dict[str, Any]:
     """List what is stored: backbone, cut, size, photos and bytes."""
-    from finetune.activations.store import shelves
+    from finetune.activations.store import entries
 
-    return {"cache": str(cache_dir()), "shelves": shelves(cache_dir())}
+    return {"cache": str(cache_dir()), "entries": entries(cache_dir())}
 
 
 def verify(*, reporter: Reporter = SILENT) -> dict[str, Any]:
