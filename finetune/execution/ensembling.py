@@ -242,4 +242,4 @@ def _write(
     commit_json(folder / "input.json", {"resize": members[0].recipe.resize})
     commit(folder / "confusion.png", lambda file: plots.confusion(matrix, classes, file))
     commit_text(folder / "README.md", render_ensemble(result, members, folder))
-    write_result(folder, result)
+    write_result(folder, dict(result))
