@@ -136,7 +136,7 @@ class Classifier:
 
     def score(
         self, photos: Iterable[Path | Photo], precision: str = "auto"
-    ) -> Iterator[tuple[Path | Photo, np.ndarray | str]]:
+    ) -> Iterator[tuple[Any, np.ndarray | str]]:
         """Probabilities of photos as one stream, each decoded once and as in training.
 
         Yields:
