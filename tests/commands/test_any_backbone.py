@@ -59,4 +59,3 @@ def test_foreign_weights_put_their_preprocessing_into_the_key(tmp_path):
     own = load(None, {"backbone": "vgg16", "weights": "x.h5"})
     foreign = load(None, {"backbone": "vgg16", "weights": "x.safetensors"})
     assert sharing.entries(own) != sharing.entries(foreign)
-
