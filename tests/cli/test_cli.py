@@ -34,7 +34,7 @@ def test_help_and_errors_are_quick_and_do_not_import_tensorflow(tmp_path):
 def test_version_and_backbones_and_schema():
     assert finetune("--version").stdout.startswith("finetune 0.")
     found = json.loads(finetune("backbones", "--json").stdout)
-    assert set(found) == {"vgg16", "resnet50", "densenet121"}
+    assert {"vgg16", "resnet50", "densenet121", "mobilenet", "mini-cnn"} <= set(found)
     assert found["vgg16"]["cuts"][-1] == "block5_pool"
     assert (
         json.loads(finetune("recipe", "schema").stdout)["properties"]["epochs"]["type"] == "integer"
