@@ -72,7 +72,7 @@ def evaluate(
     name = data if data in catalog.NAMES else None
     dataset = read_labelled(_root(data), classifier.classes, split, name)
     used = split or "test" if dataset.photos[0].split else "all"
-    _warn_of_flattery(classifier, data, used, dataset, reporter)
+    _warn_of_absence(classifier, dataset, reporter)
     out = Path(out) if out else _default_out(classifier.path, dataset.name, split)
     file = classifier.path / "model.keras" if classifier.path.is_dir() else classifier.path
     digests = {"model": sha256_of(file)}
@@ -81,16 +81,23 @@ def evaluate(
         dataset, probabilities = _score(classifier, dataset, skip_bad, precision, reporter)
         digests = {"photos": dataset.digest, **digests}
         _check_free(out, digests)
+        measures = _measures(dataset, probabilities)
+        known = _known(classifier, data, used, dataset, probabilities)
+        warnings = _warnings(classifier, dataset, measures, known)
         result = {
             "run": str(classifier.path),
             "data": data,
             "split": used,
             "out": str(out),
-            **_measures(dataset, probabilities),
+            **measures,
+            "known": known,
+            "warnings": warnings,
             "bad": len(dataset.excluded),
             "digests": digests,
         }
         _write(out, dataset, probabilities, result)
+    for warning in warnings:
+        reporter.warn(warning)
     return result
 
 
@@ -109,13 +116,7 @@ def _default_out(model: Path, data: str, split: str | None) -> Path:
     return Path("evaluations", f"{model.resolve().name.removesuffix('.keras')}-{data}{suffix}")
 
 
-def _warn_of_flattery(
-    classifier: "Classifier", data: str, used: str, dataset: "Dataset", reporter: Reporter
-) -> None:
-    """Warn of what makes the figures worth less than they look."""
-    recipe = classifier.recipe
-    if recipe and used in _USED and _place(recipe.data) == _place(data):
-        reporter.warn(f"{_USED[used]}; the figures do not tell how it does on new photos.")
+def _warn_of_absence(classifier: "Classifier", dataset: "Dataset", reporter: Reporter) -> None:
     found = {photo.label for photo in dataset.photos}
     absent = [name for index, name in enumerate(classifier.classes) if index not in found]
     if absent:
@@ -123,6 +124,76 @@ def _warn_of_flattery(
         reporter.warn(
             f"No photos of {len(absent)} of the model's {len(classifier.classes)} classes: {names}."
         )
+
+
+def _known(
+    classifier: "Classifier", data: str, used: str, dataset: "Dataset", probabilities: "np.ndarray"
+) -> dict[str, Any]:
+    """What the contents of the photos say about those that the model was made with.
+
+    Returns:
+        photos (of the run: how many contents there are to compare with, 0 for none), train and
+        validation (how many of the photos are among these), unseen (n and accuracy without them)
+        and text.
+    """
+    import numpy as np
+
+    from finetune.evaluation.caveats import unseen
+    from finetune.runs.folder import read_contents
+
+    split_of = read_contents(classifier.path) if classifier.path.is_dir() else None
+    made_with = {key: name for key, name in (split_of or {}).items() if name != "test"}
+    found = [made_with.get(photo.sha256, "") for photo in dataset.photos]
+    seen = [str(index) for index, name in enumerate(found) if name]
+    labels = np.array([photo.label for photo in dataset.photos])
+    files = list(map(str, range(len(found))))
+    counts = {name: found.count(name) for name in ("train", "validation")}
+    result = {"photos": len(made_with), **counts}
+    result["unseen"] = unseen(files, probabilities, labels, seen)
+    return {**result, "text": _known_text(classifier, data, used, result, len(found))}
+
+
+def _known_text(
+    classifier: "Classifier", data: str, used: str, known: dict[str, Any], n: int
+) -> str:
+    if not known["photos"]:
+        recipe = classifier.recipe
+        if recipe and used in _USED and _place(recipe.data) == _place(data):
+            return f"{_USED[used]}; the figures do not tell how it does on new photos."
+        return (
+            "Whether the model knows these photos from its training cannot be told: none are kept."
+        )
+    own = f"the {count(known['photos'], 'photo')} that the model was trained and chosen on"
+    if not known["train"] and not known["validation"]:
+        return f"By content, none of {count(n, 'photo')} is among {own}."
+    rest = known["unseen"]
+    without = "none is left without them"
+    if rest["accuracy"] is not None:
+        size = f"{100 * rest['accuracy']:.1f} % on {count(rest['n'], 'photo')}"
+        without = f"accuracy without them is {size}"
+    return (
+        f"By content, {known['train']:,} of {count(n, 'photo')} are among those that the model was "
+        f"trained on and {known['validation']:,} among those that chose its settings: the figures "
+        f"do not tell how it does on new photos; {without}."
+    )
+
+
+def _warnings(
+    classifier: "Classifier", dataset: "Dataset", measures: dict[str, Any], known: dict[str, Any]
+) -> list[str]:
+    """What makes the figures worth less than they look."""
+    from finetune.data.audit import few_warning, imbalance_warning
+    from finetune.evaluation.caveats import caveats
+
+    counts = {row["class"]: row["n"] for row in measures["per_class"] if row["n"]}
+    balanced = bool(classifier.recipe and classifier.recipe.class_weight == "balanced")
+    flattered = known["train"] or known["validation"] or "new photos" in known["text"]
+    return [
+        *([known["text"]] if flattered else []),
+        *imbalance_warning(counts, measures["majority_baseline"], balanced, "test"),
+        *few_warning(counts),
+        *caveats(measures),
+    ]
 
 
 def _place(data: str) -> str | Path:
