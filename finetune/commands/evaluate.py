@@ -129,53 +129,19 @@ def _warn_of_absence(classifier: "Classifier", dataset: "Dataset", reporter: Rep
 def _known(
     classifier: "Classifier", data: str, used: str, dataset: "Dataset", probabilities: "np.ndarray"
 ) -> dict[str, Any]:
-    """What the contents of the photos say about those that the model was made with.
-
-    Returns:
-        photos (of the run: how many contents there are to compare with, 0 for none), train and
-        validation (how many of the photos are among these), unseen (n and accuracy without them)
-        and text.
-    """
+    """What ``runs.known.known`` finds; where it cannot tell, the place of the photos may."""
     import numpy as np
 
-    from finetune.evaluation.caveats import unseen
-    from finetune.runs.folder import read_contents
+    from finetune.runs.known import known
 
-    split_of = read_contents(classifier.path) if classifier.path.is_dir() else None
-    made_with = {key: name for key, name in (split_of or {}).items() if name != "test"}
-    found = [made_with.get(photo.sha256, "") for photo in dataset.photos]
-    seen = [str(index) for index, name in enumerate(found) if name]
     labels = np.array([photo.label for photo in dataset.photos])
-    files = list(map(str, range(len(found))))
-    counts = {name: found.count(name) for name in ("train", "validation")}
-    result = {"photos": len(made_with), **counts}
-    result["unseen"] = unseen(files, probabilities, labels, seen)
-    return {**result, "text": _known_text(classifier, data, used, result, len(found))}
-
-
-def _known_text(
-    classifier: "Classifier", data: str, used: str, known: dict[str, Any], n: int
-) -> str:
-    if not known["photos"]:
-        recipe = classifier.recipe
-        if recipe and used in _USED and _place(recipe.data) == _place(data):
-            return f"{_USED[used]}; the figures do not tell how it does on new photos."
-        return (
-            "Whether the model knows these photos from its training cannot be told: none are kept."
-        )
-    own = f"the {count(known['photos'], 'photo')} that the model was trained and chosen on"
-    if not known["train"] and not known["validation"]:
-        return f"By content, none of {count(n, 'photo')} is among {own}."
-    rest = known["unseen"]
-    without = "none is left without them"
-    if rest["accuracy"] is not None:
-        size = f"{100 * rest['accuracy']:.1f} % on {count(rest['n'], 'photo')}"
-        without = f"accuracy without them is {size}"
-    return (
-        f"By content, {known['train']:,} of {count(n, 'photo')} are among those that the model was "
-        f"trained on and {known['validation']:,} among those that chose its settings: the figures "
-        f"do not tell how it does on new photos; {without}."
-    )
+    contents = [photo.sha256 for photo in dataset.photos]
+    found = known(classifier.path, contents, probabilities, labels)
+    recipe = classifier.recipe
+    if not found["photos"] and recipe and used in _USED and _place(recipe.data) == _place(data):
+        text = f"{_USED[used]}; the figures do not tell how it does on new photos."
+        return {**found, "flatters": True, "text": text}
+    return found
 
 
 def _warnings(
@@ -187,9 +153,8 @@ def _warnings(
 
     counts = {row["class"]: row["n"] for row in measures["per_class"] if row["n"]}
     balanced = bool(classifier.recipe and classifier.recipe.class_weight == "balanced")
-    flattered = known["train"] or known["validation"] or "new photos" in known["text"]
     return [
-        *([known["text"]] if flattered else []),
+        *([known["text"]] if known["flatters"] else []),
         *imbalance_warning(counts, measures["majority_baseline"], balanced, "test"),
         *few_warning(counts),
         *caveats(measures),
@@ -258,6 +223,7 @@ def _measures(dataset: "Dataset", probabilities: "np.ndarray") -> dict[str, Any]
     from finetune.evaluation.metrics import confusion, measure, per_photo
 
     labels = np.array([photo.label for photo in dataset.photos])
+    groups = np.array([photo.group or photo.sha256 for photo in dataset.photos])
     photos = per_photo(probabilities, labels)
     worst = np.argsort(-photos["loss"].to_numpy(), kind="stable")[:_LISTED]
     top_losses = [
@@ -272,7 +238,7 @@ def _measures(dataset: "Dataset", probabilities: "np.ndarray") -> dict[str, Any]
         for i in worst
     ]
     return {
-        **measure(probabilities, labels, dataset.classes),
+        **measure(probabilities, labels, dataset.classes, groups),
         "confusion": confusion(probabilities, labels).tolist(),
         "top_losses": top_losses,
     }

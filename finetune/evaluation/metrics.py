@@ -106,10 +106,11 @@ def interval(correct: np.ndarray, groups: np.ndarray | None = None) -> tuple[flo
     share = float(np.mean(correct))
     effective = float(n)
     if groups is not None:
-        index = np.unique(groups, return_inverse=True)[1]
+        names, index = np.unique(groups, return_inverse=True)
         off = np.bincount(index, np.asarray(correct, dtype=float) - share)
         variance = float(off @ off) * len(off) / max(1, len(off) - 1) / n**2
-        effective = share * (1 - share) / variance if variance > 0 else float(len(off))
+        if len(names) < n:
+            effective = share * (1 - share) / variance if variance > 0 else float(len(names))
     effective = min(effective, float(n))
     return wilson(share * effective, effective)
 

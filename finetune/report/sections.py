@@ -71,10 +71,11 @@ class Section:
     @cached_property
     def unseen(self) -> dict[str, float | None]:
         """Recipe -> mean accuracy without the test photos that another split holds, too."""
-        found = {}
+        found: dict[str, float | None] = {}
         for entry in self.entries:
             values = [(cell.get("unseen") or {}).get("accuracy") for cell in entry.cells]
-            found[entry.name] = None if None in values else float(np.mean(values))
+            known = [value for value in values if value is not None]
+            found[entry.name] = float(np.mean(known)) if len(known) == len(values) else None
         return found
 
     @property
