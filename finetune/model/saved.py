@@ -102,7 +102,9 @@ def _check_part(part: dict[str, Any]) -> None:
 def _check_sides(part: dict[str, Any], largest: int) -> None:
     """A layer that claims more than is stored would be made, at any size, before it is filled."""
     settings = part.get("config")
-    for name in _SIDES & set(settings if isinstance(settings, dict) else ()):
+    if not isinstance(settings, dict):
+        return
+    for name in _SIDES & set(settings):
         values = settings[name] if isinstance(settings[name], list) else [settings[name]]
         if any(isinstance(value, int) and value > largest for value in values):
             raise ValueError(
