@@ -33,6 +33,19 @@ _COPIES = (
 
 
 def write_cats_and_dogs(folder: Path, source: Path | None, progress: Report | None) -> dict:
+    """Write the 4,000 photos from a copy, or from the archive that is downloaded.
+
+    Args:
+        folder: where the class folders go.
+        source: a copy of Kaggle's or Microsoft's photos; None means the download.
+        progress: gets the bytes of the download.
+
+    Returns:
+        What is recorded of the source.
+
+    Raises:
+        DataError: the source does not exist or is no such copy, or the download fails.
+    """
     if source is not None:
         if not source.exists():
             raise DataError(f"--from {source}: no such file or folder. {_COPIES}")

@@ -296,6 +296,7 @@ def too_few(
 
 
 def ordered(photos: Iterable[Photo]) -> tuple[Photo, ...]:
+    """The photos of a data set in its order: by split, class and file."""
     return tuple(sorted(photos, key=lambda p: (SPLITS.index(p.split), p.label, p.file)))
 
 

@@ -19,7 +19,7 @@ from pydantic import (
 from finetune.data.augment import NONE, PRESETS
 from finetune.data.photos import RESIZE_MODES
 from finetune.errors import UsageError
-from finetune.model.backbones import known_backbones
+from finetune.model.backbones import BACKBONES, known_backbones
 from finetune.recipe.strategies import POOLINGS, STRATEGIES
 from finetune.recipe.yaml import Lines, dump, parse, read
 
@@ -108,6 +108,19 @@ class Recipe(BaseModel):
             stored = 0 if values["augment"] == "none" else _STORED_VIEWS
             values["views"] = "fresh" if strategy.streams and stored else stored
         return {**values, "head": head}
+
+    @field_validator("backbone", mode="before")
+    @classmethod
+    def _known(cls, name: Any) -> Any:
+        """A mistake gets the nearest names: a list of all forty would hide them."""
+        if name in known_backbones():
+            return name
+        near = difflib.get_close_matches(str(name), known_backbones(), n=1)
+        hint = f"did you mean '{near[0]}'? Allowed" if near else "allowed"
+        raise ValueError(
+            f"backbone is {name!r}; {hint} are {', '.join(BACKBONES)} "
+            "and all others that `finetune backbones` prints"
+        )
 
     @field_validator("augment", mode="before")
     @classmethod
