@@ -124,7 +124,8 @@ def _damaged(report: Mapping[str, Any]) -> IntegrityError | None:
 
 def _removed(result: Mapping[str, Any]) -> str:
     lines = [
-        f"{_mib(item['bytes']):>12}  {item['kind']:<8}  {item['days']:>6.1f} days old  {item['path']}"
+        f"{_mib(item['bytes']):>12}  {item['kind']:<8}  {item['days']:>6.1f} days old  "
+        f"{item['path']}"
         for item in result["removed"]
     ]
     done = "would be removed" if result["dry_run"] else "removed"

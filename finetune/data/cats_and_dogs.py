@@ -57,7 +57,8 @@ def write_cats_and_dogs(folder: Path, source: Path | None, progress: Report | No
     except DataError as error:
         raise DataError(
             f"cats-and-dogs-small is neither in FINETUNE_DATA_DIR nor in the cache, and {error} "
-            "Without network: `finetune data cats-and-dogs-small --from PATH` builds it from a copy "
+            "Without network: `finetune data cats-and-dogs-small --from PATH` builds it from a "
+            "copy "
             "of Kaggle's train/ folder or zip; FINETUNE_DATA_DIR names a folder with "
             "cats_and_dogs_small/ in it; `--data sketches` needs no photos."
         ) from error

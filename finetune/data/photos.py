@@ -52,7 +52,9 @@ class Photo:
 
 @dataclass(frozen=True)
 class Pixels:
-    """How a photo becomes an array: side in pixels, resize mode and, for views, the augmentation."""
+    """How a photo becomes an array: side in pixels, resize mode and, for views, the
+    augmentation.
+    """
 
     size: int
     resize: str = "squash"
@@ -240,7 +242,8 @@ def list_photos(paths: Sequence[Path]) -> Iterator[Path]:
     """
     if missing := [str(path) for path in paths if not (path.is_file() or path.is_dir())]:
         raise DataError(
-            f"No such file or folder: {', '.join(missing)}. Nothing was computed; correct the paths."
+            f"No such file or folder: {', '.join(missing)}. Nothing was computed; correct the "
+            "paths."
         )
     return (photo for path in paths for photo in (_listed(path) if path.is_dir() else [path]))
 

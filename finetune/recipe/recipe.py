@@ -1,4 +1,6 @@
-"""Recipes: YAML or command-line settings to one frozen, validated value; every mistake is reported at once."""
+"""Recipes: YAML or command-line settings to one frozen, validated value; every mistake is reported
+at once.
+"""
 
 import difflib
 import importlib.util
@@ -29,7 +31,9 @@ _STORED_VIEWS = 4  # per photo, where a recipe augments and its strategy cannot 
 
 
 class Head(BaseModel):
-    """What stands on the backbone: pooling, an optional hidden layer, dropout, and how a linear head is fitted first."""
+    """What stands on the backbone: pooling, an optional hidden layer, dropout, and how a linear
+    head is fitted first.
+    """
 
     model_config = _FROZEN
     pool: Literal[POOLINGS] = "gap"  # type: ignore[valid-type]
@@ -59,7 +63,9 @@ class Augment(BaseModel):
 
 
 class Recipe(BaseModel):
-    """One way of fine-tuning, fully resolved: what a run does is a function of this and the photos."""
+    """One way of fine-tuning, fully resolved: what a run does is a function of this and the
+    photos.
+    """
 
     model_config = _FROZEN
     data: str = "cats-and-dogs-small"
@@ -95,7 +101,8 @@ class Recipe(BaseModel):
         """Fill in what depends on the strategy, and write short forms out."""
         if not isinstance(values, dict):
             return values
-        # An unknown strategy is the field's own mistake to report; the other keys are checked with the default's.
+        # An unknown strategy is the field's own mistake to report; the other keys are checked with
+        # the default's.
         strategy = STRATEGIES.get(
             values.get("strategy", ""), STRATEGIES[cls.model_fields["strategy"].default]
         )
@@ -129,14 +136,17 @@ class Recipe(BaseModel):
             return value
         if value not in PRESETS:
             raise ValueError(
-                f"augment is '{value}'; allowed are {', '.join(PRESETS)} or a table of {', '.join(NONE)}"
+                f"augment is '{value}'; allowed are {', '.join(PRESETS)} or a table of "
+                f"{', '.join(NONE)}"
             )
         return PRESETS[value]
 
     @field_validator("tensorboard")
     @classmethod
     def _installed(cls, wanted: bool, info: ValidationInfo) -> bool:
-        """A missing package is said now and not after the extraction; a recipe that is only read needs none."""
+        """A missing package is said now and not after the extraction; a recipe that is only read
+        needs none.
+        """
         if (
             wanted
             and not (info.context or {}).get("finished")
@@ -154,18 +164,21 @@ class Recipe(BaseModel):
         problems = []
         if self.views == "fresh" and not STRATEGIES[self.strategy].streams:
             problems.append(
-                f"{self.strategy} stores activations, and a store would freeze one draw of views: fresh. Set views: 4 "
+                f"{self.strategy} stores activations, and a store would freeze one draw of views: "
+                "fresh. Set views: 4 "
                 "(stored, deterministic views), augment: none, or strategy: frozen-base"
             )
         elif self.views == "fresh" and not augmented:
             problems.append("views: fresh needs an augmentation; set augment: light, or views: 0")
         elif self.views != "fresh" and augmented != (self.views > 0):
             problems.append(
-                f"views: {self.views} does not go with this augment; views are for augmented photos, and 0 for none"
+                f"views: {self.views} does not go with this augment; views are for augmented "
+                "photos, and 0 for none"
             )
         if self.strategy == "frozen-base" and self.views == "fresh" and self.head.solver == "lbfgs":
             problems.append(
-                "solver lbfgs needs all features at once and cannot take views: fresh; set solver: keras"
+                "solver lbfgs needs all features at once and cannot take views: fresh; set solver: "
+                "keras"
             )
         if problems:
             raise ValueError(". ".join(problems))
@@ -204,7 +217,8 @@ def load(
 
 
 def reopen(path: Path) -> Recipe:
-    """The recipe of a finished run, to be read and not to be run: what it took may be missing on this machine.
+    """The recipe of a finished run, to be read and not to be run: what it took may be missing on
+    this machine.
 
     Raises:
         UsageError: as ``load``.

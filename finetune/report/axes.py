@@ -13,7 +13,8 @@ from finetune.evaluation.planning import MARGIN
 from finetune.evaluation.significance import Crossed
 from finetune.recipe.yaml import parse, read
 
-# What goes with a choice and means nothing across it: 100 epochs of a head are not 20 epochs of a block.
+# What goes with a choice and means nothing across it: 100 epochs of a head are not 20 epochs of a
+# block.
 _COMPANIONS = {
     "strategy": {"epochs", "learning_rate", "views", "blocks", "solver"},
     "augment": {"views"},
@@ -23,7 +24,9 @@ _NO_SETTINGS = ("data", "seed", "engine", "skip_bad", "tensorboard")
 
 
 def read_settings(run: Path) -> dict[str, str]:
-    """The resolved recipe of a run folder as axis -> value in words; ``head`` and ``augment`` are one axis each."""
+    """The resolved recipe of a run folder as axis -> value in words; ``head`` and ``augment`` are
+    one axis each.
+    """
     recipe = _recipe(run)
     head = dict(recipe.pop("head"))
     settings = {

@@ -23,8 +23,10 @@ def test_help_and_errors_are_quick_and_do_not_import_tensorflow(tmp_path):
         (["run", "--help"], 0),
         (["run", str(tmp_path / "typo.yaml")], 2),
     ):
-        script = f"import sys; sys.argv = ['finetune', *{arguments!r}]\nfrom finetune.cli.app import main\ntry:\n    main()\n"
-        script += "finally:\n    print(sorted({'tensorflow', 'keras', 'pandas', 'sklearn'} & set(sys.modules)), file=sys.stderr)"
+        script = f"import sys; sys.argv = ['finetune', *{arguments!r}]\n"
+        script += "from finetune.cli.app import main\ntry:\n    main()\nfinally:\n"
+        script += "    heavy = {'tensorflow', 'keras', 'pandas', 'sklearn'} & set(sys.modules)\n"
+        script += "    print(sorted(heavy), file=sys.stderr)"
         done = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, check=False
         )
