@@ -200,7 +200,7 @@ def _parameter(command: str, item: inspect.Parameter) -> inspect.Parameter:
     required = item.default is inspect.Parameter.empty
     words: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
     if item.kind is inspect.Parameter.VAR_POSITIONAL:
-        kind = list.__class_getitem__(kind)
+        kind = list[kind]  # type: ignore[valid-type]
     if item.kind is inspect.Parameter.KEYWORD_ONLY:
         names = [option.name] if option.name else _names(item.name, kind, default)
         bounds = {"min": option.least, "max": option.most}

@@ -101,8 +101,9 @@ def _check_part(part: dict[str, Any]) -> None:
 
 def _check_sides(part: dict[str, Any], largest: int) -> None:
     """A layer that claims more than is stored would be made, at any size, before it is filled."""
-    found = part.get("config")
-    settings = found if isinstance(found, dict) else {}
+    settings = part.get("config")
+    if not isinstance(settings, dict):
+        return
     for name in _SIDES & set(settings):
         values = settings[name] if isinstance(settings[name], list) else [settings[name]]
         if any(isinstance(value, int) and value > largest for value in values):

@@ -14,7 +14,7 @@ from finetune.backend import load_keras
 from finetune.data.photos import (
     RESIZE_MODES,
     SUFFIXES,
-    Photo,
+    Item,
     Pixels,
     list_photos,
     read_photos,
@@ -135,8 +135,8 @@ class Classifier:
             yield _checked(rows, self.path)
 
     def score(
-        self, photos: Iterable[Path | Photo], precision: str = "auto"
-    ) -> Iterator[tuple[Any, np.ndarray | str]]:
+        self, photos: Iterable[Item], precision: str = "auto"
+    ) -> Iterator[tuple[Item, np.ndarray | str]]:
         """Probabilities of photos as one stream, each decoded once and as in training.
 
         Yields:
