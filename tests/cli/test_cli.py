@@ -103,8 +103,8 @@ def test_extract_features_writes_aligned_rows_and_reuses_them(photos, tmp_path):
     assert (second["shape"], second["cached"]) == ([26, 1, 1, 512], True)
     maps = np.load(tmp_path / "m" / "features.npy").astype(np.float32)
     np.testing.assert_allclose(pooled, maps.mean(axis=(1, 2)), rtol=1e-3)
-    listed = json.loads(finetune("cache", "ls", "--json").stdout)["shelves"]
-    assert [(shelf["rows"], shelf["fields"]["cut"]) for shelf in listed] == [(26, "block5_pool")]
+    listed = json.loads(finetune("cache", "ls", "--json").stdout)["entries"]
+    assert [(entry["rows"], entry["fields"]["cut"]) for entry in listed] == [(26, "block5_pool")]
     wrong = finetune(*arguments, "--cut", "block4_pol")
     assert wrong.returncode == 2
     assert "block4_pool" in wrong.stderr
