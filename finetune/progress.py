@@ -1,4 +1,6 @@
-"""What a person sees on stderr while a command works: live bars on a terminal, plain lines elsewhere."""
+"""What a person sees on stderr while a command works: live bars on a terminal, plain lines
+elsewhere.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,6 @@
-"""Fixtures. Real photos and weights come through FINETUNE_DATA_DIR and FINETUNE_WEIGHTS_DIR; without them tests skip."""
+"""Fixtures. Real photos and weights come through FINETUNE_DATA_DIR and FINETUNE_WEIGHTS_DIR;
+without them tests skip.
+"""
 
 import os
 import subprocess
@@ -52,7 +54,9 @@ def paint(
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """A folder with splits of two classes that any network can tell apart: 12 + 7 + 7 photos, no multiple of 4 or 8."""
+    """A folder with splits of two classes that any network can tell apart: 12 + 7 + 7 photos, no
+    multiple of 4 or 8.
+    """
     for split, counts in {"train": (7, 5), "validation": (3, 4), "test": (4, 3)}.items():
         for name, color, count in zip(
             ("apples", "plums"), ((200, 60, 50), (70, 60, 160)), counts, strict=True

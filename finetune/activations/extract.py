@@ -86,7 +86,9 @@ def _report_damage(store: Store, reporter: Reporter) -> None:
 
 @contextmanager
 def _turn(store: Store, names: list[str], reporter: Reporter) -> Iterator[list[str]]:
-    """Hold the cache entry, and yield what is still missing by then; nothing is held for nothing."""
+    """Hold the cache entry, and yield what is still missing by then; nothing is held for
+    nothing.
+    """
     try:
         make_folder(store.folder)
         lock = FileLock(store.folder / ".lock")
@@ -183,7 +185,8 @@ def _narrow(row: np.ndarray, dtype: np.dtype) -> np.ndarray:
     largest = np.abs(row).max() if dtype != np.uint8 else 0
     if not np.isfinite(largest):
         raise IntegrityError(
-            "The trunk computed NaN or infinity; its weights are broken. Nothing of this was stored."
+            "The trunk computed NaN or infinity; its weights are broken. Nothing of this was "
+            "stored."
         )
     if dtype == np.float16 and largest > np.finfo(np.float16).max:
         raise OverflowError(

@@ -1,4 +1,5 @@
-"""The store of activations: content-addressed, verified, shared by all recipes that agree below the cut.
+"""The store of activations: content-addressed, verified, shared by all recipes that agree below the
+cut.
 
     <cache>/activations/<key>/manifest.json   the fields that the key is made of, readable
                               <shard>.npy     rows of activations, (n, ...)

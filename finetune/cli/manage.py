@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from finetune.cli.options import verb
@@ -110,15 +111,15 @@ def _data(result: Mapping[str, Any]) -> str:
 
 def _listed(found: Mapping[str, Any]) -> str:
     lines = []
-    for entry in found["shelves"]:
+    for entry in found["entries"]:
         fields, pixels = entry["fields"], entry["fields"]["pixels"]
         views = " augmented" if pixels["augment"] else ""
         lines.append(
-            f"{entry['key'][:12]}  {fields['backbone']:<12}{fields['cut']:<18}"
+            f"{Path(entry['folder']).name[:12]}  {fields['backbone']:<12}{fields['cut']:<18}"
             f"{pixels['size']:>4} px{views}  {entry['rows']:>7,} rows  {_mib(entry['bytes'])}  "
             f"{fields['dtype']}"
         )
-    total = sum(entry["bytes"] for entry in found["shelves"])
+    total = sum(entry["bytes"] for entry in found["entries"])
     return "\n".join([*lines, f"{_mib(total)} in {found['cache']}"])
 
 
@@ -146,7 +147,8 @@ def _damaged(report: Mapping[str, Any]) -> IntegrityError | None:
 
 def _removed(result: Mapping[str, Any]) -> str:
     lines = [
-        f"{_mib(item['bytes']):>12}  {item['kind']:<8}  {item['days']:>6.1f} days old  {item['path']}"
+        f"{_mib(item['bytes']):>12}  {item['kind']:<8}  {item['days']:>6.1f} days old  "
+        f"{item['path']}"
         for item in result["removed"]
     ]
     done = "would be removed" if result["dry_run"] else "removed"

@@ -204,12 +204,12 @@ def derived(
 def _parameter(command: str, item: inspect.Parameter) -> inspect.Parameter:
     """A parameter as typer reads it; an argument, where it can be given by position."""
     option = OPTIONS.get(f"{command} {item.name}") or OPTIONS.get(item.name, _JSON)
-    kind = option.type or _plain(item.annotation)
+    kind: Any = option.type or _plain(item.annotation)
     default = None if item.default is inspect.Parameter.empty else item.default
     required = item.default is inspect.Parameter.empty
     words: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
     if item.kind is inspect.Parameter.VAR_POSITIONAL:
-        kind = list[kind]
+        kind = list[kind]  # type: ignore[valid-type]
     if item.kind is inspect.Parameter.KEYWORD_ONLY:
         names = [option.name] if option.name else _names(item.name, kind, default)
         bounds = {"min": option.least, "max": option.most}

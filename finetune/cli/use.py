@@ -121,7 +121,8 @@ def _some_bad(result: Mapping[str, Any]) -> DataError | None:
     if not bad:
         return None
     return DataError(
-        f"{bad} of {count(total, 'photo')} could not be decoded; the others are done. Reasons: above."
+        f"{bad} of {count(total, 'photo')} could not be decoded; the others are done. Reasons: "
+        "above."
     )
 
 

@@ -10,7 +10,7 @@ def ls() -> dict[str, Any]:
     """List what is stored: backbone, cut, size, photos and bytes."""
     from finetune.activations.store import entries
 
-    return {"cache": str(cache_dir()), "shelves": entries(cache_dir())}
+    return {"cache": str(cache_dir()), "entries": entries(cache_dir())}
 
 
 def verify(*, reporter: Reporter = SILENT) -> dict[str, Any]:

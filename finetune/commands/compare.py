@@ -1,4 +1,6 @@
-"""`finetune compare`: many recipes, each extraction once, run in a warm worker, ranked in a report."""
+"""`finetune compare`: many recipes, each extraction once, run in a warm worker, ranked in a
+report.
+"""
 
 import json
 import shutil
@@ -59,7 +61,8 @@ def compare(
 
     Raises:
         UsageError: a mistake in any of the recipes.
-        BusyError: another process works in ``out`` or in the folder of a trial, or the disk is full.
+        BusyError: another process works in ``out`` or in the folder of a trial, or the disk is
+            full.
         A failing trial is no error: its row says why it failed.
     """
     trials = read_trials(recipes, precision)
@@ -166,7 +169,9 @@ def _datasets(trials: Sequence[Trial]) -> dict[tuple, Dataset | FinetuneError]:
 def _run(
     trial: Trial, out: Path, data: Dataset | FinetuneError, worker: Worker
 ) -> Mapping[str, Any]:
-    """The outcome of a trial: as its folder has it, if recipe and photos are the same, or run now."""
+    """The outcome of a trial: as its folder has it, if recipe and photos are the same, or run
+    now.
+    """
     from finetune.runs.record import same_recipe
 
     folder = out / "cells" / trial.name

@@ -34,8 +34,9 @@ def describe(
         reporter: is told where the picture is.
 
     Returns:
-        ``backbone``, ``image_size``, what ``model.describe.describe_network`` returns, and ``trains``: by strategy, how
-        many weights of the backbone would learn (for `top-blocks`, a list for 1, 2, ... blocks), BatchNorm left still.
+        ``backbone``, ``image_size``, what ``model.describe.describe_network`` returns, and
+        ``trains``: by strategy, how many weights of the backbone would learn (for `top-blocks`, a
+        list for 1, 2, ... blocks), BatchNorm left still.
 
     Raises:
         UsageError: no such backbone, or the photos are too small for it.
@@ -65,7 +66,9 @@ def describe(
 
 
 def _trains(blocks: list[int]) -> dict[str, Any]:
-    """Weights of the backbone that learn, by strategy; its blocks are given from the photo upwards."""
+    """Weights of the backbone that learn, by strategy; its blocks are given from the photo
+    upwards.
+    """
     learns = {
         "head": 0,
         "blocks": [sum(blocks[-count:]) for count in range(1, len(blocks))],
@@ -83,7 +86,8 @@ def table(result: dict[str, Any]) -> list[str]:
     total = (
         f"{result['backbone']} at {result['image_size']} px: {result['parameters']:,} parameters, "
     )
-    total += f"{result['multiply_adds'] / 1e9:.2f} G multiply-adds; activations of one photo in float32: "
+    total += f"{result['multiply_adds'] / 1e9:.2f} G multiply-adds; "
+    total += "activations of one photo in float32: "
     total += f"{_size(memory['inference'])} in inference, {_size(memory['training'])} in training."
     found = [_HEADER, *map(_cells, result.get("layers") or result["blocks"])]
     widths = [max(len(cells[column]) for cells in found) for column in range(len(_HEADER))]
@@ -93,8 +97,10 @@ def table(result: dict[str, Any]) -> list[str]:
         lines.append("  ".join([first.strip().ljust(widths[0]), *rest]))
     lines += [
         "",
-        "memory, training: activations of one photo that live at once, and that training keeps; field: side of the "
-        "receptive field in pixels; stored: bytes per photo at this cut (float16), - where it is none.",
+        "memory, training: activations of one photo that live at once, and that training keeps; "
+        "field: side of the "
+        "receptive field in pixels; stored: bytes per photo at this cut (float16), - where it is "
+        "none.",
         "",
         "What learns of the backbone, beside the head (BatchNorm stays still):",
     ]

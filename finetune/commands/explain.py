@@ -1,7 +1,7 @@
 """`finetune explain`: where in a photo a classifier finds its evidence."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,8 @@ def explain(
     bad = []
     pixels = Pixels(classifier.image_size, classifier.resize)
     with reporter.stage("photos explained", len(files)) as advance:
-        for file, found in read_photos(pixels, files):
+        stream: Iterator[tuple[Any, np.ndarray | str]] = read_photos(pixels, files)
+        for file, found in stream:
             advance(1)
             if isinstance(found, str):
                 bad.append({"file": printable(file), "reason": found})

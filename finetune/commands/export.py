@@ -64,7 +64,8 @@ def export(
     folder = Path(out) if out else (path if path.is_dir() else path.parent) / "exported" / format
     if os.path.lexists(folder):
         raise UsageError(
-            f"{folder} exists already, and an export replaces nothing. Delete it, or choose another "
+            f"{folder} exists already, and an export replaces nothing. Delete it, or choose "
+            "another "
             "--out."
         )
     from finetune.runs.classifier import opened
@@ -208,7 +209,8 @@ def _verify(
     if not difference <= TOLERANCE:  # written so that NaN fails, too
         raise IntegrityError(
             f"In {row.runtime} the exported model gives other probabilities than in Keras: they "
-            f"differ by up to {difference:g}, and at most {TOLERANCE:g} is allowed. Nothing is left "
+            f"differ by up to {difference:g}, and at most {TOLERANCE:g} is allowed. Nothing is "
+            "left "
             "of it."
         )
     return (opened.input, opened.output), difference  # the model itself holds its files open
@@ -259,7 +261,9 @@ def _runtime(row: Format) -> dict[str, str]:
 
 
 def _synced(folder: Path) -> dict[str, str]:
-    """sha256 of every file, by name; their bytes are on the disk before the folder gets its name."""
+    """sha256 of every file, by name; their bytes are on the disk before the folder gets its
+    name.
+    """
     for name in _files(folder):
         with (folder / name).open("rb+") as file:
             os.fsync(file.fileno())

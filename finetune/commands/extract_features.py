@@ -19,8 +19,8 @@ Place = str | PathLike[str]
 
 
 def extract_features(
-    data: Place | None = None,
     *,
+    data: Place | None = None,
     backbone: str | None = None,
     weights: Place | None = None,
     image_size: int | None = None,

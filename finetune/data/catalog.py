@@ -67,7 +67,8 @@ def locate(name: str) -> Path:
     copies = os.environ.get("FINETUNE_DATA_DIR")
     if copies and not Path(copies).is_dir():
         raise DataError(
-            f"FINETUNE_DATA_DIR is {copies!r}, which is no folder. Correct the variable or unset it."
+            f"FINETUNE_DATA_DIR is {copies!r}, which is no folder. Correct the variable or unset "
+            "it."
         )
     local = Path(copies, name.replace("-", "_")) if copies else None
     return local if local and local.is_dir() else build(name)

@@ -17,7 +17,7 @@ from finetune.files import commit, commit_by_name, commit_json, commit_text, loc
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.recipe import Recipe, reopen
 from finetune.runs.card import render_ensemble
-from finetune.runs.folder import PHOTOS, read_recipe, read_result
+from finetune.runs.folder import PHOTOS, read_recipe, read_result, write_result
 from finetune.runs.predictions import Predictions, read_predictions
 
 Blend = Literal["mean", "weighted"]
@@ -249,4 +249,4 @@ def _write(
     commit_json(folder / "input.json", {"resize": members[0].recipe.resize})
     commit(folder / "confusion.png", lambda file: plots.confusion(matrix, classes, file))
     commit_text(folder / "README.md", render_ensemble(result, members, folder))
-    commit_json(folder / "metrics.json", result)
+    write_result(folder, dict(result))

@@ -31,7 +31,9 @@ _bench: "Bench | None" = None  # of the worker process
 
 
 class Worker:
-    """A process in which TensorFlow is imported once; replaced when it dies, ended with its parent."""
+    """A process in which TensorFlow is imported once; replaced when it dies, ended with its
+    parent.
+    """
 
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None

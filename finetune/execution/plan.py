@@ -44,8 +44,8 @@ from finetune.recipe.strategies import STRATEGIES
 _CALIBRATION = 1.0  # seconds for each side of the cut, compilation not counted
 _PHOTOS = 32  # of a batch of the calibration
 
-# Measured on two AVX-512 cores with VGG16, ResNet50 and DenseNet121, see docs/performance.md; what a
-# machine does faster or slower is in the calibration.
+# Measured on two AVX-512 cores with VGG16, ResNet50 and DenseNet121, see docs/performance.md; what
+# a machine does faster or slower is in the calibration.
 _STEP = (3.1, 0.035)  # a training step in engine passes: in all, and per layer that learns
 _TRACE = (1.0, 0.03)  # seconds until training starts: in all, and per layer that learns
 _HEAD_STEP = 2e-9  # seconds per photo, epoch and weight of a head trained by epochs

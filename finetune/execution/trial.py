@@ -1,4 +1,6 @@
-"""One trial, from photos to a run folder. Reads from top to bottom as the story; needs TensorFlow."""
+"""One trial, from photos to a run folder. Reads from top to bottom as the story; needs
+TensorFlow.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -322,7 +324,8 @@ class _Trial:
         found = fidelity(self.network.whole, arrays, probabilities[: len(arrays)])
         self.reporter.say(
             f"fidelity audit: probabilities of {count(len(arrays), 'validation photo')} from the "
-            f"saved float32 model differ by at most {found['max']:.2g}, {found['mean']:.2g} on average"
+            f"saved float32 model differ by at most {found['max']:.2g}, {found['mean']:.2g} on "
+            "average"
         )
         if found["changed"]:
             self.reporter.warn(

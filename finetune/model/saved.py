@@ -1,8 +1,9 @@
 """Open a saved ``.keras`` file, after looking at it as data.
 
-Loading a foreign Keras file can make Keras run or read what it should not (CVE-2025-1550, -8747, -9905, -9906, -12058 and
-their successors). Whatever this toolkit saves is made of standard layers and whole numbers of bytes in one archive, so
-everything else is refused before Keras sees it, and then Keras's own safe mode is on, too.
+Loading a foreign Keras file can make Keras run or read what it should not (CVE-2025-1550, -8747,
+-9905, -9906, -12058 and their successors). Whatever this toolkit saves is made of standard layers
+and whole numbers of bytes in one archive, so everything else is refused before Keras sees it, and
+then Keras's own safe mode is on, too.
 """
 
 import json
@@ -18,9 +19,22 @@ import keras
 from finetune.errors import DataError, IntegrityError
 
 _MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
-# Where the configuration of a model of standard layers, compiled or not, takes its classes from; None is a tensor's place.
-_MODULES = {None, "keras"} | {f"keras.{name}" for name in ("initializers", "layers", "losses", "metrics", "optimizers",
-            "optimizers.schedules", "regularizers", "src.models.functional", "src.models.sequential")}  # fmt: skip
+# Where the configuration of a model of standard layers, compiled or not, takes its classes from;
+# None is a tensor's place.
+_MODULES = {None, "keras"} | {
+    f"keras.{name}"
+    for name in (
+        "initializers",
+        "layers",
+        "losses",
+        "metrics",
+        "optimizers",
+        "optimizers.schedules",
+        "regularizers",
+        "src.models.functional",
+        "src.models.sequential",
+    )
+}
 # They carry or fetch code.
 _UNSAFE_LAYERS = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "FlaxLayer", "JaxLayer"}
 # Settings of layers that become a side of a weight, and so cannot exceed the largest side stored.
@@ -37,7 +51,8 @@ def load_model(path: Path) -> keras.Model:
 
     Raises:
         DataError: there is no such file.
-        IntegrityError: it is no Keras model, is damaged, or holds anything but standard layers and their weights.
+        IntegrityError: it is no Keras model, is damaged, or holds anything but standard layers and
+            their weights.
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist. Give a run folder, or a .keras file.")
@@ -102,7 +117,9 @@ def _check_part(part: dict[str, Any]) -> None:
 def _check_sides(part: dict[str, Any], largest: int) -> None:
     """A layer that claims more than is stored would be made, at any size, before it is filled."""
     settings = part.get("config")
-    for name in _SIDES & set(settings if isinstance(settings, dict) else ()):
+    if not isinstance(settings, dict):
+        return
+    for name in _SIDES & set(settings):
         values = settings[name] if isinstance(settings[name], list) else [settings[name]]
         if any(isinstance(value, int) and value > largest for value in values):
             raise ValueError(

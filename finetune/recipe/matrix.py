@@ -65,7 +65,9 @@ class _Matrix:
         return Trial(name, group, recipe, settings)
 
     def _word(self, key: str, value: Any) -> str:
-        """A value in a name: as it stands if it is text, with its key if a number, else by place."""
+        """A value in a name: as it stands if it is text, with its key if a number, else by
+        place.
+        """
         if isinstance(value, str):
             return value
         name = key.split(".")[-1]

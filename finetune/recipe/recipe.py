@@ -1,4 +1,6 @@
-"""Recipes: YAML or command-line settings to one frozen, validated value; every mistake is reported at once."""
+"""Recipes: YAML or command-line settings to one frozen, validated value; every mistake is reported
+at once.
+"""
 
 import difflib
 import importlib.util
@@ -19,7 +21,7 @@ from pydantic import (
 from finetune.data.augment import NONE, PRESETS
 from finetune.data.photos import RESIZE_MODES
 from finetune.errors import UsageError
-from finetune.model.backbones import known_backbones
+from finetune.model.backbones import BACKBONES, known_backbones
 from finetune.recipe.strategies import POOLINGS, STRATEGIES
 from finetune.recipe.yaml import Lines, dump, parse, read
 
@@ -29,7 +31,9 @@ _STORED_VIEWS = 4  # per photo, where a recipe augments and its strategy cannot 
 
 
 class Head(BaseModel):
-    """What stands on the backbone: pooling, an optional hidden layer, dropout, and how a linear head is fitted first."""
+    """What stands on the backbone: pooling, an optional hidden layer, dropout, and how a linear
+    head is fitted first.
+    """
 
     model_config = _FROZEN
     pool: Literal[POOLINGS] = "gap"  # type: ignore[valid-type]
@@ -59,7 +63,9 @@ class Augment(BaseModel):
 
 
 class Recipe(BaseModel):
-    """One way of fine-tuning, fully resolved: what a run does is a function of this and the photos."""
+    """One way of fine-tuning, fully resolved: what a run does is a function of this and the
+    photos.
+    """
 
     model_config = _FROZEN
     data: str = "cats-and-dogs-small"
@@ -96,7 +102,8 @@ class Recipe(BaseModel):
         """Fill in what depends on the strategy, and write short forms out."""
         if not isinstance(values, dict):
             return values
-        # An unknown strategy is the field's own mistake to report; the other keys are checked with the default's.
+        # An unknown strategy is the field's own mistake to report; the other keys are checked with
+        # the default's.
         strategy = STRATEGIES.get(
             values.get("strategy", ""), STRATEGIES[cls.model_fields["strategy"].default]
         )
@@ -110,6 +117,19 @@ class Recipe(BaseModel):
             values["views"] = "fresh" if strategy.streams and stored else stored
         return {**values, "head": head}
 
+    @field_validator("backbone", mode="before")
+    @classmethod
+    def _known(cls, name: Any) -> Any:
+        """A mistake gets the nearest names: a list of all forty would hide them."""
+        if name in known_backbones():
+            return name
+        near = difflib.get_close_matches(str(name), known_backbones(), n=1)
+        hint = f"did you mean '{near[0]}'? Allowed" if near else "allowed"
+        raise ValueError(
+            f"backbone is {name!r}; {hint} are {', '.join(BACKBONES)} "
+            "and all others that `finetune backbones` prints"
+        )
+
     @field_validator("augment", mode="before")
     @classmethod
     def _preset(cls, value: Any) -> Any:
@@ -117,14 +137,17 @@ class Recipe(BaseModel):
             return value
         if value not in PRESETS:
             raise ValueError(
-                f"augment is '{value}'; allowed are {', '.join(PRESETS)} or a table of {', '.join(NONE)}"
+                f"augment is '{value}'; allowed are {', '.join(PRESETS)} or a table of "
+                f"{', '.join(NONE)}"
             )
         return PRESETS[value]
 
     @field_validator("tensorboard")
     @classmethod
     def _installed(cls, wanted: bool, info: ValidationInfo) -> bool:
-        """A missing package is said now and not after the extraction; a recipe that is only read needs none."""
+        """A missing package is said now and not after the extraction; a recipe that is only read
+        needs none.
+        """
         if (
             wanted
             and not (info.context or {}).get("finished")
@@ -142,18 +165,21 @@ class Recipe(BaseModel):
         problems = []
         if self.views == "fresh" and not STRATEGIES[self.strategy].streams:
             problems.append(
-                f"{self.strategy} stores activations, and a store would freeze one draw of views: fresh. Set views: 4 "
+                f"{self.strategy} stores activations, and a store would freeze one draw of views: "
+                "fresh. Set views: 4 "
                 "(stored, deterministic views), augment: none, or strategy: frozen-base"
             )
         elif self.views == "fresh" and not augmented:
             problems.append("views: fresh needs an augmentation; set augment: light, or views: 0")
         elif self.views != "fresh" and augmented != (self.views > 0):
             problems.append(
-                f"views: {self.views} does not go with this augment; views are for augmented photos, and 0 for none"
+                f"views: {self.views} does not go with this augment; views are for augmented "
+                "photos, and 0 for none"
             )
         if self.strategy == "frozen-base" and self.views == "fresh" and self.head.solver == "lbfgs":
             problems.append(
-                "solver lbfgs needs all features at once and cannot take views: fresh; set solver: keras"
+                "solver lbfgs needs all features at once and cannot take views: fresh; set solver: "
+                "keras"
             )
         if problems:
             raise ValueError(". ".join(problems))
@@ -192,7 +218,8 @@ def load(
 
 
 def reopen(path: Path) -> Recipe:
-    """The recipe of a finished run, to be read and not to be run: what it took may be missing on this machine.
+    """The recipe of a finished run, to be read and not to be run: what it took may be missing on
+    this machine.
 
     Raises:
         UsageError: as ``load``.

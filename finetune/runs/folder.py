@@ -1,8 +1,8 @@
 """The result of a run, and how it is read from its folder.
 
 Needs nothing but the standard library, so that commands can answer at once. ``metrics.json`` is
-written last: a folder with one is a finished run. It holds the sha256 of every other file and, under
-``sha256``, the digest of its own content, which whoever reads a file checks.
+written last: a folder with one is a finished run. It holds the sha256 of every other file and,
+under ``sha256``, the digest of its own content, which whoever reads a file checks.
 """
 
 import csv
@@ -30,8 +30,8 @@ class RunResult:
         split: digest of the photos and their splits; ``listed``: before bad ones were left out.
         seconds: extract, train, total (until the test photos were classified) and command.
         extracted: rows that were computed in this run.
-        entries: key of each cache entry that was used -> cut, seconds (to compute its rows, whenever
-            that was) and bytes.
+        entries: key of each cache entry that was used -> cut, seconds (to compute its rows,
+            whenever that was) and bytes.
         cost: extraction_seconds, stored_bytes, peak_memory (bytes), multiply_adds.
         weights: source and digest of the backbone's weights.
         head: how it was fitted: solver, c, validation_loss, and path, pairs of c and loss.
@@ -71,6 +71,10 @@ class RunResult:
     unseen: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
+
+    def __fspath__(self) -> str:
+        """Its folder: a result can be given wherever a run folder can."""
+        return self.run
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, without what is None."""

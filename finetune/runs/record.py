@@ -52,7 +52,9 @@ _SMALL_FILES = 2**20  # bytes of everything but the model
 
 
 def same_recipe(path: Path, recipe: Recipe) -> bool:
-    """Whether the recipe file of a run folder asks for the same result; not if it cannot be read."""
+    """Whether the recipe file of a run folder asks for the same result; not if it cannot be
+    read.
+    """
     try:
         other = reopen(path)
     except UsageError:

@@ -1,4 +1,6 @@
-"""`finetune cache verify` and `gc`: damage is found and set aside; what is removed is what nobody needs, and no more."""
+"""`finetune cache verify` and `gc`: damage is found and set aside; what is removed is what nobody
+needs, and no more.
+"""
 
 import errno
 import json
@@ -60,7 +62,8 @@ def test_a_sound_store_is_left_as_it_is(cache):
     assert done.returncode == 0, done.stderr
     size = sum(path.stat().st_size for path in store.folder.glob("*.npy"))
     assert json.loads(done.stdout) == {
-        "cache": str(cache), "shards": 3, "bytes": size, "damaged": [], "orphans": 0, "orphan_bytes": 0, "ok": True
+        "cache": str(cache), "shards": 3, "bytes": size, "damaged": [],
+        "orphans": 0, "orphan_bytes": 0, "ok": True
     }  # fmt: skip
     assert names(cache) == before
 
@@ -109,8 +112,8 @@ def test_verify_ends_with_4_once_and_names_the_file(cache):
     first, second = finetune("cache", "verify"), finetune("-q", "cache", "verify")
     assert (first.returncode, second.returncode, second.stderr) == (4, 0, "")
     assert (
-        f"damaged: {bad}\nshards: 2 (0.0 MiB), damaged: 1\nfiles of interrupted writes: 1 (0.0 MiB); "
-        in first.stdout
+        f"damaged: {bad}\nshards: 2 (0.0 MiB), damaged: 1\nfiles of interrupted writes: 1 (0.0 "
+        "MiB); " in first.stdout
     )
     assert "error: 1 of 2 shards fail their checksum; they were set aside" in first.stderr
     assert "shards: 1 (0.0 MiB), damaged: none\n" in second.stdout

@@ -23,8 +23,10 @@ def test_help_and_errors_are_quick_and_do_not_import_tensorflow(tmp_path):
         (["run", "--help"], 0),
         (["run", str(tmp_path / "typo.yaml")], 2),
     ):
-        script = f"import sys; sys.argv = ['finetune', *{arguments!r}]\nfrom finetune.cli.app import main\ntry:\n    main()\n"
-        script += "finally:\n    print(sorted({'tensorflow', 'keras', 'pandas', 'sklearn'} & set(sys.modules)), file=sys.stderr)"
+        script = f"import sys; sys.argv = ['finetune', *{arguments!r}]\n"
+        script += "from finetune.cli.app import main\ntry:\n    main()\nfinally:\n"
+        script += "    heavy = {'tensorflow', 'keras', 'pandas', 'sklearn'} & set(sys.modules)\n"
+        script += "    print(sorted(heavy), file=sys.stderr)"
         done = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, check=False
         )
@@ -101,8 +103,8 @@ def test_extract_features_writes_aligned_rows_and_reuses_them(photos, tmp_path):
     assert (second["shape"], second["cached"]) == ([26, 1, 1, 512], True)
     maps = np.load(tmp_path / "m" / "features.npy").astype(np.float32)
     np.testing.assert_allclose(pooled, maps.mean(axis=(1, 2)), rtol=1e-3)
-    listed = json.loads(finetune("cache", "ls", "--json").stdout)["shelves"]
-    assert [(shelf["rows"], shelf["fields"]["cut"]) for shelf in listed] == [(26, "block5_pool")]
+    listed = json.loads(finetune("cache", "ls", "--json").stdout)["entries"]
+    assert [(entry["rows"], entry["fields"]["cut"]) for entry in listed] == [(26, "block5_pool")]
     wrong = finetune(*arguments, "--cut", "block4_pol")
     assert wrong.returncode == 2
     assert "block4_pool" in wrong.stderr

@@ -1,4 +1,6 @@
-"""A run measured on other folders: classes by name, nothing overwritten, nothing flattered, everything written parses back."""
+"""A run measured on other folders: classes by name, nothing overwritten, nothing flattered,
+everything written parses back.
+"""
 
 import csv
 import io
@@ -180,8 +182,8 @@ def test_unknown_classes_are_explained(folder, classifier, tmp_path):
         evaluate(classifier, str(tmp_path / "other"), out=tmp_path / "out")
     message = str(caught.value)
     assert (
-        "does not know: 'apple' (did you mean 'apples'?), 'dogs'. It knows 'apples', 'pears', 'plums'."
-        in message
+        "does not know: 'apple' (did you mean 'apples'?), 'dogs'. It knows 'apples', 'pears', "
+        "'plums'." in message
     )
     assert "empty" not in message
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,6 @@
-"""Whole runs on a few small photos with random weights: the run folder, the store, resuming, the plan."""
+"""Whole runs on a few small photos with random weights: the run folder, the store, resuming, the
+plan.
+"""
 
 import csv
 import io
@@ -90,7 +92,8 @@ def test_a_run_from_photos_to_folder(backbone, values, photos, tmp_path):
     assert load(out / "recipe.yaml", {}) == resolved
     rows = predictions(out)
     assert [row["split"] for row in rows] == ["validation"] * 7 + ["test"] * 7
-    # the saved model, fed with raw photos, says what predictions.csv says: labels, order and preprocessing agree
+    # the saved model, fed with raw photos, says what predictions.csv says: labels, order and
+    # preprocessing agree
     model = keras.saving.load_model(out / "model.keras")
     pixels = np.stack([decode((photos / row["file"]).read_bytes(), 32) for row in rows])
     found = model.predict(pixels, verbose=0)
@@ -347,7 +350,13 @@ def test_frozen_base_starts_from_the_converged_head(photos, tmp_path):
     assert float(start["val_loss"]) == pytest.approx(heads[0].head["validation_loss"], abs=2e-3)
 
 
-def test_a_run_whose_last_epoch_was_the_best_says_so(photos, tmp_path):
+def test_a_run_whose_last_epoch_was_the_best_says_so(photos, tmp_path, monkeypatch):
+    row = {"phase": "tail", "learning_rate": 1e-3, "seconds": 0.1, "accuracy": 0.5}
+    history = [
+        {**row, "epoch": epoch, "loss": loss, "val_loss": loss, "val_accuracy": 0.5}
+        for epoch, loss in ((0, 1.0), (1, 0.5))
+    ]
+    monkeypatch.setattr(runs, "fit", lambda *_: history)
     file = io.StringIO()
     chosen = recipe(photos, "head.solver=keras", strategy="cached-features", epochs=1)
     runs.run_trial(chosen, tmp_path / "run", Reporter(file=file))

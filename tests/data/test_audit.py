@@ -1,4 +1,6 @@
-"""`finetune check`: what is wrong is found, named and nothing else; the real photos hold one picture twice."""
+"""`finetune check`: what is wrong is found, named and nothing else; the real photos hold one
+picture twice.
+"""
 
 import io
 import json
@@ -193,7 +195,9 @@ def test_even_surfaces_are_not_alike():
 
 
 def changed(picture: Image.Image, how: str, rng: np.random.Generator) -> np.ndarray:
-    """Saved again as JPEG, and also cropped by 5 %, shifted by 2 % or mirrored, at the size of 224."""
+    """Saved again as JPEG, and also cropped by 5 %, shifted by 2 % or mirrored, at the size of
+    224.
+    """
     width, height = picture.size
     if how == "cropped":
         kept = (int(0.95 * width), int(0.95 * height))
@@ -304,8 +308,10 @@ def test_check_imports_nothing_heavy(photos, help_only):
     """Modules and no seconds: a machine may be busy."""
     heavy = "{'tensorflow', 'keras', 'pandas', 'scipy', 'sklearn', 'matplotlib', 'openvino'}"
     script = (
-        f"import sys; sys.argv = ['finetune', 'check', {'--help' if help_only else str(photos)!r}]\n"
-        f"from finetune.cli.app import main\ntry:\n    main()\nfinally:\n    print(sorted({heavy} & set(sys.modules)))"
+        "import sys; sys.argv = ['finetune', 'check', "
+        f"{'--help' if help_only else str(photos)!r}]\n"
+        f"from finetune.cli.app import main\ntry:\n    main()\nfinally:\n    print(sorted({heavy} "
+        "& set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "[]"), done.stderr

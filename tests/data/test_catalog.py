@@ -1,4 +1,6 @@
-"""Named data sets: where they are found, built from copies, and downloaded from a server on loopback."""
+"""Named data sets: where they are found, built from copies, and downloaded from a server on
+loopback.
+"""
 
 import errno
 import io
@@ -32,7 +34,9 @@ the_books_cut = cats_and_dogs.CATS_AND_DOGS_SMALL
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, no copies, a set of 8 photos per class instead of 2,000, and no proxy before loopback."""
+    """An empty cache, no copies, a set of 8 photos per class instead of 2,000, and no proxy before
+    loopback.
+    """
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("FINETUNE_DATA_DIR", raising=False)
     monkeypatch.setenv("NO_PROXY", "*")
@@ -60,7 +64,9 @@ def kaggle(n: int = 10) -> dict[str, bytes]:
 
 
 def microsoft(n: int = 14) -> dict[str, bytes]:
-    """Microsoft's layout, with an empty cat 2, a dog 7 that is no picture, and a spare cat that is torn."""
+    """Microsoft's layout, with an empty cat 2, a dog 7 that is no picture, and a spare cat that is
+    torn.
+    """
     photos = {
         f"PetImages/{a.title()}/{i}.jpg": jpeg(a, i) for a in ("cat", "dog") for i in range(n)
     }

@@ -47,7 +47,9 @@ def test_summary_of_four_photos():
 
 
 def test_wilson_interval_of_a_published_example():
-    """81 of 263: 0.2553 to 0.3662 (Newcombe 1998, Statistics in Medicine 17:857, table I, method 3)."""
+    """81 of 263: 0.2553 to 0.3662 (Newcombe 1998, Statistics in Medicine 17:857, table I, method
+    3).
+    """
     labels = np.zeros(263, dtype=int)
     probabilities = np.where(np.arange(263)[:, None] < 81, [1.0, 0.0], [0.0, 1.0])
     assert summarize(probabilities, labels)["accuracy_interval"] == pytest.approx(
@@ -139,7 +141,9 @@ def test_temperature_lowers_the_loss_and_keeps_the_ranking():
 
 
 def test_a_temperature_is_fitted_only_where_it_helps():
-    """A perfect validation split has no best temperature, and a small calibrated one only noise to fit."""
+    """A perfect validation split has no best temperature, and a small calibrated one only noise to
+    fit.
+    """
     assert fit_temperature(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])) == 1.0
     scaled = [fit_temperature(*calibrated(60, 2, seed)) != 1.0 for seed in range(20)]
     assert sum(scaled) < 10

@@ -43,16 +43,15 @@ def test_flags_override_the_file_and_set_overrides_both(tmp_path):
 
 def test_all_mistakes_are_reported_at_once_with_line_and_suggestion(tmp_path):
     (tmp_path / "r.yaml").write_text(
-        "# intent\nlerning_rate: 1e-5\nepochs: two\nhead:\n  pool: gap\n  dropot: 0.5\nbackbone: vgg\n"
+        "# intent\nlerning_rate: 1e-5\nepochs: two\nhead:\n  pool: gap\n  dropot: 0.5\nbackbone: "
+        "vgg\n"
     )
     message = refused(tmp_path / "r.yaml")
     assert "r.yaml:2: unknown key 'lerning_rate'; did you mean 'learning_rate'?" in message
     assert "r.yaml:3: epochs is 'two'" in message
     assert "r.yaml:6: unknown key 'head.dropot'; did you mean 'dropout'?" in message
-    assert (
-        "r.yaml:7: backbone is 'vgg': input should be 'vgg16', 'resnet50' or 'densenet121'"
-        in message
-    )
+    assert "r.yaml:7: backbone is 'vgg'; did you mean 'vgg19'? Allowed are vgg16" in message
+    assert len(max(message.splitlines(), key=len)) < 300 + len(str(tmp_path)), "all forty are named"
 
 
 @pytest.mark.parametrize(
@@ -143,8 +142,8 @@ def test_a_missing_package_is_said_when_the_recipe_is_read_and_not_when_it_was_r
     (tmp_path / "r.yaml").write_text("seed: 1\ntensorboard: true\nepochs: two\n")
     message = refused(tmp_path / "r.yaml")
     assert (
-        'r.yaml:2: tensorboard: true needs a package that is not installed; `pip install "finetune-cut[ten'
-        in message
+        "r.yaml:2: tensorboard: true needs a package that is not installed; `pip install "
+        '"finetune-cut[ten' in message
     )
     assert "r.yaml:3: epochs is 'two'" in message
     assert load(None, {"tensorboard": False}).tensorboard is False

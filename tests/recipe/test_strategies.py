@@ -11,7 +11,9 @@ from finetune.recipe.strategies import LEARNS, STRATEGIES, is_deterministic
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_what_crosses_the_cut_is_what_the_recipe_does(name):
-    """Without a word on views a recipe gets what the table names first; the second is there if fresh views may stream."""
+    """Without a word on views a recipe gets what the table names first; the second is there if
+    fresh views may stream.
+    """
     row, recipe = STRATEGIES[name], load(None, {"strategy": name})
     first, _, second = row.crosses.partition(" or ")
     assert first.startswith("fresh views" if recipe.views == "fresh" else "stored ")

@@ -1,4 +1,6 @@
-"""The report: the right numbers, nothing ranked that must not be, and a page that is safe and works in a browser."""
+"""The report: the right numbers, nothing ranked that must not be, and a page that is safe and works
+in a browser.
+"""
 
 import base64
 import hashlib
@@ -50,7 +52,9 @@ def out(tmp_path) -> Path:
 
 @pytest.fixture
 def cells(out) -> list[dict]:
-    """Three recipes with two seeds on one split, one recipe on another, one failed and one diverged cell."""
+    """Three recipes with two seeds on one split, one recipe on another, one failed and one diverged
+    cell.
+    """
     made = [
         add_cell(out, "best", seed, wrong=[0], validation_wrong=1, seconds=300) for seed in (0, 1)
     ]
@@ -240,7 +244,9 @@ def test_markdown_takes_text_as_it_stands_but_for_pipes(out):
 
 
 def test_accuracy_is_never_alone(out):
-    """All test photos called cats: the page and results.md say what that is worth, and which class is missed."""
+    """All test photos called cats: the page and results.md say what that is worth, and which class
+    is missed.
+    """
     dogs = list(range(1, 60, 2))
     write(out, [add_cell(out, "all-cats", wrong=dogs), add_cell(out, "sound", wrong=3)])
     row = page_of(out).rankings()[0]["all-cats"]
@@ -512,7 +518,10 @@ def show(browser, out: Path, width: int = 1280, scheme: str = "light") -> None:
 
 
 def order(browser, column: int = 1) -> list[str]:
-    script = "return [...document.querySelectorAll('table.ranking tbody tr')].map(r => r.cells[arguments[0]].innerText)"
+    script = (
+        "return [...document.querySelectorAll('table.ranking tbody tr')]"
+        ".map(r => r.cells[arguments[0]].innerText)"
+    )
     return [text.split()[0] for text in browser.execute_script(script, column)]
 
 
@@ -551,7 +560,10 @@ def test_the_page_fits_and_follows_the_colour_scheme(browser, out, cells, zoo, w
     write(out, [*cells, long_name], zoo)
     show(browser, out, width, scheme)
     assert browser.execute_script("return document.scrollingElement.scrollWidth <= innerWidth")
-    cut = "return [...document.querySelectorAll('.ranking')].some(t => t.scrollWidth > t.parentNode.clientWidth)"
+    cut = (
+        "return [...document.querySelectorAll('.ranking')]"
+        ".some(t => t.scrollWidth > t.parentNode.clientWidth)"
+    )
     assert not browser.execute_script(cut), "the ranking's last column is cut"
     assert browser.execute_script(
         "return [...document.images].every(image => image.complete && image.naturalWidth > 0)"

@@ -1,4 +1,6 @@
-"""The model card: honest figures beside accuracy, and as long as a page however many classes there are."""
+"""The model card: honest figures beside accuracy, and as long as a page however many classes there
+are.
+"""
 
 import re
 from pathlib import Path
