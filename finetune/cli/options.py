@@ -164,7 +164,8 @@ def verb(
         result = _called(chosen, given)
         shown = plan_text if chosen is plan and plan_text else text
         print_json(result) if as_json else print(shown(as_dict(result)))
-        if error := failure(as_dict(result)):
+        error = failure(as_dict(result)) if chosen is command else None
+        if error:
             raise error
 
     extra = {"dry_run": False} if plan and "dry_run" not in inspected else {}

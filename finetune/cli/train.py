@@ -106,16 +106,16 @@ def _needed(needed: Mapping[str, Any]) -> Iterator[str]:
     why = f"as {pair[0]} and {pair[1]} did" if pair else "an assumption: nothing was measured yet"
     noise = f", with {100 * needed['seed_sd']:.2f} points (sd) between seeds"
     yield (
-        f"with {count(needed['photos'], 'test photo')} and {count(needed['seeds'], 'seed')}; to "
-        f"find a true gap four times in five among {count(needed['recipes'], 'recipe')}, if two "
-        f"differ on {_percent(needed['share'])} of the photos ({why})"
-        f"{noise if needed['seed_sd'] else ''}:"
+        f"a true gap is found four times in five ({count(needed['photos'], 'test photo')}, "
+        f"{count(needed['recipes'], 'recipe')}, {count(needed['seeds'], 'seed')} each; if two "
+        f"differ on {_percent(needed['share'])} of the photos, {why}"
+        f"{noise if needed['seed_sd'] else ''}) with:"
     )
     for row in needed["gaps"]:
-        photos = "no number of photos" if row["photos"] is None else f"{row['photos']:,} photos"
-        seeds = "no number of seeds" if row["seeds"] is None else count(row["seeds"], "seed")
-        gap = f"{row['gap']:g} point{'s' if row['gap'] != 1 else ''}"
-        yield f"  {gap}: {photos} with these seeds, or {seeds} with these photos"
+        photos, seeds = row["photos"], row["seeds"]
+        more = "more photos alone do not" if photos is None else f"{photos:,} test photos"
+        again = "more seeds alone do not" if seeds is None else count(seeds, "seed")
+        yield f"  {row['gap']:g} point{'s' if row['gap'] != 1 else ''}: {more}, or {again}"
 
 
 def _trial_plan(row: Mapping[str, Any]) -> str:

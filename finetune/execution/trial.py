@@ -95,7 +95,7 @@ def _run(
     dataset, rows = gather(recipe, dataset, cache, needs(recipe))
     extracted = time.perf_counter()
     shared = overlap(dataset, reporter)
-    warnings.add(overlap_warning(shared))
+    warnings.add(overlap_warning(shared), is_shown_elsewhere=bool(shared["test_photos"]))
     trial = _Trial(recipe, dataset, network, cache, rows, reporter, bench, out, warnings)
     head = trial.fit_head()
     history = [*head.pop("history", []), *trial.train_tail()]
@@ -170,11 +170,12 @@ class _Warnings:
         for text in texts:
             self.add(text)
 
-    def add(self, text: str | None) -> None:
-        """Warn, if there is anything to warn of."""
+    def add(self, text: str | None, is_shown_elsewhere: bool = False) -> None:
+        """Warn, if there is anything to warn of; keep it unless the result says it in figures."""
         if text:
-            self.texts.append(text)
             self._reporter.warn(text)
+        if text and not is_shown_elsewhere:
+            self.texts.append(text)
 
 
 def _check_memory(recipe: Recipe, dataset: Dataset, network: Network) -> None:
