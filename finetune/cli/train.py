@@ -21,9 +21,23 @@ def _run(result: Mapping[str, Any]) -> str:
         f"test accuracy {_percent(test['accuracy'])} ({_percent(low)} to {_percent(high)}) on "
         f"{count(test['n'], 'photo')}, log loss {test['loss']:.4f}; validation accuracy "
         f"{_percent(result['validation']['accuracy'])}\n"
+        f"balanced accuracy {_percent(test['balanced_accuracy'])}; always naming the most frequent "
+        f"class has an accuracy of {_percent(test['majority_baseline'])}"
+        f"{_without(test, result['unseen'])}\n"
         f"{result['strategy']} on {result['backbone']}, cut at {result['cut']}; "
         f"{seconds['extract']:.0f} s for activations, {seconds['train']:.0f} s for training\n"
         f"{result['run']}"
+    )
+
+
+def _without(test: Mapping[str, Any], unseen: Mapping[str, Any]) -> str:
+    """Accuracy without the test photos that stand in another split, if there are any."""
+    known = test["n"] - unseen.get("n", test["n"])
+    if not known or unseen["accuracy"] is None:
+        return ""
+    return (
+        f"\naccuracy without {count(known, 'test photo')} that another split holds, too: "
+        f"{_percent(unseen['accuracy'])} on {count(unseen['n'], 'photo')}"
     )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -23,7 +23,7 @@ _SHOWN = 5  # largest and smallest classes that a summary names
 
 
 @dataclass(frozen=True)
-class _Look:
+class Look:
     """What one photo shows (no thumbnail of a tiny one), or why it cannot be decoded."""
 
     sides: tuple[int, int] = (0, 0)
@@ -55,15 +55,16 @@ def audit(
         accuracy, a fraction. ``ok`` if nothing is bad or leaks.
     """
     looks = []
-    for look in map_ahead(lambda photo: _look(photo, size), dataset.photos):
-        looks.append(look)
+    for one in map_ahead(lambda photo: look_at(photo, size), dataset.photos):
+        looks.append(one)
         advance(1)
-    seen = [(p, look.thumbnail) for p, look in zip(dataset.photos, looks, strict=True)]
-    pairs, proposed = _alike([(p, picture) for p, picture in seen if picture is not None])
+    seen = [(p, one.thumbnail) for p, one in zip(dataset.photos, looks, strict=True)]
+    pairs = pairs_alike([(p, picture) for p, picture in seen if picture is not None])
+    proposed = _connected(dataset, pairs)
     bad = [
-        {"file": photo.file, "reason": look.reason}
-        for photo, look in zip(dataset.photos, looks, strict=True)
-        if look.reason
+        {"file": photo.file, "reason": one.reason}
+        for photo, one in zip(dataset.photos, looks, strict=True)
+        if one.reason
     ]
     shared = leaks(dataset)
     test = len(dataset.split("test"))
@@ -85,7 +86,7 @@ def audit(
         "imbalance": round(imbalance(dataset), 3),
         "majority_baseline": round(majority_baseline(dataset), 4),
         "warnings": warnings_of(dataset),
-        "sizes": _sizes([look.sides for look in looks if not look.reason], size),
+        "sizes": _sizes([one.sides for one in looks if not one.reason], size),
         "test": {"photos": test, "half_width": round(half_width(test), 4)},
         "ok": not bad and not shared,
     }
@@ -104,27 +105,17 @@ def majority_baseline(dataset: Dataset) -> float:
     return test[max(train, key=lambda name: train[name])] / sum(test.values())
 
 
-def warnings_of(dataset: Dataset) -> list[str]:
-    """Sentences on what the numbers of photos do to the figures; empty if nothing."""
-    train = _counts(dataset, "train")
-    warnings = []
-    if imbalance(dataset) > _IMBALANCED:
-        largest = max(train, key=lambda name: train[name])
-        smallest = min(train, key=lambda name: train[name])
-        warnings.append(
-            f"Class imbalance: {largest!r} has {count(train[largest], 'training photo')} and "
-            f"{smallest!r} {train[smallest]:,}, {imbalance(dataset):.1f} to 1. Always naming "
-            f"{largest!r} reaches an accuracy of {100 * majority_baseline(dataset):.1f} % on the "
-            "test photos, so read the balanced accuracy; --set class_weight=balanced makes every "
-            "class count alike in training."
-        )
-    few = [f"{name!r} {n:,}" for name, n in _counts(dataset, "test").items() if n < _FEW_TEST]
-    if few:
-        subject = "1 class has" if len(few) == 1 else f"{len(few):,} classes have"
-        warnings.append(
-            f"{subject} fewer than {_FEW_TEST} test photos "
-            f"({listed(few, _SHOWN)}): figures per class are coarse."
-        )
+def warnings_of(dataset: Dataset, balanced: bool = False) -> list[str]:
+    """Sentences on what the numbers of photos do to the figures; empty if nothing.
+
+    Args:
+        dataset: the photos.
+        balanced: whether training weighs the classes alike already.
+    """
+    warnings = [
+        *imbalance_warning(_counts(dataset, "train"), majority_baseline(dataset), balanced),
+        *few_warning(_counts(dataset, "test")),
+    ]
     validation = len(dataset.split("validation"))
     if validation < _FEW_VALIDATION:
         warnings.append(
@@ -141,6 +132,47 @@ def warnings_of(dataset: Dataset) -> list[str]:
     return warnings
 
 
+def imbalance_warning(
+    counts: Mapping[str, int], baseline: float, balanced: bool = False, photos: str = "training"
+) -> list[str]:
+    """At most one sentence.
+
+    Args:
+        counts: class -> number of ``photos``; classes without any are left out of account.
+        baseline: test accuracy, 0-1, of always naming the largest class.
+        balanced: whether training weighs the classes alike already.
+    """
+    counts = {name: n for name, n in counts.items() if n}
+    largest = max(counts, key=lambda name: counts[name])
+    smallest = min(counts, key=lambda name: counts[name])
+    ratio = counts[largest] / counts[smallest]
+    if ratio <= _IMBALANCED:
+        return []
+    advice = (
+        "class_weight=balanced makes every class count alike in training already."
+        if balanced
+        else "--set class_weight=balanced makes every class count alike in training."
+    )
+    return [
+        f"Class imbalance: {largest!r} has {count(counts[largest], f'{photos} photo')} and "
+        f"{smallest!r} {counts[smallest]:,}, {ratio:.1f} to 1. Always naming {largest!r} reaches "
+        f"an accuracy of {100 * baseline:.1f} % on the test photos, so read the balanced accuracy; "
+        f"{advice}"
+    ]
+
+
+def few_warning(counts: Mapping[str, int]) -> list[str]:
+    """At most one sentence on classes of few test photos; ``counts`` is class -> photos."""
+    few = [f"{name!r} {n:,}" for name, n in counts.items() if n < _FEW_TEST]
+    if not few:
+        return []
+    subject = "1 class has" if len(few) == 1 else f"{len(few):,} classes have"
+    return [
+        f"{subject} fewer than {_FEW_TEST} test photos "
+        f"({listed(few, _SHOWN)}): figures per class are coarse."
+    ]
+
+
 def half_width(photos: int, accuracy: float = 0.9) -> float:
     """Half the width of Wilson's 95 % interval of an accuracy measured on so many photos.
 
@@ -151,31 +183,28 @@ def half_width(photos: int, accuracy: float = 0.9) -> float:
     return z / (1 + z**2 / photos) * math.sqrt(variance)
 
 
-def _look(photo: Photo, size: int) -> _Look:
+def look_at(photo: Photo, size: int) -> Look:
+    """Decode a photo, as a square of ``size`` pixels."""
     try:
         data = read_bytes(photo.path)
         pixels = decode(data, size)
         shape = sides(data)
     except BadPhoto as error:
-        return _Look(reason=str(error))
-    return _Look(shape, thumbnail(pixels) if min(shape) >= SMALLEST else None)
+        return Look(reason=str(error))
+    return Look(shape, thumbnail(pixels) if min(shape) >= SMALLEST else None)
 
 
-def _alike(
-    seen: Sequence[tuple[Photo, np.ndarray]],
-) -> tuple[list[tuple[Photo, ...]], list[tuple[Photo, ...]]]:
-    """Pairs of photos that look alike and differ in their bytes, and the groups they connect."""
-    photos = [photo for photo, _ in seen]
-    pairs = [
-        pair
-        for pair in alike([picture for _, picture in seen])
-        if photos[pair[0]].sha256 != photos[pair[1]].sha256
-    ]
+def pairs_alike(seen: Sequence[tuple[Photo, np.ndarray]]) -> list[tuple[Photo, Photo]]:
+    """Pairs of photos whose thumbnails look alike and whose bytes differ, in order."""
+    pairs = [(seen[a][0], seen[b][0]) for a, b in alike([picture for _, picture in seen])]
+    return [(a, b) for a, b in pairs if a.sha256 != b.sha256]
 
-    def named(groups: Sequence[Sequence[int]]) -> list[tuple[Photo, ...]]:
-        return [tuple(photos[index] for index in group) for group in groups]
 
-    return named(pairs), named(components(pairs))
+def _connected(dataset: Dataset, pairs: Sequence[tuple[Photo, Photo]]) -> list[tuple[Photo, ...]]:
+    """The groups of photos that pairs connect."""
+    place = {photo.file: number for number, photo in enumerate(dataset.photos)}
+    groups = components([(place[a.file], place[b.file]) for a, b in pairs])
+    return [tuple(dataset.photos[number] for number in group) for group in groups]
 
 
 def _counts(dataset: Dataset, split: str) -> dict[str, int]:

@@ -13,8 +13,10 @@ import numpy as np
 from finetune.activations.cache import ActivationCache
 from finetune.backend import peak_bytes, reset_peak
 from finetune.data.audit import warnings_of
-from finetune.data.dataset import Dataset, leaks
+from finetune.data.dataset import Dataset
+from finetune.data.overlap import overlap, overlap_warning
 from finetune.data.photos import read_photos
+from finetune.evaluation.caveats import caveats, unseen
 from finetune.evaluation.explained import explain_test
 from finetune.evaluation.fidelity import PHOTOS, fidelity
 from finetune.execution.bench import Bench, StoredRows, cache_entries, gather, read_dataset
@@ -85,14 +87,16 @@ def _run(
     recipe = settled(recipe)
     record.check_free(out, recipe)
     dataset = dataset or read_dataset(recipe)
-    _warn(dataset, reporter)
     network, cache = bench.prepare(recipe, len(dataset.classes), reporter)
     _check_memory(recipe, dataset, network)
     record.begin(out, recipe, dataset)
+    warnings = _Warnings(reporter, warnings_of(dataset, recipe.class_weight == "balanced"))
     listed = dataset.digest
     dataset, rows = gather(recipe, dataset, cache, needs(recipe))
     extracted = time.perf_counter()
-    trial = _Trial(recipe, dataset, network, cache, rows, reporter, bench, out)
+    shared = overlap(dataset, reporter)
+    warnings.add(overlap_warning(shared))
+    trial = _Trial(recipe, dataset, network, cache, rows, reporter, bench, out, warnings)
     head = trial.fit_head()
     history = [*head.pop("history", []), *trial.train_tail()]
     trained = time.perf_counter()
@@ -116,6 +120,10 @@ def _run(
         "command": finished - (started or begun),
     }
     used = cache_entries(cache, rows)
+    files = [photo.file for photo in dataset.split("test")]
+    test = record.measured(dataset, "test", probabilities["test"])
+    for caveat in caveats(test):
+        warnings.add(caveat)
     result = RunResult(
         run=str(out),
         backbone=recipe.backbone,
@@ -138,7 +146,11 @@ def _run(
         head={"solver": recipe.head.solver, **head},
         audit=checked,
         validation=record.measured(dataset, "validation", probabilities["validation"]),
-        test=record.measured(dataset, "test", probabilities["test"]),
+        test=test,
+        leaks=shared["leaks"],
+        near_duplicates=shared["near_duplicates"],
+        unseen=unseen(files, probabilities["test"], dataset.labels("test"), shared["test_photos"]),
+        warnings=warnings.texts,
         ignored=dataset.ignored,
         excluded=len(dataset.excluded),
         fidelity=fidelity,
@@ -146,14 +158,20 @@ def _run(
     return record.finish(out, recipe, dataset, network.whole, history, probabilities, result, sheet)
 
 
-def _warn(dataset: Dataset, reporter: Reporter) -> None:
-    copies = leaks(dataset)
-    if copies:
-        files = ", ".join(photo.file for photo in copies[0])
-        subject = "1 photo stands" if len(copies) == 1 else f"{len(copies):,} photos stand"
-        reporter.warn(f"{subject} in more than one split or class ({files}): figures may flatter.")
-    for warning in warnings_of(dataset):
-        reporter.warn(warning)
+class _Warnings:
+    """What the run warns of, kept for its result."""
+
+    def __init__(self, reporter: Reporter, texts: Sequence[str]):
+        self.texts: list[str] = []
+        self._reporter = reporter
+        for text in texts:
+            self.add(text)
+
+    def add(self, text: str | None) -> None:
+        """Warn, if there is anything to warn of."""
+        if text:
+            self.texts.append(text)
+            self._reporter.warn(text)
 
 
 def _check_memory(recipe: Recipe, dataset: Dataset, network: Network) -> None:
@@ -175,7 +193,9 @@ class _Trial:
         reporter: Reporter,
         bench: Bench,
         out: Path,
+        warnings: _Warnings,
     ):
+        self.warnings = warnings
         self.recipe = recipe
         self.dataset = dataset
         self.network = network
@@ -258,8 +278,8 @@ class _Trial:
         if model is not self.network.tail:
             self.network.tail.set_weights(model.get_weights())
         if 0 < settings.epochs == best_epoch(history):
-            self.reporter.warn(
-                f"the last of {count(settings.epochs, 'epoch')} was the best: validation loss was "
+            self.warnings.add(
+                f"The last of {count(settings.epochs, 'epoch')} was the best: validation loss was "
                 f"still falling. More may help: --epochs {2 * settings.epochs}."
             )
         return history

@@ -91,6 +91,7 @@ class Recipe(BaseModel):
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     engine: Literal["auto", "openvino", "tensorflow"] = "auto"
     store: Literal["float16", "float32"] = "float16"
+    margin: float = Field(1.0, gt=0, le=100)  # points of accuracy
     skip_bad: bool = False
     tensorboard: bool = False
     seed: int = Field(0, ge=0, lt=2**32)

@@ -10,7 +10,9 @@ from typing import Any
 from jinja2 import BaseLoader, Environment, PackageLoader, StrictUndefined
 
 from finetune.data.dataset import SPLITS, Dataset
+from finetune.evaluation.caveats import caveats
 from finetune.model.backbones import backbone
+from finetune.progress import count
 from finetune.recipe.recipe import Recipe
 
 _LISTED = 25  # classes
@@ -73,6 +75,16 @@ def templates(loader: BaseLoader, autoescape: bool = False) -> Environment:
     return environment
 
 
+def _shared(result: Mapping[str, Any]) -> str:
+    """How many test photos stand in another split, too."""
+    known = result["test"]["n"] - result.get("unseen", {}).get("n", 0)
+    looked = result.get("near_duplicates") is not None
+    also = " or a look-alike" if looked else ""
+    note = "" if looked else " Look-alikes were not sought: `finetune check` does it."
+    subject = f"{count(known, 'test photo')} {'has' if known == 1 else 'have'}"
+    return f"{subject if known else 'No test photo has'} a copy{also} in another split.{note}"
+
+
 def _fill(
     result: Mapping[str, Any],
     classes: Sequence[str],
@@ -89,7 +101,10 @@ def _fill(
         "title": names if len(names) <= _TITLE else f"{len(classes)} classes",
         "recipe": recipes[0],
         "backbones": [backbone(name) for name in dict.fromkeys(r.backbone for r in recipes)],
-        "unrecognised": [classes[index] for index in result["test"]["zero_recall"]],
+        "warnings": result.get("warnings", caveats(result["test"])),
+        "unseen": result.get("unseen"),
+        "known": result["test"]["n"] - result.get("unseen", {}).get("n", 0),
+        "shared": _shared(result),
         "table": table,
         "pictures": [path.name for path in folder.glob("*.png")],
     }

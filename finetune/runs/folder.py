@@ -14,6 +14,7 @@ from finetune.errors import DataError, IntegrityError
 from finetune.files import commit_json, digest_of, sha256_of
 
 RESULT = "metrics.json"
+PHOTOS = "photos.csv"  # the sha256 of every photo, with its split
 _OWN = "sha256"
 
 
@@ -35,6 +36,9 @@ class RunResult:
         head: how it was fitted: solver, c, validation_loss, and path, pairs of c and loss.
         audit: frozen (variables compared) and moved.
         validation, test: see ``evaluation.metrics.summarize``, and per_class.
+        leaks, near_duplicates: files in more than one split or class, see ``data.overlap``.
+        unseen: n and accuracy of the test photos that have no copy or look-alike in another split.
+        warnings: sentences on what the figures are worth.
         ignored: entries of the data folder that are no photos, by kind; ``excluded``: bad photos.
         fidelity: how far a trunk that is not float32 is off, see ``docs/design.md``.
         files: name -> sha256 of the files of the run folder.
@@ -60,7 +64,15 @@ class RunResult:
     precision: str = "float32"
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
     fidelity: dict[str, Any] | None = None
+    leaks: list[list[str]] = field(default_factory=list)
+    near_duplicates: list[list[str]] | None = None
+    unseen: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
+
+    def __fspath__(self) -> str:
+        """Its folder: a result can be given wherever a run folder can."""
+        return self.run
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, without what is None."""

@@ -46,8 +46,10 @@ def read(split: str) -> dict[str, int]:
 
 
 def _entries(path: Path) -> dict[str, Any]:
-    empty: dict[str, list[str]] = {"models": [], "comparisons": []}
-    return json.loads(path.read_text()) if path.exists() else empty
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # damaged: what can be counted begins now
+        return {"models": [], "comparisons": []}
 
 
 def _path(split: str) -> Path:

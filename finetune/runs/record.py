@@ -16,10 +16,10 @@ from finetune.data.dataset import Dataset
 from finetune.errors import UsageError
 from finetune.evaluation import plots
 from finetune.evaluation.metrics import confusion, measure
-from finetune.files import commit, commit_by_name, commit_json, commit_text, need_space
+from finetune.files import commit, commit_by_name, commit_csv, commit_json, commit_text, need_space
 from finetune.recipe.recipe import Recipe, reopen
-from finetune.runs import card
-from finetune.runs.folder import RESULT, RunResult
+from finetune.runs import card, ledger
+from finetune.runs.folder import PHOTOS, RESULT, RunResult
 
 if TYPE_CHECKING:
     import keras
@@ -36,7 +36,7 @@ HISTORY = (
     "seconds",
 )
 # keys of a recipe that change how a run goes and not what it finds on the same photos
-INCIDENTAL = {"skip_bad", "tensorboard", "engine"}
+INCIDENTAL = {"skip_bad", "tensorboard", "engine", "margin"}
 _PACKAGES = (
     "tensorflow",
     "keras",
@@ -128,6 +128,7 @@ def finish(
         _commit_csv(out / "excluded.csv", excluded)
     _commit_csv(out / "history.csv", pd.DataFrame(history, columns=list(HISTORY)))
     _commit_csv(out / "predictions.csv", predictions_table(dataset, probabilities))
+    commit_csv(out / PHOTOS, photos_table(dataset))
     matrix = confusion(probabilities["test"], dataset.labels("test"))
     commit(out / "confusion.png", lambda file: plots.confusion(matrix, dataset.classes, file))
     if history:
@@ -141,12 +142,19 @@ def finish(
     text = card.render(recipe, dataset, result.to_json(), out)
     commit_text(out / "README.md", text)
     written = result.write(out)
+    ledger.record(result.split, [out], comparison=False)
     (out / CHECKPOINT).unlink(missing_ok=True)
     return written
 
 
 def predictions_table(dataset: Dataset, probabilities: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """One row per photo: file, class, one probability per class under its name, split."""
+    """One row per photo: file, class, one probability per class under its name, split.
+
+    Where photos of a split are not independent of each other, a last column says which belong
+    together.
+    """
+    held_out = [dataset.group_ids(name) for name in probabilities]
+    is_grouped = any(len(np.unique(ids)) < len(ids) for ids in held_out)
     parts = []
     for name, values in probabilities.items():
         photos = dataset.split(name)
@@ -154,8 +162,18 @@ def predictions_table(dataset: Dataset, probabilities: Mapping[str, np.ndarray])
         part["class"] = [dataset.classes[photo.label] for photo in photos]
         columns = pd.DataFrame(values, columns=list(dataset.classes))
         split = pd.Series(name, index=part.index, name="split")
-        parts.append(pd.concat([part, columns, split], axis=1))
+        group = pd.Series([photo.group or photo.sha256[:16] for photo in photos], name="group")
+        parts.append(pd.concat([part, columns, split, *([group] if is_grouped else [])], axis=1))
     return pd.concat(parts)
+
+
+def photos_table(dataset: Dataset) -> pd.DataFrame:
+    """One row per photo: file, class, split, group, sha256 of its content."""
+    rows = [
+        (photo.file, dataset.classes[photo.label], photo.split, photo.group, photo.sha256)
+        for photo in dataset.photos
+    ]
+    return pd.DataFrame(rows, columns=["file", "class", "split", "group", "sha256"])
 
 
 def environment(seed: int) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def test_two_hundred_cats_and_twelve_dogs(tmp_path):
         "**94.3 %**",
         "Balanced accuracy 50.0 %",
         "right in 94.3 %",
-        "recognised: dogs.",
+        "recognised (recall 0): 'dogs'.",
     ):
         assert figure in text
     assert "dogs → cats: 12" in text
