@@ -70,6 +70,10 @@ class RunResult:
     warnings: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
 
+    def __fspath__(self) -> str:
+        """Its folder: a result can be given wherever a run folder can."""
+        return self.run
+
     def to_json(self) -> dict[str, Any]:
         """JSON values, without what is None."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
