@@ -24,12 +24,11 @@ import numpy as np
 
 from finetune.activations.rows import Row, Rows
 from finetune.data.photos import Pixels
-from finetune.files import commit, commit_json, digest_of, sha256_of
+from finetune.files import READ_ONLY, commit, commit_json, digest_of, sha256_of
 from finetune.model.backbones import INPUT
 from finetune.model.backbones import backbone as row_of
 
 FORMAT_VERSION = 2
-READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _OPEN_FILES = (
     64  # shards that are open at a time, of the 256 to 1,024 files that a process may open
 )

@@ -13,7 +13,7 @@ import typer
 
 from finetune.errors import FinetuneError
 from finetune.model.formats import FORMATS
-from finetune.progress import Reporter
+from finetune.progress import Reporter, visible
 from finetune.recipe.strategies import POOLINGS, STRATEGIES
 
 settings = {"quiet": False, "verbose": False}  # of this process, set by `-q` and `-v`
@@ -263,7 +263,7 @@ def reporter() -> Reporter:
 
 def say(text: str) -> None:
     """One line on stderr."""
-    print(text, file=sys.stderr)
+    print(visible(text), file=sys.stderr)
 
 
 def as_dict(result: Any) -> Any:
