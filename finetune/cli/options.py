@@ -71,6 +71,15 @@ OPTIONS = {
     "epochs": Option("Epochs at most. Default: the strategy's.", metavar="N"),
     "seed": Option("Of everything that is drawn. Default: 0.", metavar="N"),
     "precision": Option("Of the network's arithmetic. Default: auto.", choices=PRECISIONS),
+    "groups": Option(
+        "What in a file's path names the photos that belong together: folder:N, or a regular "
+        "expression with a group; as `groups` in a recipe.",
+        metavar="RULE",
+    ),
+    "margin": Option(
+        "Differences of accuracy within so many points do not matter. Default: the recipes', 1.",
+        metavar="POINTS",
+    ),
     "min_per_class": Option(
         "Leave out classes of fewer photos. Default: 1, none.", metavar="N", least=1
     ),

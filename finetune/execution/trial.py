@@ -149,7 +149,10 @@ def _run(
         test=test,
         leaks=shared["leaks"],
         near_duplicates=shared["near_duplicates"],
-        unseen=unseen(files, probabilities["test"], dataset.labels("test"), shared["test_photos"]),
+        unseen={
+            **unseen(files, probabilities["test"], dataset.labels("test"), shared["test_photos"]),
+            "look_alikes": shared["near_duplicates"] is not None,
+        },
         warnings=warnings.texts,
         ignored=dataset.ignored,
         excluded=len(dataset.excluded),

@@ -92,7 +92,8 @@ def begin(out: Path, recipe: Recipe, dataset: Dataset) -> None:
 
 def measured(dataset: Dataset, split: str, probabilities: np.ndarray) -> dict[str, Any]:
     """The metrics of a split, with those of each class."""
-    return measure(probabilities, dataset.labels(split), dataset.classes)
+    groups = dataset.group_ids(split)
+    return measure(probabilities, dataset.labels(split), dataset.classes, groups)
 
 
 def finish(
