@@ -68,6 +68,12 @@ OPTIONS = {
         "imagenet, random or a weight file. Default: imagenet.", metavar="NAME|FILE", type=str
     ),
     "image_size": Option("Side of the photos in pixels. Default: 224.", metavar="PIXELS"),
+    "describe backbone": Option("One of `finetune backbones`.", metavar="BACKBONE"),
+    "describe image_size": Option("Side of the photos in pixels.", metavar="PIXELS", least=28),
+    "alpha": Option("Width multiplier, for backbones that have one.", metavar="SHARE"),
+    "describe layers": Option("Layer by layer."),
+    "describe top": Option("With the classifier of ImageNet's 1,000 classes."),
+    "svg": Option("Write a picture of the graph with its cuts.", metavar="FILE", type=Path),
     "epochs": Option("Epochs at most. Default: the strategy's.", metavar="N"),
     "seed": Option("Of everything that is drawn. Default: 0.", metavar="N"),
     "precision": Option("Of the network's arithmetic. Default: auto.", choices=PRECISIONS),
