@@ -39,6 +39,7 @@ def _checked(report: Mapping[str, Any]) -> str:
             ),
             f"{count(test['photos'], 'test photo')} tell an accuracy of 90 % to about "
             f"± {100 * test['half_width']:.1f} points (95 % interval)",
+            *[f"warning: {text}" for text in report["warnings"]],
         ]
     )
 
