@@ -56,8 +56,8 @@ OPTIONS = {
     "photos": Option("Photos, and folders of photos.", metavar="PHOTO|DIR...", type=list[Path]),
     "compare photos": Option("Show photos in the report, or only their names.", type=bool),
     "data": Option(
-        "Class folders, a CSV or Parquet table of photos, or cats-and-dogs-small, sketches, "
-        "digits.",
+        "Class folders, a CSV or Parquet table of photos, or cats-and-dogs-small, "
+        "clothing-small, sketches, digits.",
         metavar="DATA",
         type=str,
     ),
@@ -131,8 +131,13 @@ OPTIONS = {
         "Channels of feature maps at most, the most active ones.", metavar="N", least=1
     ),
     "size": Option("Side of the photos in pixels.", metavar="PIXELS", least=32, most=1024),
-    "name": Option("cats-and-dogs-small, sketches or digits.", metavar="NAME"),
-    "source": Option("A local copy: Kaggle's train/ folder or zip.", "--from", "PATH", type=Path),
+    "name": Option("cats-and-dogs-small, clothing-small, sketches or digits.", metavar="NAME"),
+    "source": Option(
+        "A local copy: Kaggle's train/ folder or zip; the folder of clothing-small.",
+        "--from",
+        "PATH",
+        type=Path,
+    ),
     "older_than": Option("Days that an entry was not used.", metavar="DAYS", least=0),
     "dry_run": Option("Print what would be done and do nothing."),
 }
