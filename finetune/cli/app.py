@@ -125,7 +125,9 @@ def _watch_signals() -> None:
     signal.signal(signal.SIGTERM, terminated)
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    # Detached, for it must outlive this function: signals would be written to whatever file takes
+    # its number.
+    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
     threading.Thread(target=count_signals, daemon=True).start()
 
 

@@ -118,6 +118,9 @@ OPTIONS = {
     "size": Option("Side of the photos in pixels.", metavar="PIXELS", least=32, most=1024),
     "name": Option("cats-and-dogs-small, sketches or digits.", metavar="NAME"),
     "source": Option("A local copy: Kaggle's train/ folder or zip.", "--from", "PATH", type=Path),
+    "serve model": Option("The folder of a finished run.", metavar="RUN", type=Path),
+    "host": Option("The address to listen on; 0.0.0.0 is all.", metavar="ADDRESS"),
+    "port": Option("0 is any free one.", metavar="N", least=0, most=65535),
     "older_than": Option("Days that an entry was not used.", metavar="DAYS", least=0),
     "dry_run": Option("Print what would be done and do nothing."),
 }
