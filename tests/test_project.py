@@ -43,6 +43,7 @@ LAYERS = (
     "training",
     "evaluation",
     "runs",
+    "serving",
     "report",
     "execution",
     "commands",

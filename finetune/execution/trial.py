@@ -130,6 +130,7 @@ def _run(
     test = record.measured(dataset, "test", probabilities["test"])
     for caveat in caveats(test):
         warnings.add(caveat)
+    warnings.add(record.write_network(out, recipe, dataset, network.whole))
     result = RunResult(
         run=str(out),
         backbone=recipe.backbone,
