@@ -126,15 +126,8 @@ def _watch_signals() -> None:
     signal.signal(signal.SIGTERM, terminated)
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-<<<<<<< HEAD
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=count_signals, args=(reader, writer), daemon=True).start()
-=======
-    # Detached, for it must outlive this function: signals would be written to whatever file takes
-    # its number.
-    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
-    threading.Thread(target=count_signals, daemon=True).start()
->>>>>>> wt-X
 
 
 def _explained(error: Exception) -> FinetuneError:

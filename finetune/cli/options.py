@@ -131,7 +131,6 @@ OPTIONS = {
         "Channels of feature maps at most, the most active ones.", metavar="N", least=1
     ),
     "size": Option("Side of the photos in pixels.", metavar="PIXELS", least=32, most=1024),
-<<<<<<< HEAD
     "name": Option("cats-and-dogs-small, clothing-small, sketches or digits.", metavar="NAME"),
     "source": Option(
         "A local copy: Kaggle's train/ folder or zip; the folder of clothing-small.",
@@ -139,13 +138,9 @@ OPTIONS = {
         "PATH",
         type=Path,
     ),
-=======
-    "name": Option("cats-and-dogs-small, sketches or digits.", metavar="NAME"),
-    "source": Option("A local copy: Kaggle's train/ folder or zip.", "--from", "PATH", type=Path),
     "serve model": Option("The folder of a finished run.", metavar="RUN", type=Path),
     "host": Option("The address to listen on; 0.0.0.0 is all.", metavar="ADDRESS"),
     "port": Option("0 is any free one.", metavar="N", least=0, most=65535),
->>>>>>> wt-X
     "older_than": Option("Days that an entry was not used.", metavar="DAYS", least=0),
     "dry_run": Option("Print what would be done and do nothing."),
 }
