@@ -1,4 +1,4 @@
-"""`finetune predict`, `evaluate`, `explain`, `export`: their results for a person."""
+"""`finetune predict`, `evaluate`, `explain`, `export`, `serve`: their results for a person."""
 
 import signal
 import sys
@@ -12,6 +12,7 @@ from finetune.commands.evaluate import evaluate
 from finetune.commands.explain import explain
 from finetune.commands.export import export
 from finetune.commands.predict import FORMATS, Prediction, predict, printed, write
+from finetune.commands.serve import serve
 from finetune.errors import DataError, UsageError
 from finetune.files import commit
 from finetune.progress import Reporter, count
@@ -137,6 +138,10 @@ def _exported(result: Mapping[str, Any]) -> str:
     )
 
 
+def _serve(**given: Any) -> None:
+    serve(**given, reporter=Reporter(settings["quiet"]))
+
+
 VERBS = {
     "predict": derived(
         predict,
@@ -149,4 +154,5 @@ VERBS = {
         explain, _explained, "finetune explain runs/mine cat.jpg --out explained", failure=_some_bad
     ),
     "export": verb(export, _exported, "finetune export runs/mine --format onnx"),
+    "serve": derived(serve, _serve, "finetune serve runs/mine --port 8000", {}),
 }

@@ -205,7 +205,7 @@ def _check_free(out: Path, digests: dict[str, str]) -> None:
         return
     try:
         found = json.loads(metrics.read_text(encoding="utf-8")).get("digests", {})
-    except ValueError as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"{metrics} cannot be read ({error}). Choose another --out, or delete the folder."
         ) from error

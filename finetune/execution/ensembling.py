@@ -13,11 +13,11 @@ from finetune.backend import load_keras
 from finetune.errors import DataError, UsageError
 from finetune.evaluation import plots
 from finetune.evaluation.metrics import confusion, mcnemar, measure, per_photo
-from finetune.files import commit, commit_by_name, commit_json, commit_text, locked
+from finetune.files import commit, commit_by_name, commit_csv, commit_json, commit_text, locked
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.recipe import Recipe, reopen
 from finetune.runs.card import render_ensemble
-from finetune.runs.folder import PHOTOS, read_recipe, read_result, write_result
+from finetune.runs.folder import PHOTOS, checked, read_recipe, read_result, write_result
 from finetune.runs.predictions import Predictions, read_predictions
 
 Blend = Literal["mean", "weighted"]
@@ -171,7 +171,9 @@ def _read(name: str, path: Path) -> Member:
         raise UsageError(
             f"{path} is an ensemble, and an ensemble is made of runs. Give its members instead."
         )
-    return Member(name, path, reopen(read_recipe(path)), result, *read_predictions(path))
+    recipe = read_recipe(path)
+    checked(path, "recipe.yaml", "classes.json", "predictions.csv")
+    return Member(name, path, reopen(recipe), result, *read_predictions(path))
 
 
 def _check_alike(first: Member, other: Member) -> None:
@@ -240,8 +242,7 @@ def _write(
         group = {} if split.groups is None else {"group": split.groups}
         parts.append(pd.concat([part, columns], axis=1).assign(split=name, **group))
     header = ["file", "class", *classes, "split", *group]  # a class may be called "file"
-    table = pd.concat(parts)
-    commit(folder / "predictions.csv", lambda f: table.to_csv(f, index=False, header=header))
+    commit_csv(folder / "predictions.csv", pd.concat(parts).set_axis(header, axis=1))
     commit_json(folder / "classes.json", classes)
     if (members[0].path / PHOTOS).exists():
         contents = (members[0].path / PHOTOS).read_text(encoding="utf-8")

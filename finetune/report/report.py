@@ -20,7 +20,7 @@ from markupsafe import Markup
 from finetune import __version__
 from finetune.evaluation.metrics import confusion, top_confusions
 from finetune.evaluation.planning import MARGIN
-from finetune.files import commit, commit_text
+from finetune.files import commit_csv, commit_text
 from finetune.report import figures
 from finetune.report.entries import Cell, Entry
 from finetune.report.galleries import explanations, galleries
@@ -86,9 +86,7 @@ def write_report(out: Path, cells: Sequence[Cell], plan: Mapping[str, Any]) -> d
         "unfinished": sum(cell["status"] != "done" for cell in cells),
         "dropped": _dropped(cells),
     }
-    commit(
-        out / "results.csv", lambda file: results_table(out, cells, rows).to_csv(file, index=False)
-    )
+    commit_csv(out / "results.csv", results_table(out, cells, rows))
     commit_text(out / "results.md", _environment().get_template("results.md").render(context))
     commit_text(out / "report.html", _page(context))
     ranking = [
