@@ -100,12 +100,12 @@ def _run(
     listed = dataset.digest
     dataset, rows = gather(recipe, dataset, cache, needs(recipe))
     extracted = time.perf_counter()
-    shared = overlap(dataset, reporter)
-    warnings.add(overlap_warning(shared), is_shown_elsewhere=bool(shared["test_photos"]))
     trial = _Trial(recipe, dataset, network, cache, rows, reporter, bench, out, warnings)
     head = trial.fit_head()
     history = [*head.pop("history", []), *trial.train_tail()]
     trained = time.perf_counter()
+    shared = overlap(dataset, reporter)
+    warnings.add(overlap_warning(shared), is_shown_elsewhere=bool(shared["test_photos"]))
     checked = audit(network.whole, network.frozen)
     reporter.say(f"freeze audit: {count(checked['frozen'], 'frozen variable')}, none moved")
     probabilities = {split: trial.probabilities(split) for split in ("validation", "test")}
