@@ -3,6 +3,7 @@ and its memory.
 """
 
 import ctypes
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -54,12 +55,14 @@ def stderr_to_nowhere() -> Iterator[None]:
         os.close(nowhere)
 
 
+@functools.cache
 def has_gpu() -> bool:
-    """Whether TensorFlow sees a GPU; imports TensorFlow."""
+    """Whether TensorFlow sees a GPU; imports TensorFlow. CUDA complains where there is none."""
     load_keras()
     import tensorflow as tf
 
-    return bool(tf.config.list_physical_devices("GPU"))
+    with stderr_to_nowhere():
+        return bool(tf.config.list_physical_devices("GPU"))
 
 
 def gpu_has_bfloat16() -> bool:

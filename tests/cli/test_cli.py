@@ -33,6 +33,16 @@ def test_help_and_errors_are_quick_and_do_not_import_tensorflow(tmp_path):
         assert (done.returncode, done.stderr.splitlines()[-1]) == (code, "[]"), done.stderr
 
 
+def test_signals_are_written_to_a_socket_that_stays_open():
+    """A closed one's number goes to the next file that is opened, and signals into that file."""
+    code = (
+        "import os, signal, stat\nfrom finetune.cli.app import _watch_signals\n_watch_signals()\n"
+    )
+    code += "assert stat.S_ISSOCK(os.fstat(signal.set_wakeup_fd(-1)).st_mode)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_version_and_backbones_and_schema():
     assert finetune_here("--version").stdout.startswith("finetune 0.")
     found = json.loads(finetune_here("backbones", "--json").stdout)
