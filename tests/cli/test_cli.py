@@ -35,14 +35,9 @@ def test_help_and_errors_are_quick_and_do_not_import_tensorflow(tmp_path):
 
 def test_signals_are_written_to_a_socket_that_stays_open():
     """A closed one's number goes to the next file that is opened, and signals into that file."""
-<<<<<<< HEAD
     code = (
         "import os, signal, stat\nfrom finetune.cli.app import _watch_signals\n_watch_signals()\n"
     )
-=======
-    code = "import os, signal, stat; from finetune.cli.app import _watch_signals\n"
-    code += "_watch_signals()\n"
->>>>>>> wt-X
     code += "assert stat.S_ISSOCK(os.fstat(signal.set_wakeup_fd(-1)).st_mode)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
