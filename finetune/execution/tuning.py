@@ -33,8 +33,8 @@ _CHOSEN = "chosen"  # attribute of the study, the number of a trial; from then o
 _REASON = "reason"  # attribute of a trial without result
 _TRIES = 3  # of a trial that ends with the process
 # A trial is stopped where its best validation loss so far is above the median of the others'; not
-# in the first 5 trials, nor before its second epoch.
-_PRUNER = {"n_startup_trials": 5, "n_warmup_steps": 1, "n_min_trials": 2}
+# in the first 5 trials, nor before its second epoch (steps count from 1).
+_PRUNER = {"n_startup_trials": 5, "n_warmup_steps": 2, "n_min_trials": 2}
 
 
 def tune_recipe(
