@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from finetune.commands.check import check as check
     from finetune.commands.compare import compare as compare
     from finetune.commands.compare import plan_compare as plan_compare
+    from finetune.commands.describe import describe as describe
     from finetune.commands.ensemble import ensemble as ensemble
     from finetune.commands.evaluate import evaluate as evaluate
     from finetune.commands.explain import explain as explain
@@ -32,6 +33,7 @@ _HOMES = {
     "Reporter": "progress",
     "check": "commands.check",
     "compare": "commands.compare",
+    "describe": "commands.describe",
     "ensemble": "commands.ensemble",
     "evaluate": "commands.evaluate",
     "explain": "commands.explain",

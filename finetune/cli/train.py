@@ -1,7 +1,7 @@
 """`finetune run`, `compare`, `tune`, `extract-features`, `ensemble`: their results for a person."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,29 @@ def _compare_plan(plan: Mapping[str, Any]) -> str:
             f"{count(len(plan['cells']), 'trial')}, {count(plan['extractions'], 'extraction')} "
             f"({plan['extractions_saved']} saved by sharing), {_mib(plan['bytes_to_store'])} to "
             f"store, {_estimate(plan)}",
+            *_needed(plan["needed"]),
         ]
     )
+
+
+def _needed(needed: Mapping[str, Any]) -> Iterator[str]:
+    """What it takes to find a true gap between two recipes."""
+    if needed["recipes"] < 2 or not needed["photos"]:
+        return
+    pair = needed["share_of"]
+    why = f"as {pair[0]} and {pair[1]} did" if pair else "an assumption: nothing was measured yet"
+    noise = f", with {100 * needed['seed_sd']:.2f} points (sd) between seeds"
+    yield (
+        f"with {count(needed['photos'], 'test photo')} and {count(needed['seeds'], 'seed')}; to "
+        f"find a true gap four times in five among {count(needed['recipes'], 'recipe')}, if two "
+        f"differ on {_percent(needed['share'])} of the photos ({why})"
+        f"{noise if needed['seed_sd'] else ''}:"
+    )
+    for row in needed["gaps"]:
+        photos = "no number of photos" if row["photos"] is None else f"{row['photos']:,} photos"
+        seeds = "no number of seeds" if row["seeds"] is None else count(row["seeds"], "seed")
+        gap = f"{row['gap']:g} point{'s' if row['gap'] != 1 else ''}"
+        yield f"  {gap}: {photos} with these seeds, or {seeds} with these photos"
 
 
 def _trial_plan(row: Mapping[str, Any]) -> str:

@@ -41,7 +41,13 @@ from finetune.runs.folder import RunResult
 from finetune.training.fit import Batches, Settings, best_epoch, fit, read_views
 from finetune.training.linear_head import Linear, check_size, fit_linear, fits_memory
 
-_HEAD_SETTINGS = {"epochs": 100, "patience": 5, "learning_rate": 1e-3}  # with a hidden layer
+_HEAD_SETTINGS = {  # with a hidden layer
+    "epochs": 100,
+    "patience": 5,
+    "learning_rate": 1e-3,
+    "optimizer": "adam",
+    "momentum": 0.0,
+}
 
 
 def run_trial(
@@ -124,6 +130,7 @@ def _run(
     test = record.measured(dataset, "test", probabilities["test"])
     for caveat in caveats(test):
         warnings.add(caveat)
+    warnings.add(record.write_network(out, recipe, dataset, network.whole))
     result = RunResult(
         run=str(out),
         backbone=recipe.backbone,
@@ -149,7 +156,10 @@ def _run(
         test=test,
         leaks=shared["leaks"],
         near_duplicates=shared["near_duplicates"],
-        unseen=unseen(files, probabilities["test"], dataset.labels("test"), shared["test_photos"]),
+        unseen={
+            **unseen(files, probabilities["test"], dataset.labels("test"), shared["test_photos"]),
+            "look_alikes": shared["near_duplicates"] is not None,
+        },
         warnings=warnings.texts,
         ignored=dataset.ignored,
         excluded=len(dataset.excluded),
@@ -409,6 +419,8 @@ class _Trial:
         names = ("epochs", "patience", "batch_size", "learning_rate")
         names += ("schedule", "weight_decay", "seed")  # type: ignore[assignment]
         values = {name: getattr(self.recipe, name) for name in names}
+        optimizer = self.recipe.optimizer
+        values |= {"optimizer": optimizer.name, "momentum": optimizer.momentum}
         return Settings(**values | changes, class_weight=self._class_weight())
 
     def _class_weight(self) -> dict[int, float] | None:

@@ -65,7 +65,7 @@ def test_a_sound_folder_is_reported_and_ends_with_0(photos):
     text = finetune("-q", "check", photos, "--size", 32)
     assert (text.returncode, text.stderr) == (0, "")
     assert re.search(r"^  together +12 +7 +7$", text.stdout, re.MULTILINE)
-    assert "26 photos are smaller than 32 px" in text.stdout
+    assert "26 photos smaller than 32 px" in text.stdout
     assert "cannot be decoded: none" in text.stdout
     assert "7 test photos tell an accuracy of 90 % to about ± 22." in text.stdout
 
