@@ -92,7 +92,9 @@ def pair_weights(recipes: int) -> np.ndarray:
 
 
 def two_locks(matrix: np.ndarray) -> np.ndarray:
-    """The former rules: McNemar of one seed each with Holm, and Welch of the seeds: bool (pairs,)."""
+    """The former rules: McNemar of one seed each with Holm, and Welch of the seeds: bool
+    (pairs,).
+    """
     first, second = np.triu_indices(len(matrix), k=1)
     one = matrix[:, 0]
     only_a = (one[first] & ~one[second]).sum(axis=1)

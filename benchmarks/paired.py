@@ -53,8 +53,14 @@ def ratio(rows: pd.DataFrame, slow: str, fast: str, column: str = "seconds") -> 
     """
     by = rows.pivot_table(index="repeat", columns="contender", values=column)
     ratios = by[slow] / by[fast]
-    return {name: round(float(value), 2) for name, value in
-            (("median", ratios.median()), ("low", ratios.min()), ("high", ratios.max()))}  # fmt: skip
+    return {
+        name: round(float(value), 2)
+        for name, value in (
+            ("median", ratios.median()),
+            ("low", ratios.min()),
+            ("high", ratios.max()),
+        )
+    }
 
 
 def machine() -> dict[str, Any]:
@@ -77,7 +83,12 @@ def report(
     """Print the table; write it with every single measurement as JSON."""
     print(f"\n{name}\n{table.to_string(index=False)}")
     if out:
-        content = {"benchmark": name, "machine": machine(), **more, "table": table.to_dict("records"),
-                   "measurements": rows.astype(object).where(rows.notna(), None).to_dict("records")}  # fmt: skip
+        content = {
+            "benchmark": name,
+            "machine": machine(),
+            **more,
+            "table": table.to_dict("records"),
+            "measurements": rows.astype(object).where(rows.notna(), None).to_dict("records"),
+        }
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -74,7 +74,8 @@ def frozen_augmented(data: Path, backbone: str, size: int, epochs: int) -> list[
     """A frozen base below a head, with fresh views in every epoch."""
     base = base_of(backbone, size)
     base.trainable = False
-    views = [keras.layers.RandomFlip("horizontal"), keras.layers.RandomRotation(10 / 360), keras.layers.RandomZoom(0.1),
+    views = [keras.layers.RandomFlip("horizontal"), keras.layers.RandomRotation(10 / 360),
+             keras.layers.RandomZoom(0.1),
              keras.layers.RandomTranslation(0.05, 0.05)]  # fmt: skip
     return _fit(data, base, APPLICATIONS[backbone][1].preprocess_input, views, size, epochs, 1e-3)
 

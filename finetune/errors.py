@@ -1,6 +1,7 @@
 """What can go wrong, and the exit code that says so.
 
-A message says what was received, what is allowed and what to do next; the command line prints it without a traceback.
+A message says what was received, what is allowed and what to do next; the command line prints it
+without a traceback.
 """
 
 import importlib
@@ -38,7 +39,9 @@ class SomeCellsFailed(FinetuneError):
 
 
 class BusyError(FinetuneError):
-    """Another process holds the lock, or the disk is full: try again later (EX_TEMPFAIL of sysexits.h)."""
+    """Another process holds the lock, or the disk is full: try again later (EX_TEMPFAIL of
+    sysexits.h).
+    """
 
     exit_code = 75
 

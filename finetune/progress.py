@@ -1,4 +1,6 @@
-"""What a person sees on stderr while a command works: live bars on a terminal, plain lines elsewhere."""
+"""What a person sees on stderr while a command works: live bars on a terminal, plain lines
+elsewhere.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +21,13 @@ def _plural(noun: str) -> str:
     if noun.endswith("y"):
         return f"{noun[:-1]}ies"
     return f"{noun}es" if noun.endswith(("s", "ch")) else f"{noun}s"
+
+
+def visible(text: str) -> str:
+    """Text for a terminal or a log: what does not print (control sequences, bytes of a file name
+    that are no UTF-8) as Python escapes it; line ends stay.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 class Reporter:
@@ -44,11 +53,11 @@ class Reporter:
     def say(self, text: str) -> None:
         """One line of progress."""
         if not self._quiet:
-            self.console.print(escape(text))
+            self.console.print(escape(visible(text)))
 
     def warn(self, text: str) -> None:
         """One line that must not be missed."""
-        self.console.print(f"[yellow]warning:[/] {escape(text)}")
+        self.console.print(f"[yellow]warning:[/] {escape(visible(text))}")
 
     @contextmanager
     def stage(self, name: str, total: int, noun: str = "photo") -> Iterator[Callable[[int], None]]:

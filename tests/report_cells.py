@@ -1,4 +1,6 @@
-"""Comparisons made up for tests: run folders with predictions that are wrong where a test wants it, and their report."""
+"""Comparisons made up for tests: run folders with predictions that are wrong where a test wants it,
+and their report.
+"""
 
 import json
 import re
@@ -39,7 +41,9 @@ def add_cell(
     epochs: int = 3,
     head: str = "gap",
 ) -> dict:
-    """A run folder of a cell that is done: wrong on the first ``wrong`` test photos, or on those listed."""
+    """A run folder of a cell that is done: wrong on the first ``wrong`` test photos, or on those
+    listed.
+    """
     name = f"{recipe}-s{seed}"
     run = out / "cells" / re.sub(r"\W", "_", name)
     run.mkdir(parents=True)

@@ -1,4 +1,6 @@
-"""Guards of speed: ratios of things measured in turn, with much slack, because CI's machine does other things, too."""
+"""Guards of speed: ratios of things measured in turn, with much slack, because CI's machine does
+other things, too.
+"""
 
 import time
 
@@ -21,7 +23,9 @@ SIZE = 96
 
 
 def best_ratio(slow, fast, repeats=4) -> float:
-    """Of the shortest times: what disturbs a measurement only lengthens it. The first calls compile and do not count."""
+    """Of the shortest times: what disturbs a measurement only lengthens it. The first calls compile
+    and do not count.
+    """
     seconds = {slow: [], fast: []}
     for repeat in range(repeats + 1):
         for function, found in seconds.items():

@@ -1,4 +1,6 @@
-"""The notebooks: paired with their scripts, shown with clean outputs, and run on the comparison of the quickstart."""
+"""The notebooks: paired with their scripts, shown with clean outputs, and run on the comparison of
+the quickstart.
+"""
 
 import importlib.metadata
 import os
@@ -70,7 +72,8 @@ def run_notebook(script: Path, *more: str) -> list:
 def test_a_notebook_goes_from_photos_to_an_onnx_file(tmp_path, monkeypatch):
     if not imagenet_weights():
         pytest.skip(
-            f"no VGG16 weights: FINETUNE_WEIGHTS_DIR has none, {OFFLINE_PACKAGE} (extra offline) is not installed"
+            f"no VGG16 weights: FINETUNE_WEIGHTS_DIR has none, {OFFLINE_PACKAGE} (extra offline) "
+            "is not installed"
         )
     monkeypatch.setenv("FINETUNE_OUT", str(tmp_path / "out"))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
@@ -82,7 +85,8 @@ def test_a_notebook_goes_from_photos_to_an_onnx_file(tmp_path, monkeypatch):
 def test_quickstart_compares_and_the_notebook_walks_through_it(tmp_path, monkeypatch):
     if not imagenet_weights():
         pytest.skip(
-            f"no VGG16 weights: FINETUNE_WEIGHTS_DIR has none, {OFFLINE_PACKAGE} (extra offline) is not installed"
+            f"no VGG16 weights: FINETUNE_WEIGHTS_DIR has none, {OFFLINE_PACKAGE} (extra offline) "
+            "is not installed"
         )
     out = tmp_path / "compared"
     done = finetune(

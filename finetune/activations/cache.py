@@ -76,7 +76,9 @@ class ActivationCache:
         self._features: dict[tuple, np.ndarray] = {}
 
     def begin(self, reporter: Reporter) -> None:
-        """Another trial: nothing is computed or bad yet, and other processes may have added rows."""
+        """Another trial: nothing is computed or bad yet, and other processes may have added
+        rows.
+        """
         self.reporter = reporter
         self.bad = []
         self.computed = 0
@@ -208,7 +210,8 @@ class ActivationCache:
     def stream(
         self, photos: Sequence[Photo], keys: Sequence[str], cut: str, size: int
     ) -> Iterator[np.ndarray]:
-        """Activations of fresh views, never stored: arrays of ``size`` rows, the last may be smaller.
+        """Activations of fresh views, never stored: arrays of ``size`` rows, the last may be
+        smaller.
 
         Raises:
             DataError: a photo can no longer be decoded.

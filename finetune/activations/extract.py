@@ -9,10 +9,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from finetune.activations.engine import Engine
-from finetune.activations.store import READ_ONLY, Store, row_name
+from finetune.activations.store import Store, row_name
 from finetune.data.photos import Photo, Pixels, read_photos, through
 from finetune.errors import DataError, IntegrityError
-from finetune.files import make_folder, need_space, sweep
+from finetune.files import READ_ONLY, make_folder, need_space, sweep
 from finetune.progress import Reporter, count
 
 _SHARD_BYTES = 64 * 2**20  # memory that waits to be committed
@@ -86,7 +86,9 @@ def _report_damage(store: Store, reporter: Reporter) -> None:
 
 @contextmanager
 def _turn(store: Store, names: list[str], reporter: Reporter) -> Iterator[list[str]]:
-    """Hold the cache entry, and yield what is still missing by then; nothing is held for nothing."""
+    """Hold the cache entry, and yield what is still missing by then; nothing is held for
+    nothing.
+    """
     try:
         make_folder(store.folder)
         lock = FileLock(store.folder / ".lock")
@@ -183,7 +185,8 @@ def _narrow(row: np.ndarray, dtype: np.dtype) -> np.ndarray:
     largest = np.abs(row).max() if dtype != np.uint8 else 0
     if not np.isfinite(largest):
         raise IntegrityError(
-            "The trunk computed NaN or infinity; its weights are broken. Nothing of this was stored."
+            "The trunk computed NaN or infinity; its weights are broken. Nothing of this was "
+            "stored."
         )
     if dtype == np.float16 and largest > np.finfo(np.float16).max:
         raise OverflowError(

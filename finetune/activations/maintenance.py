@@ -19,7 +19,9 @@ Files = Mapping[Path, os.stat_result]
 
 
 def shards(root: Path) -> list[Path]:
-    """The .npy files of all shards in the store of a cache directory, sorted; one may be missing beside its .json."""
+    """The .npy files of all shards in the store of a cache directory, sorted; one may be missing
+    beside its .json.
+    """
     manifests = [
         manifest for folder in _folders(root) for manifest in sorted(folder.glob("shard-*.json"))
     ]
@@ -126,7 +128,9 @@ def _files(folder: Path) -> Files:
 
 
 def _left(files: Files) -> dict[Path, str]:
-    """What of an entry's files is of no use: ``orphan`` (an interrupted write) or ``damaged`` (set aside)."""
+    """What of an entry's files is of no use: ``orphan`` (an interrupted write) or ``damaged`` (set
+    aside).
+    """
     found = {}
     for file in files:
         alone = file.suffix == ".npy" and file.with_suffix(".json") not in files
@@ -152,7 +156,9 @@ def _item(kind: str, path: Path, size: int, age: float) -> dict[str, Any]:
 
 
 def _remove(folder: Path, doomed: list[Path]) -> None:
-    """Shards first lose the .json that makes them visible, so that an interrupted removal leaves orphans only."""
+    """Shards first lose the .json that makes them visible, so that an interrupted removal leaves
+    orphans only.
+    """
     for file in sorted(
         doomed, key=lambda file: (file.name == "manifest.json", file.suffix != ".json")
     ):

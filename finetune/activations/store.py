@@ -1,4 +1,5 @@
-"""The store of activations: content-addressed, verified, shared by all recipes that agree below the cut.
+"""The store of activations: content-addressed, verified, shared by all recipes that agree below the
+cut.
 
     <cache>/activations/<key>/manifest.json   the fields that the key is made of, readable
                               <shard>.npy     rows of activations, (n, ...)
@@ -23,13 +24,12 @@ import numpy as np
 
 from finetune.activations.rows import Row, Rows
 from finetune.data.photos import Pixels
-from finetune.files import commit, commit_json, digest_of, sha256_of
+from finetune.files import READ_ONLY, commit, commit_json, digest_of, sha256_of
 from finetune.model.backbones import INPUT
 from finetune.model.backbones import backbone as row_of
 from finetune.model.preprocessing import Preprocessing
 
 FORMAT_VERSION = 2
-READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _OPEN_FILES = (
     64  # shards that are open at a time, of the 256 to 1,024 files that a process may open
 )

@@ -44,10 +44,32 @@ def _checked(report: Mapping[str, Any]) -> str:
             *_files(
                 "look alike, in two splits (a hint: look at them)", report["near_duplicates"], " ~ "
             ),
+            *_files("look alike, in one split (a burst?)", report["bursts"], " ~ "),
+            *_proposal(report),
+            f"always naming the largest class: test accuracy "
+            f"{100 * report['majority_baseline']:.1f} %, balanced accuracy "
+            f"{100 / len(report['classes']):.1f} %",
             f"{count(test['photos'], 'test photo')} tell an accuracy of 90 % to about "
             f"± {100 * test['half_width']:.1f} points (95 % interval)",
+            *(f"warning: {text}" for text in report["warnings"]),
         ]
     )
+
+
+def _proposal(report: Mapping[str, Any]) -> list[str]:
+    """How photos that look alike are kept together."""
+    number = len(report["groups_proposed"])
+    if not number:
+        return []
+    rule = report["groups_rule"]
+    how = (
+        f"--set 'groups={rule}' in `finetune run`, or groups: '{rule}' in a recipe, keeps each in "
+        "one split"
+        if rule
+        else "if their names or folders tell what belongs together, a recipe's `groups` keeps each "
+        "in one split"
+    )
+    return [f"{count(number, 'group')} of photos that look alike may not be independent: {how}"]
 
 
 def _reason(bad: Mapping[str, str]) -> str:
@@ -163,7 +185,8 @@ def _damaged(report: Mapping[str, Any]) -> IntegrityError | None:
 
 def _removed(result: Mapping[str, Any]) -> str:
     lines = [
-        f"{_mib(item['bytes']):>12}  {item['kind']:<8}  {item['days']:>6.1f} days old  {item['path']}"
+        f"{_mib(item['bytes']):>12}  {item['kind']:<8}  {item['days']:>6.1f} days old  "
+        f"{item['path']}"
         for item in result["removed"]
     ]
     done = "would be removed" if result["dry_run"] else "removed"

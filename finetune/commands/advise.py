@@ -1,4 +1,4 @@
-"""`finetune advise`: which strategy and backbone, and what more photos would buy, before training."""
+"""`finetune advise`: which strategy and backbone, and what more photos would buy."""
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -132,8 +132,8 @@ def recommended(
     why = (
         f"{photos:,} training photos of a class are {'many' if is_many else 'few'} (from {_MANY:,} "
         f"on they are many), and the photos are {'similar to' if is_similar else 'unlike'} "
-        f"ImageNet's: features of {look.recipe.backbone} close {100 * similarity['value']:.0f} % of "
-        f"what features of random weights leave wrong. A linear probe on them has "
+        f"ImageNet's: features of {look.recipe.backbone} close {100 * similarity['value']:.0f} % "
+        f"of what features of random weights leave wrong. A linear probe on them has "
         f"{100 * accuracy:.1f} % accuracy."
     )
     if accuracy >= _SOLVED:
@@ -142,7 +142,7 @@ def recommended(
     if curve[-1]["extrapolated"]:
         low, high = (100 * share for share in curve[-1]["interval"])
         why += (
-            f" Twice the photos would bring the probe to {low:.1f}-{high:.1f} %, if its error goes on "
-            "falling as a power of their number."
+            f" Twice the photos would bring the probe to {low:.1f}-{high:.1f} %, if its error goes "
+            "on falling as a power of their number."
         )
     return {"strategy": strategy, "backbone": look.recipe.backbone, "why": why}

@@ -37,8 +37,9 @@ def describe(
         reporter: is told where the picture is.
 
     Returns:
-        ``backbone``, ``image_size``, what ``model.describe.describe_network`` returns, and ``trains``: by strategy, how
-        many weights of the backbone would learn (for `top-blocks`, a list for 1, 2, ... blocks), BatchNorm left still.
+        ``backbone``, ``image_size``, what ``model.describe.describe_network`` returns, and
+        ``trains``: by strategy, how many weights of the backbone would learn (for `top-blocks`, a
+        list for 1, 2, ... blocks), BatchNorm left still.
 
     Raises:
         UsageError: no such backbone, or the photos are too small for it.
@@ -68,7 +69,9 @@ def describe(
 
 
 def _trains(blocks: list[int]) -> dict[str, Any]:
-    """Weights of the backbone that learn, by strategy; its blocks are given from the photo upwards."""
+    """Weights of the backbone that learn, by strategy; its blocks are given from the photo
+    upwards.
+    """
     learns = {
         "head": 0,
         "blocks": [sum(blocks[-count:]) for count in range(1, len(blocks))],
@@ -91,8 +94,8 @@ def table(result: Mapping[str, Any], columns: int | None = None) -> str:
     memory = result["activation_bytes"]
     total = (
         f"{result['backbone']} at {result['image_size']} px: {result['parameters']:,} parameters, "
-        f"{result['multiply_adds'] / 1e9:.2f} G multiply-adds; activations of one photo in float32: "
-        f"{_size(memory['inference'])} in inference, {_size(memory['training'])} in training."
+        f"{result['multiply_adds'] / 1e9:.2f} G multiply-adds; activations of one "
+        f"photo in float32: {_size(memory['inference'])} in inference, {_size(memory['training'])} in training."
     )
     rows = [_HEADER, *map(_cells, result.get("layers") or result["blocks"])]
     learns = [f"  {name}: {_learning(n)}" for name, n in result["trains"].items()]
@@ -117,7 +120,7 @@ def _learning(found: int | list[int]) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]], columns: int) -> list[str]:
-    """Columns of equal width; names stand on lines of their own where the terminal is too narrow."""
+    """Columns of equal width; names on lines of their own where the terminal is too narrow."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     is_narrow = sum(widths) + 2 * (len(widths) - 1) > columns
     lines = []

@@ -1,4 +1,6 @@
-"""`finetune predict`: the classes of photos as a stream; neither photos nor rows are held together."""
+"""`finetune predict`: the classes of photos as a stream; neither photos nor rows are held
+together.
+"""
 
 import csv
 import io

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -13,17 +13,19 @@ from finetune.data.alike import SMALLEST, alike, components, thumbnail
 from finetune.data.class_folders import listed
 from finetune.data.dataset import SPLITS, Dataset, duplicates, leaks
 from finetune.data.decode import BadPhoto, decode, sides
+from finetune.data.groups import propose_rule
 from finetune.data.photos import Photo, map_ahead, read_bytes
 from finetune.progress import count
 
 _IMBALANCED = 3.0  # largest class over smallest from which on accuracy misleads
 _FEW_TEST = 20  # photos of a class: one of them is 5 points of its recall
 _FEW_VALIDATION = 50  # photos: their accuracy is known to about 8 points
+_WIDE = 0.10  # width of an interval of accuracy that tells little, 0-1
 _SHOWN = 5  # largest and smallest classes that a summary names
 
 
 @dataclass(frozen=True)
-class _Look:
+class Look:
     """What one photo shows (no thumbnail of a tiny one), or why it cannot be decoded."""
 
     sides: tuple[int, int] = (0, 0)
@@ -48,22 +50,24 @@ def audit(
         of files with the same bytes in more than one split or class, ``duplicates`` such groups
         within one class of one split; ``near_duplicates`` are pairs of files in two splits that
         look alike, ``bursts`` such pairs within one split, and ``groups_proposed`` the groups that
-        both connect (hints all). ``imbalance`` is the largest class of the training split over the
-        smallest; ``majority_baseline`` the test accuracy, 0-1, of always naming the largest class;
-        ``warnings`` are sentences. ``sizes`` are sides in pixels and the number of photos with a
-        side below ``size``; ``test`` has the half width of Wilson's 95 % interval at 90 %
+        both connect (hints all), and ``groups_rule`` what a recipe's ``groups`` may say so that
+        they stay together, or None. ``imbalance`` is the largest class of the training split over
+        the smallest; ``majority_baseline`` the test accuracy, 0-1, of always naming the largest
+        class; ``warnings`` are sentences. ``sizes`` are sides in pixels and the number of photos
+        with a side below ``size``; ``test`` has the half width of Wilson's 95 % interval at 90 %
         accuracy, a fraction. ``ok`` if nothing is bad or leaks.
     """
     looks = []
-    for look in map_ahead(lambda photo: _look(photo, size), dataset.photos):
-        looks.append(look)
+    for one in map_ahead(lambda photo: look_at(photo, size), dataset.photos):
+        looks.append(one)
         advance(1)
-    seen = [(p, look.thumbnail) for p, look in zip(dataset.photos, looks, strict=True)]
-    pairs, proposed = _alike([(p, picture) for p, picture in seen if picture is not None])
+    seen = [(p, one.thumbnail) for p, one in zip(dataset.photos, looks, strict=True)]
+    pairs = pairs_alike([(p, picture) for p, picture in seen if picture is not None])
+    proposed = _connected(dataset, pairs)
     bad = [
-        {"file": photo.file, "reason": look.reason}
-        for photo, look in zip(dataset.photos, looks, strict=True)
-        if look.reason
+        {"file": photo.file, "reason": one.reason}
+        for photo, one in zip(dataset.photos, looks, strict=True)
+        if one.reason
     ]
     shared = leaks(dataset)
     test = len(dataset.split("test"))
@@ -81,11 +85,12 @@ def audit(
         "near_duplicates": _files([pair for pair in pairs if pair[0].split != pair[1].split]),
         "bursts": _files([pair for pair in pairs if pair[0].split == pair[1].split]),
         "groups_proposed": _files(proposed),
+        "groups_rule": propose_rule(dataset, proposed),
         "ignored": dataset.ignored,
         "imbalance": round(imbalance(dataset), 3),
         "majority_baseline": round(majority_baseline(dataset), 4),
-        "warnings": warnings_of(dataset),
-        "sizes": _sizes([look.sides for look in looks if not look.reason], size),
+        "warnings": [*warnings_of(dataset), *_wide_warning(test)],
+        "sizes": _sizes([one.sides for one in looks if not one.reason], size),
         "test": {"photos": test, "half_width": round(half_width(test), 4)},
         "ok": not bad and not shared,
     }
@@ -104,27 +109,17 @@ def majority_baseline(dataset: Dataset) -> float:
     return test[max(train, key=lambda name: train[name])] / sum(test.values())
 
 
-def warnings_of(dataset: Dataset) -> list[str]:
-    """Sentences on what the numbers of photos do to the figures; empty if nothing."""
-    train = _counts(dataset, "train")
-    warnings = []
-    if imbalance(dataset) > _IMBALANCED:
-        largest = max(train, key=lambda name: train[name])
-        smallest = min(train, key=lambda name: train[name])
-        warnings.append(
-            f"Class imbalance: {largest!r} has {count(train[largest], 'training photo')} and "
-            f"{smallest!r} {train[smallest]:,}, {imbalance(dataset):.1f} to 1. Always naming "
-            f"{largest!r} reaches an accuracy of {100 * majority_baseline(dataset):.1f} % on the "
-            "test photos, so read the balanced accuracy; --set class_weight=balanced makes every "
-            "class count alike in training."
-        )
-    few = [f"{name!r} {n:,}" for name, n in _counts(dataset, "test").items() if n < _FEW_TEST]
-    if few:
-        subject = "1 class has" if len(few) == 1 else f"{len(few):,} classes have"
-        warnings.append(
-            f"{subject} fewer than {_FEW_TEST} test photos "
-            f"({listed(few, _SHOWN)}): figures per class are coarse."
-        )
+def warnings_of(dataset: Dataset, balanced: bool = False) -> list[str]:
+    """Sentences on what the numbers of photos do to the figures; empty if nothing.
+
+    Args:
+        dataset: the photos.
+        balanced: whether training weighs the classes alike already.
+    """
+    warnings = [
+        *imbalance_warning(_counts(dataset, "train"), majority_baseline(dataset), balanced),
+        *few_warning(_counts(dataset, "test")),
+    ]
     validation = len(dataset.split("validation"))
     if validation < _FEW_VALIDATION:
         warnings.append(
@@ -141,6 +136,58 @@ def warnings_of(dataset: Dataset) -> list[str]:
     return warnings
 
 
+def imbalance_warning(
+    counts: Mapping[str, int], baseline: float, balanced: bool = False, photos: str = "training"
+) -> list[str]:
+    """At most one sentence.
+
+    Args:
+        counts: class -> number of ``photos``; classes without any are left out of account.
+        baseline: test accuracy, 0-1, of always naming the largest class.
+        balanced: whether training weighs the classes alike already.
+    """
+    counts = {name: n for name, n in counts.items() if n}
+    largest = max(counts, key=lambda name: counts[name])
+    smallest = min(counts, key=lambda name: counts[name])
+    ratio = counts[largest] / counts[smallest]
+    if ratio <= _IMBALANCED:
+        return []
+    advice = (
+        "class_weight=balanced makes every class count alike in training already."
+        if balanced
+        else "--set class_weight=balanced makes every class count alike in training."
+    )
+    return [
+        f"Class imbalance: {largest!r} has {count(counts[largest], f'{photos} photo')} and "
+        f"{smallest!r} {counts[smallest]:,}, {ratio:.1f} to 1. Always naming {largest!r} reaches "
+        f"an accuracy of {100 * baseline:.1f} % on the test photos, so read the balanced accuracy; "
+        f"{advice}"
+    ]
+
+
+def few_warning(counts: Mapping[str, int]) -> list[str]:
+    """At most one sentence on classes of few test photos; ``counts`` is class -> photos."""
+    few = [f"{name!r} {n:,}" for name, n in counts.items() if n < _FEW_TEST]
+    if not few:
+        return []
+    subject = "1 class has" if len(few) == 1 else f"{len(few):,} classes have"
+    return [
+        f"{subject} fewer than {_FEW_TEST} test photos "
+        f"({listed(few, _SHOWN)}): figures per class are coarse."
+    ]
+
+
+def _wide_warning(test: int) -> list[str]:
+    """At most one sentence, before anything is measured; a run has its own interval."""
+    reach = half_width(test)
+    if 2 * reach <= _WIDE:
+        return []
+    return [
+        f"The test set is small: {count(test, 'photo')} know an accuracy of 90 % to "
+        f"± {100 * reach:.1f} points, an interval wider than 10 points."
+    ]
+
+
 def half_width(photos: int, accuracy: float = 0.9) -> float:
     """Half the width of Wilson's 95 % interval of an accuracy measured on so many photos.
 
@@ -151,31 +198,28 @@ def half_width(photos: int, accuracy: float = 0.9) -> float:
     return z / (1 + z**2 / photos) * math.sqrt(variance)
 
 
-def _look(photo: Photo, size: int) -> _Look:
+def look_at(photo: Photo, size: int) -> Look:
+    """Decode a photo, as a square of ``size`` pixels."""
     try:
         data = read_bytes(photo.path)
         pixels = decode(data, size)
         shape = sides(data)
     except BadPhoto as error:
-        return _Look(reason=str(error))
-    return _Look(shape, thumbnail(pixels) if min(shape) >= SMALLEST else None)
+        return Look(reason=str(error))
+    return Look(shape, thumbnail(pixels) if min(shape) >= SMALLEST else None)
 
 
-def _alike(
-    seen: Sequence[tuple[Photo, np.ndarray]],
-) -> tuple[list[tuple[Photo, ...]], list[tuple[Photo, ...]]]:
-    """Pairs of photos that look alike and differ in their bytes, and the groups they connect."""
-    photos = [photo for photo, _ in seen]
-    pairs = [
-        pair
-        for pair in alike([picture for _, picture in seen])
-        if photos[pair[0]].sha256 != photos[pair[1]].sha256
-    ]
+def pairs_alike(seen: Sequence[tuple[Photo, np.ndarray]]) -> list[tuple[Photo, Photo]]:
+    """Pairs of photos whose thumbnails look alike and whose bytes differ, in order."""
+    pairs = [(seen[a][0], seen[b][0]) for a, b in alike([picture for _, picture in seen])]
+    return [(a, b) for a, b in pairs if a.sha256 != b.sha256]
 
-    def named(groups: Sequence[Sequence[int]]) -> list[tuple[Photo, ...]]:
-        return [tuple(photos[index] for index in group) for group in groups]
 
-    return named(pairs), named(components(pairs))
+def _connected(dataset: Dataset, pairs: Sequence[tuple[Photo, Photo]]) -> list[tuple[Photo, ...]]:
+    """The groups of photos that pairs connect."""
+    place = {photo.file: number for number, photo in enumerate(dataset.photos)}
+    groups = components([(place[a.file], place[b.file]) for a, b in pairs])
+    return [tuple(dataset.photos[number] for number in group) for group in groups]
 
 
 def _counts(dataset: Dataset, split: str) -> dict[str, int]:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from finetune.data.cats_and_dogs import write_cats_and_dogs
+from finetune.data.clothing import write_clothing
 from finetune.data.dataset import Dataset, read_folder
 from finetune.data.download import Report
 from finetune.data.groups import groups
@@ -67,7 +68,8 @@ def locate(name: str) -> Path:
     copies = os.environ.get("FINETUNE_DATA_DIR")
     if copies and not Path(copies).is_dir():
         raise DataError(
-            f"FINETUNE_DATA_DIR is {copies!r}, which is no folder. Correct the variable or unset it."
+            f"FINETUNE_DATA_DIR is {copies!r}, which is no folder. Correct the variable or unset "
+            "it."
         )
     local = Path(copies, name.replace("-", "_")) if copies else None
     return local if local and local.is_dir() else build(name)
@@ -179,6 +181,12 @@ NAMES = {
         True,
         "2,000/1,000/1,000 photos of Kaggle's Dogs vs. Cats (Asirra, Microsoft Research), "
         "cut as in Chollet's book",
+    ),
+    "clothing-small": NamedDataset(
+        lambda: "clothing_small",
+        write_clothing,
+        True,
+        "3,068/341/372 photos of ten kinds of clothes (CC0), 7:1 imbalance; from a local copy",
     ),
     "sketches": NamedDataset(
         _sketches_folder,

@@ -33,6 +33,19 @@ _COPIES = (
 
 
 def write_cats_and_dogs(folder: Path, source: Path | None, progress: Report | None) -> dict:
+    """Write the 4,000 photos from a copy, or from the archive that is downloaded.
+
+    Args:
+        folder: where the class folders go.
+        source: a copy of Kaggle's or Microsoft's photos; None means the download.
+        progress: gets the bytes of the download.
+
+    Returns:
+        What is recorded of the source.
+
+    Raises:
+        DataError: the source does not exist or is no such copy, or the download fails.
+    """
     if source is not None:
         if not source.exists():
             raise DataError(f"--from {source}: no such file or folder. {_COPIES}")
@@ -44,7 +57,8 @@ def write_cats_and_dogs(folder: Path, source: Path | None, progress: Report | No
     except DataError as error:
         raise DataError(
             f"cats-and-dogs-small is neither in FINETUNE_DATA_DIR nor in the cache, and {error} "
-            "Without network: `finetune data cats-and-dogs-small --from PATH` builds it from a copy "
+            "Without network: `finetune data cats-and-dogs-small --from PATH` builds it from a "
+            "copy "
             "of Kaggle's train/ folder or zip; FINETUNE_DATA_DIR names a folder with "
             "cats_and_dogs_small/ in it; `--data sketches` needs no photos."
         ) from error

@@ -18,9 +18,11 @@ from finetune.errors import DataError, UsageError
 # Fewest photos of a class in each split; "" is a class that is still to be split.
 _FEWEST = {"": 3, "train": 2, "validation": 1, "test": 1}
 _NEEDED = (
-    "Needed: either folders train/, validation/ (or val/, valid/) and test/, each with the same two "
+    "Needed: either folders train/, validation/ (or val/, valid/) and test/, each with the same "
+    "two "
     "or more class folders of photos (per class at least 2 for training, 1 for validation, 1 for "
-    "test), or one folder with two or more class folders of at least 3 different photos each, which "
+    "test), or one folder with two or more class folders of at least 3 different photos each, "
+    "which "
     f"is then split 60/20/20. Photos end in {', '.join(sorted(SUFFIXES))}."
 )
 _LABELLED = (
@@ -176,7 +178,8 @@ def read_labelled(
         named = ", ".join(f"{name!r}{near(name, classes)}" for name in unknown)
         raise DataError(
             f"{root} holds classes that the model does not know: {named}. It knows "
-            f"{listed([repr(name) for name in classes])}. Classes are matched by the names of their "
+            f"{listed([repr(name) for name in classes])}. Classes are matched by the names of "
+            "their "
             "folders: rename these folders as the model calls their classes, or take them out."
         )
     problems = reading.problems
@@ -296,6 +299,7 @@ def too_few(
 
 
 def ordered(photos: Iterable[Photo]) -> tuple[Photo, ...]:
+    """The photos of a data set in its order: by split, class and file."""
     return tuple(sorted(photos, key=lambda p: (SPLITS.index(p.split), p.label, p.file)))
 
 

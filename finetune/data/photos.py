@@ -25,6 +25,9 @@ from finetune.errors import DataError
 T = TypeVar("T")
 R = TypeVar("R")
 
+# One kind through a whole stream: files, or photos of a data set.
+Item = TypeVar("Item", bound="Path | Photo")
+
 _AHEAD = 64  # photos that are decoded before the consumer asks for them
 
 
@@ -49,7 +52,9 @@ class Photo:
 
 @dataclass(frozen=True)
 class Pixels:
-    """How a photo becomes an array: side in pixels, resize mode and, for views, the augmentation."""
+    """How a photo becomes an array: side in pixels, resize mode and, for views, the
+    augmentation.
+    """
 
     size: int
     resize: str = "squash"
@@ -109,8 +114,8 @@ def unprintable(text: str) -> Path:
 
 
 def read_photos(
-    pixels: Pixels, photos: Iterable[Path | Photo], keys: Iterable[str | None] = repeat(None)
-) -> Iterator[tuple[Path | Photo, np.ndarray | str]]:
+    pixels: Pixels, photos: Iterable[Item], keys: Iterable[str | None] = repeat(None)
+) -> Iterator[tuple[Item, np.ndarray | str]]:
     """The stream of photos that every command reads, decoded in threads ahead of the consumer.
 
     Args:
@@ -125,7 +130,7 @@ def read_photos(
         DataError: the file of a ``Photo`` has changed since it was listed.
     """
 
-    def load(item: tuple[Path | Photo, str | None]) -> tuple[Path | Photo, np.ndarray | str]:
+    def load(item: tuple[Item, str | None]) -> tuple[Item, np.ndarray | str]:
         try:
             return item[0], pixels.load(*item)
         except BadPhoto as error:
@@ -136,9 +141,9 @@ def read_photos(
 
 def through(
     engine: Callable[[Iterable[np.ndarray]], Iterable[np.ndarray]],
-    stream: Iterable[tuple[Path | Photo, np.ndarray | str]],
+    stream: Iterable[tuple[Item, np.ndarray | str]],
     batch: int,
-) -> Iterator[tuple[Path | Photo, np.ndarray | str]]:
+) -> Iterator[tuple[Item, np.ndarray | str]]:
     """Run a stream of photos through an engine; bad photos keep their places.
 
     Args:
@@ -149,8 +154,8 @@ def through(
     Yields:
         (photo, its row), or (photo, reason) of a bad one, in order.
     """
-    bad = deque[tuple[int, Path | Photo, str]]()  # with the number of good photos before each
-    good = deque[Path | Photo]()
+    bad = deque[tuple[int, Item, str]]()  # with the number of good photos before each
+    good = deque[Item]()
     count = 0
 
     def decoded() -> Iterator[np.ndarray]:
@@ -237,7 +242,8 @@ def list_photos(paths: Sequence[Path]) -> Iterator[Path]:
     """
     if missing := [str(path) for path in paths if not (path.is_file() or path.is_dir())]:
         raise DataError(
-            f"No such file or folder: {', '.join(missing)}. Nothing was computed; correct the paths."
+            f"No such file or folder: {', '.join(missing)}. Nothing was computed; correct the "
+            "paths."
         )
     return (photo for path in paths for photo in (_listed(path) if path.is_dir() else [path]))
 

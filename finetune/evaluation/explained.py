@@ -1,4 +1,6 @@
-"""Where a run's network looks: the heat of its predictions over the test photos that tell most about it."""
+"""Where a run's network looks: the heat of its predictions over the test photos that tell most
+about it.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,8 +48,9 @@ def explain_test(
         reporter: warned of photos that can no longer be opened.
 
     Returns:
-        A contact sheet: the photos of ``telling``, right ones above, each with file, true -> predicted class and the
-        predicted one's probability. None if none of these photos can be opened any more, which loses no run.
+        A contact sheet: the photos of ``telling``, right ones above, each with file, true ->
+        predicted class and the predicted one's probability. None if none of these photos can be
+        opened any more, which loses no run.
     """
     photos = dataset.split("test")
     shown = []
@@ -83,8 +86,8 @@ def telling(
         each: how many, at most, of the right and of the wrong.
 
     Returns:
-        Indexes of the surest right photos, the classes taking turns, and of the mistakes with the least probability of the
-        true class.
+        Indexes of the surest right photos, the classes taking turns, and of the mistakes with the
+        least probability of the true class.
     """
     predicted, surest = probabilities.argmax(axis=1), probabilities.max(axis=1)
     right = np.flatnonzero(predicted == labels)

@@ -1,4 +1,6 @@
-"""How many photos and seeds a comparison needs: for planning. After the data, read the intervals."""
+"""How many photos and seeds a comparison needs: for planning. After the data, read the
+intervals.
+"""
 
 import math
 

@@ -7,7 +7,8 @@ another test set would hold other photos, and another training run would give an
 1. **Statistic.** The difference of two recipes' accuracies, each averaged over its seeds, over the
    square root of its variance: that of the photos plus that of the seeds' skills. The latter is
    pooled over the recipes of one strategy; a recipe whose seeds scatter more keeps its own.
-2. **Null distribution.** The sign of every photo (or group of photos) is flipped at random, the same
+2. **Null distribution.** The sign of every photo (or group of photos) is flipped at random, the
+same
    flips for all recipes, and every mean gets a drawn seed effect. The variance of the seeds is
    known from few of them and is therefore drawn, too: variance x df / chi-squared.
 3. **Many pairs.** Step-down max-T over all pairs (Westfall and Young 1993): in a matrix of equal

@@ -1,4 +1,4 @@
-"""What stored features say before any training: transferability, probes, a learning curve, suspects.
+"""What stored features say before any training: transferability, probes, curve, suspects.
 
 Everything is a function of features (n, d), labels (n,) and, where photos belong together, groups
 (n,). Folds never part a group. Needs no Keras.
@@ -29,7 +29,8 @@ def log_me(features: np.ndarray, labels: np.ndarray) -> float:
     """Maximum log evidence of a Bayesian linear model, per photo, averaged over the classes (nats).
 
     You et al., LogME: Practical Assessment of Pre-trained Models for Transfer Learning, ICML 2021,
-    arXiv:2102.11005; the fixed point is that of their follow-up, arXiv:2110.10545. Higher is better.
+    arXiv:2102.11005; the fixed point is that of their follow-up, arXiv:2110.10545. The
+    higher, the better.
     """
     left, singular, _ = np.linalg.svd(features.astype(np.float64), full_matrices=False)
     classes = np.unique(labels)
@@ -64,8 +65,8 @@ def h_score(features: np.ndarray, labels: np.ndarray, shrinkage: float | None = 
     """Between-class variance of the whitened features: 0 to classes - 1, higher is better.
 
     Bao et al., An Information-Theoretic Approach to Transferability in Task Transfer Learning, ICIP
-    2019; with the covariance of Ledoit and Wolf, without which it is degenerate where there are more
-    features than photos (Ibrahim et al., ECML PKDD 2022, arXiv:2110.06893).
+    2019; with the covariance of Ledoit and Wolf, without which it is degenerate where there are
+    more features than photos (Ibrahim et al., ECML PKDD 2022, arXiv:2110.06893).
 
     Args:
         features: (n, d).
@@ -127,8 +128,8 @@ class Probe:
 def linear_probe(features: np.ndarray, labels: np.ndarray, parts: Folds) -> Probe:
     """Logistic regression by cross-validation.
 
-    The penalty with the lowest out-of-fold log loss is kept: one number, chosen on the photos that it
-    is measured on.
+    The penalty with the lowest out-of-fold log loss is kept: one number, chosen on the photos that
+    it is measured on.
 
     Args:
         features: see ``reduced``.
@@ -156,7 +157,7 @@ def _fitted(features: np.ndarray, labels: np.ndarray, c: float) -> LogisticRegre
 
 
 def neighbours_correct(features: np.ndarray, labels: np.ndarray, parts: Folds) -> np.ndarray:
-    """Whether a photo's 5 nearest neighbours of other folds (cosine) vote for its class: bool (n,)."""
+    """Whether 5 nearest neighbours of other folds (cosine) vote for a photo's class: bool (n,)."""
     correct = np.zeros(len(labels), bool)
     for fitted, held in parts.pairs:
         wanted = min(_NEIGHBOURS, len(fitted))
@@ -179,9 +180,9 @@ def learning_curve(
 ) -> list[Point]:
     """Accuracy of the probe on nested subsets, halved four times, and at twice the photos.
 
-    The error is extrapolated as a power law, b n^-c (Hestness et al. 2017, arXiv:1712.00409), through
-    the three largest subsets. Intervals are percentiles of what resampled photos give: they hold the
-    photos' chance, and not that the law might bend.
+    The error is extrapolated as a power law, b n^-c (Hestness et al. 2017, arXiv:1712.00409),
+    through the three largest subsets. Intervals are percentiles of what resampled photos give: they
+    hold the photos' chance, and not that the law might bend.
 
     Args:
         features, labels, parts: as for ``linear_probe``.
@@ -223,7 +224,7 @@ def _balanced(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def _extrapolated(sizes: Sequence[int], errors: np.ndarray, photos: int) -> np.ndarray:
-    """Errors (sizes, draws) by a line through the logarithms of the last three; never above the last."""
+    """Errors (sizes, draws) by a line through the last three logarithms; it never rises."""
     x = np.log(sizes[-3:])
     y = np.log(errors[-3:])
     slope = ((x - x.mean()) @ (y - y.mean(axis=0))) / ((x - x.mean()) ** 2).sum()

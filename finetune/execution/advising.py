@@ -1,4 +1,4 @@
-"""What `finetune advise` measures, from stored activations only. Needs TensorFlow for what is missing."""
+"""What `finetune advise` measures, from stored activations only."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -173,7 +173,7 @@ def curve(looked: Looked, reporter: Reporter) -> list[dict[str, Any]]:
 def suspects(
     looked: Looked, dataset: Dataset, most: int, reporter: Reporter
 ) -> list[dict[str, Any]]:
-    """Photos to look at: ``kind`` (label, outlier or near-duplicate), ``file``, ``class`` and ``why``.
+    """Photos to look at: ``kind`` (label, outlier, near-duplicate), ``file``, ``class``, ``why``.
 
     At most ``most`` of each kind, the worst first; a near-duplicate has ``other``, its file in
     another split.

@@ -97,7 +97,8 @@ def gather(
     """All rows that are wanted, computed where they are missing, and the photos that have one.
 
     Bad photos are met while extracting, for decoding every photo twice would cost a tenth of an
-    extraction: each is reported at once, the others' rows are stored, and all are listed at the end.
+    extraction: each is reported at once, the others' rows are stored, and all are listed at the
+        end.
 
     Raises:
         DataError: photos that cannot be decoded, all of them listed, unless the recipe skips them.

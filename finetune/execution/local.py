@@ -31,7 +31,9 @@ _bench: "Bench | None" = None  # of the worker process
 
 
 class Worker:
-    """A process in which TensorFlow is imported once; replaced when it dies, ended with its parent."""
+    """A process in which TensorFlow is imported once; replaced when it dies, ended with its
+    parent.
+    """
 
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
@@ -94,7 +96,7 @@ def _work(trial: Trial, folder: Path, dataset: Dataset | None) -> Outcome | None
     from finetune.execution.trial import run_trial
     from finetune.training.fit import Diverged
 
-    with (folder / "log.txt").open("a") as log:
+    with (folder / "log.txt").open("a", encoding="utf-8") as log:
         try:
             run_trial(trial.recipe, folder, Reporter(file=log), dataset, _bench)
         except Diverged as error:

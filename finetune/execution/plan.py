@@ -36,7 +36,7 @@ from finetune.files import cache_dir
 from finetune.model.backbones import INPUT
 from finetune.model.cut import find_cut
 from finetune.model.network import Network
-from finetune.progress import SILENT, Reporter, count
+from finetune.progress import SILENT, Reporter
 from finetune.recipe.matrix import Trial
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
@@ -44,8 +44,8 @@ from finetune.recipe.strategies import STRATEGIES
 _CALIBRATION = 1.0  # seconds for each side of the cut, compilation not counted
 _PHOTOS = 32  # of a batch of the calibration
 
-# Measured on two AVX-512 cores with VGG16, ResNet50 and DenseNet121, see docs/performance.md; what a
-# machine does faster or slower is in the calibration.
+# Measured on two AVX-512 cores with VGG16, ResNet50 and DenseNet121, see docs/performance.md; what
+# a machine does faster or slower is in the calibration.
 _STEP = (3.1, 0.035)  # a training step in engine passes: in all, and per layer that learns
 _TRACE = (1.0, 0.03)  # seconds until training starts: in all, and per layer that learns
 _HEAD_STEP = 2e-9  # seconds per photo, epoch and weight of a head trained by epochs
@@ -233,6 +233,7 @@ def plan_trials(trials: Sequence[Trial], reporter: Reporter = SILENT) -> dict[st
     }
     return {
         "cells": rows,
+        "test_photos": min((row.pop("test") for row in rows if "test" in row), default=0),
         "extractions": extractions(recipes),
         "extractions_saved": alone - extractions(recipes),
         "bytes_to_store": sum(row.get("bytes_to_store", 0) for row in rows),
@@ -248,31 +249,9 @@ def _shared_cost(
     estimate = planned["estimate"]
     spared = 0.0 if is_new else estimate["extraction"]
     return {
+        "test": planned["photos"]["test"],
         "to_extract": planned["to_extract"] if is_new else 0,
         "bytes_to_store": planned["bytes_to_store"] if is_new else 0,
         "seconds": round(estimate["seconds"] - spared, 2),
         "seconds_at_least": round(estimate["seconds_at_least"] - spared, 2),
     }
-
-
-def plan_text(plan: dict[str, Any]) -> str:
-    """The plan of a comparison for a person."""
-    lines = [f"{row['name']}: {_row_text(row)}" for row in plan["cells"]]
-    minutes = [plan[key] / 60 for key in ("seconds_at_least", "seconds")]
-    total = (
-        f"{count(len(plan['cells']), 'trial')}, {count(plan['extractions'], 'extraction')} "
-        f"({plan['extractions_saved']} saved by sharing), "
-        f"{plan['bytes_to_store'] / 2**20:,.0f} MiB to store, "
-        f"{minutes[0]:,.0f} to {minutes[1]:,.0f} minutes"
-    )
-    return "\n".join([*lines, total])
-
-
-def _row_text(row: dict[str, Any]) -> str:
-    if row["reason"]:
-        return str(row["reason"])
-    return (
-        "shares its activations"
-        if row["shares"]
-        else f"{count(row['to_extract'], 'row')} to compute"
-    )

@@ -146,7 +146,7 @@ def trial_row(trial: Trial, result: Mapping[str, Any], shared: Counter[str]) -> 
         "trainable": result["parameters"]["trainable"],
         **{name: result["cost"][name] for name in ("stored_bytes", "peak_memory", "multiply_adds")},
     }
-    kept = ("split", "test", "validation", "seconds", "extracted")
+    kept = ("split", "test", "validation", "seconds", "extracted", "unseen", "warnings")
     return {**trial_settings(trial), "cost": cost, **{name: result[name] for name in kept}}
 
 

@@ -1,4 +1,6 @@
-"""One trial, from photos to a run folder. Reads from top to bottom as the story; needs TensorFlow."""
+"""One trial, from photos to a run folder. Reads from top to bottom as the story; needs
+TensorFlow.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +13,10 @@ import numpy as np
 from finetune.activations.cache import ActivationCache
 from finetune.backend import peak_bytes, reset_peak
 from finetune.data.audit import warnings_of
-from finetune.data.dataset import Dataset, leaks
+from finetune.data.dataset import Dataset
+from finetune.data.overlap import overlap, overlap_warning
 from finetune.data.photos import read_photos
+from finetune.evaluation.caveats import caveats, unseen
 from finetune.evaluation.explained import explain_test
 from finetune.evaluation.fidelity import PHOTOS, fidelity
 from finetune.execution.bench import Bench, StoredRows, cache_entries, gather, read_dataset
@@ -89,17 +93,19 @@ def _run(
     recipe = settled(recipe)
     record.check_free(out, recipe)
     dataset = dataset or read_dataset(recipe)
-    _warn(dataset, reporter)
     network, cache = bench.prepare(recipe, len(dataset.classes), reporter)
     _check_memory(recipe, dataset, network)
     record.begin(out, recipe, dataset)
+    warnings = _Warnings(reporter, warnings_of(dataset, recipe.class_weight == "balanced"))
     listed = dataset.digest
     dataset, rows = gather(recipe, dataset, cache, needs(recipe))
     extracted = time.perf_counter()
-    trial = _Trial(recipe, dataset, network, cache, rows, reporter, bench, out)
+    trial = _Trial(recipe, dataset, network, cache, rows, reporter, bench, out, warnings)
     head = trial.fit_head()
     history = [*head.pop("history", []), *trial.train_tail()]
     trained = time.perf_counter()
+    shared = overlap(dataset, reporter)
+    warnings.add(overlap_warning(shared), is_shown_elsewhere=bool(shared["test_photos"]))
     checked = audit(network.whole, network.frozen)
     reporter.say(f"freeze audit: {count(checked['frozen'], 'frozen variable')}, none moved")
     probabilities = {split: trial.probabilities(split) for split in ("validation", "test")}
@@ -120,6 +126,11 @@ def _run(
         "command": finished - (started or begun),
     }
     used = cache_entries(cache, rows)
+    files = [photo.file for photo in dataset.split("test")]
+    test = record.measured(dataset, "test", probabilities["test"])
+    for caveat in caveats(test):
+        warnings.add(caveat)
+    warnings.add(record.write_network(out, recipe, dataset, network.whole))
     result = RunResult(
         run=str(out),
         backbone=recipe.backbone,
@@ -142,7 +153,14 @@ def _run(
         head={"solver": recipe.head.solver, **head},
         audit=checked,
         validation=record.measured(dataset, "validation", probabilities["validation"]),
-        test=record.measured(dataset, "test", probabilities["test"]),
+        test=test,
+        leaks=shared["leaks"],
+        near_duplicates=shared["near_duplicates"],
+        unseen={
+            **unseen(files, probabilities["test"], dataset.labels("test"), shared["test_photos"]),
+            "look_alikes": shared["near_duplicates"] is not None,
+        },
+        warnings=warnings.texts,
         ignored=dataset.ignored,
         excluded=len(dataset.excluded),
         fidelity=fidelity,
@@ -150,14 +168,61 @@ def _run(
     return record.finish(out, recipe, dataset, network.whole, history, probabilities, result, sheet)
 
 
-def _warn(dataset: Dataset, reporter: Reporter) -> None:
-    copies = leaks(dataset)
-    if copies:
-        files = ", ".join(photo.file for photo in copies[0])
-        subject = "1 photo stands" if len(copies) == 1 else f"{len(copies):,} photos stand"
-        reporter.warn(f"{subject} in more than one split or class ({files}): figures may flatter.")
-    for warning in warnings_of(dataset):
-        reporter.warn(warning)
+def try_trial(
+    recipe: Recipe,
+    dataset: Dataset,
+    bench: Bench,
+    watch: keras.callbacks.Callback | None = None,
+    reporter: Reporter = SILENT,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Train one recipe and classify its validation photos, and no others; writes no folder.
+
+    Args:
+        recipe: fully resolved.
+        dataset: the photos.
+        bench: what earlier trials of this process left.
+        watch: a callback of the tail's epochs, which may stop the training.
+        reporter: of progress.
+
+    Returns:
+        Probabilities, float32 (n, classes), and labels, int (n,), of the validation photos.
+
+    Raises:
+        FinetuneError: see its subclasses.
+    """
+    try:
+        recipe = settled(recipe)
+        network, cache = bench.prepare(recipe, len(dataset.classes), reporter)
+        _check_memory(recipe, dataset, network)
+        dataset, rows = gather(recipe, dataset, cache, needs(recipe))
+        warnings = _Warnings(reporter, [])
+        trial = _Trial(
+            recipe, dataset, network, cache, rows, reporter, bench, None, warnings, watch
+        )
+        trial.fit_head()
+        trial.train_tail()
+        audit(network.whole, network.frozen)
+        return trial.probabilities("validation"), dataset.labels("validation")
+    except BaseException:
+        bench.forget()
+        raise
+
+
+class _Warnings:
+    """What the run warns of, kept for its result."""
+
+    def __init__(self, reporter: Reporter, texts: Sequence[str]):
+        self.texts: list[str] = []
+        self._reporter = reporter
+        for text in texts:
+            self.add(text)
+
+    def add(self, text: str | None, is_shown_elsewhere: bool = False) -> None:
+        """Warn, if there is anything to warn of; keep it unless the result says it in figures."""
+        if text:
+            self._reporter.warn(text)
+        if text and not is_shown_elsewhere:
+            self.texts.append(text)
 
 
 def _check_memory(recipe: Recipe, dataset: Dataset, network: Network) -> None:
@@ -178,8 +243,12 @@ class _Trial:
         rows: StoredRows,
         reporter: Reporter,
         bench: Bench,
-        out: Path,
+        out: Path | None,
+        warnings: _Warnings,
+        watch: keras.callbacks.Callback | None = None,
     ):
+        self.watch = watch  # of the tail's epochs
+        self.warnings = warnings
         self.recipe = recipe
         self.dataset = dataset
         self.network = network
@@ -262,8 +331,8 @@ class _Trial:
         if model is not self.network.tail:
             self.network.tail.set_weights(model.get_weights())
         if 0 < settings.epochs == best_epoch(history):
-            self.reporter.warn(
-                f"the last of {count(settings.epochs, 'epoch')} was the best: validation loss was "
+            self.warnings.add(
+                f"The last of {count(settings.epochs, 'epoch')} was the best: validation loss was "
                 f"still falling. More may help: --epochs {2 * settings.epochs}."
             )
         return history
@@ -302,10 +371,12 @@ class _Trial:
         photos = self.dataset.split("validation")[:PHOTOS]
         stream = read_photos(self.cache.pixels(0), photos)
         arrays = np.stack([found for _, found in stream if not isinstance(found, str)])
-        found = fidelity(self.network.whole, arrays, probabilities[: len(arrays)])
+        exact = self.network.whole.predict(arrays, verbose=0)
+        found = fidelity(exact, probabilities[: len(arrays)])
         self.reporter.say(
             f"fidelity audit: probabilities of {count(len(arrays), 'validation photo')} from the "
-            f"saved float32 model differ by at most {found['max']:.2g}, {found['mean']:.2g} on average"
+            f"saved float32 model differ by at most {found['max']:.2g}, {found['mean']:.2g} on "
+            "average"
         )
         if found["changed"]:
             self.reporter.warn(
@@ -330,6 +401,8 @@ class _Trial:
         identity = digest_of([record.identity(self.recipe), self.dataset.digest])
         with self.reporter.stage(label, photos * settings.epochs) as advance:
             callbacks: list[keras.callbacks.Callback] = [_Bar(advance, photos, settings.batch_size)]
+            if self.watch and phase == "tail":
+                callbacks.append(self.watch)
             if self.recipe.tensorboard and out:
                 callbacks.append(keras.callbacks.TensorBoard(out / "tensorboard"))
             return fit(

@@ -1,6 +1,8 @@
-"""What can be found out about any functional model of ``keras.applications``: its blocks, preprocessing and weights.
+"""What can be found out about any functional model of ``keras.applications``: its blocks,
+preprocessing and weights.
 
-After an update of Keras, ``python -m finetune.model.applications`` writes ``applications.json`` anew.
+After an update of Keras, ``python -m finetune.model.applications`` writes ``applications.json``
+anew.
 """
 
 import inspect
@@ -23,7 +25,8 @@ _SIZE = 224  # at which the graphs are looked at
 _ALPHAS = (0.25, 0.35, 0.5, 0.75, 1.0, 1.3, 1.4)  # width multipliers that any MobileNet comes with
 # Of a file for which Keras pins no hash, where we have had it from Keras's own server.
 _OUR_HASHES = {
-    "mobilenet_2_5_224_tf_no_top.h5": "dbdb03ee2a22fd895301636cd328b234bb3a9952358f436d82f46b81e0d5b0bf"
+    "mobilenet_2_5_224_tf_no_top.h5": "dbdb03ee2a22fd895301636cd328b234"
+    "bb3a9952358f436d82f46b81e0d5b0bf"
 }
 
 
@@ -36,9 +39,10 @@ def functions() -> dict[str, str]:
 def find_blocks(base: keras.Model) -> tuple[str, ...]:
     """The cut that closes each block of a network, from the photo upwards.
 
-    A block is what lies at one resolution. It ends at its last single tensor that is no more than twice as wide as its
-    last join (or its start): wider ones are the inside of the next block's first unit, as in MobileNetV2. What follows
-    without weights, as pooling, belongs to the block that it shrinks. Every block has something to train.
+    A block is what lies at one resolution. It ends at its last single tensor that is no more than
+    twice as wide as its last join (or its start): wider ones are the inside of the next block's
+    first unit, as in MobileNetV2. What follows without weights, as pooling, belongs to the block
+    that it shrinks. Every block has something to train.
     """
     singles = single_tensors(base)
     levels: dict[int, list[str]] = {}
@@ -118,7 +122,9 @@ class _Asked(Exception):
 
 
 def find_weights(builder: str, **width: float) -> tuple[str, str, str]:
-    """File, address and hash of a function's ImageNet weights, as Keras asks for them; nothing is downloaded."""
+    """File, address and hash of a function's ImageNet weights, as Keras asks for them; nothing is
+    downloaded.
+    """
 
     def get_file(name: str, url: str, cache_subdir: str, file_hash: str = "") -> None:
         raise _Asked(name, url, file_hash or _OUR_HASHES.get(name, ""))

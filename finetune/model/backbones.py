@@ -1,7 +1,9 @@
-"""The backbones: a literal table of the core, the controls, and whatever else keras.applications has.
+"""The backbones: a literal table of the core, the controls, and whatever else keras.applications
+has.
 
-All of it can be read without importing TensorFlow; ``build_base`` alone needs it. ``applications.json`` is what
-``python -m finetune.model.applications`` finds in the graphs of Keras's own functions.
+All of it can be read without importing TensorFlow; ``build_base`` alone needs it.
+``applications.json`` is what ``python -m finetune.model.applications`` finds in the graphs of
+Keras's own functions.
 """
 
 import difflib
@@ -24,11 +26,12 @@ FOREIGN = (".safetensors", ".onnx")  # weight files in torchvision's layout
 class Backbone:
     """One row of the table.
 
-    ``blocks`` names the layer whose output closes each block, from the photo upwards; a cut below the top N blocks is
-    ``blocks[-N - 1]``. ``weights_hash`` is the md5 or sha256 that Keras itself pins for its file, or "" where it pins
-    none; ``layer_digests`` pins the weights themselves (see ``weights.layer_digest``), where we have had the real file
-    to compute them from. ``files`` has (name, address, hash) of the weights for each ``alpha``, the width multiplier of
-    the MobileNets. ``head`` is the head of a recipe that names none.
+    ``blocks`` names the layer whose output closes each block, from the photo upwards; a cut below
+    the top N blocks is ``blocks[-N - 1]``. ``weights_hash`` is the md5 or sha256 that Keras itself
+    pins for its file, or "" where it pins none; ``layer_digests`` pins the weights themselves (see
+    ``weights.layer_digest``), where we have had the real file to compute them from. ``files`` has
+    (name, address, hash) of the weights for each ``alpha``, the width multiplier of the MobileNets.
+    ``head`` is the head of a recipe that names none.
     """
 
     builder: str
@@ -61,7 +64,8 @@ BACKBONES = {
         weights_file="vgg16" + _NOTOP,
         weights_hash="6d6bbae143d832006294945121d1f1fc",
         licence="CC BY 4.0 (weights, Visual Geometry Group, Oxford); Apache 2.0 (Keras port)",
-        citation="Simonyan & Zisserman, Very Deep Convolutional Networks, ICLR 2015, arXiv:1409.1556",
+        citation="Simonyan & Zisserman, Very Deep Convolutional Networks, ICLR 2015, "
+        "arXiv:1409.1556",
         layer_digests={
             "block1_conv1": "f9366dfa45849cd2e37f2c0ce051a0c903182ed4a0f5394d087a467268992416",
             "block1_conv2": "7dfb05450057a1dee9bd980a680a692a2eb3f1551ae06f22d8e45b7fab0fbb58",
@@ -94,12 +98,14 @@ BACKBONES = {
         weights_file="resnet50" + _NOTOP,
         weights_hash="4d473c1dd8becc155b73f8504c6f6626",
         licence="MIT (weights, Kaiming He); Apache 2.0 (Keras port)",
-        citation="He et al., Deep Residual Learning for Image Recognition, CVPR 2016, arXiv:1512.03385",
+        citation="He et al., Deep Residual Learning for Image Recognition, CVPR 2016, "
+        "arXiv:1512.03385",
     ),
     "densenet121": Backbone(
         builder="DenseNet121",
         preprocessing=PREPROCESSING["torch"],
-        # The final "bn" and "relu" stand after conv5 and belong to the top block: its boundary is "relu".
+        # The final "bn" and "relu" stand after conv5 and belong to the top block: its boundary is
+        # "relu".
         blocks=("pool1", "pool2_pool", "pool3_pool", "pool4_pool", "relu"),
         parameters=7_037_504,
         min_size=32,
@@ -107,7 +113,8 @@ BACKBONES = {
         weights_file="densenet121" + _NOTOP,
         weights_hash="30ee3e1110167f948a6b9946edeeb738",
         licence="BSD 3-Clause (weights, Facebook AI Research); Apache 2.0 (Keras port)",
-        citation="Huang et al., Densely Connected Convolutional Networks, CVPR 2017, arXiv:1608.06993",
+        citation="Huang et al., Densely Connected Convolutional Networks, CVPR 2017, "
+        "arXiv:1608.06993",
     ),
 }
 
@@ -134,20 +141,41 @@ def _control(
 
 # Networks that are trained from scratch (`weights: random`), for what a pretrained one has bought.
 CONTROLS = {
-    "mini-resnet": _control("mini_resnet", 175_344, "stage1_out stage2_out top_relu",
-        "He et al., Identity Mappings in Deep Residual Networks, ECCV 2016, arXiv:1603.05027"),
-    "mini-densenet": _control("mini_densenet", 77_640, "stage1_pool stage2_pool top_relu",
-        "Huang et al., Densely Connected Convolutional Networks, CVPR 2017, arXiv:1608.06993"),
-    "mini-cnn": _control("mini_cnn", 1_116_160, "stage1_pool stage2_pool stage3_pool",
-        "Géron, Hands-On Machine Learning with Scikit-Learn, Keras and TensorFlow, 2019, chapter 14",
-        head={"pool": "flatten", "hidden": [128, 64], "dropout": 0.5}),
-    "resnet34": _control("resnet34", 21_301_696, "stem_pool stage1_out stage2_out stage3_out stage4_out",
-        "He et al., Deep Residual Learning for Image Recognition, CVPR 2016, arXiv:1512.03385"),
+    "mini-resnet": _control(
+        "mini_resnet",
+        175_344,
+        "stage1_out stage2_out top_relu",
+        "He et al., Identity Mappings in Deep Residual Networks, ECCV 2016, arXiv:1603.05027",
+    ),
+    "mini-densenet": _control(
+        "mini_densenet",
+        77_640,
+        "stage1_pool stage2_pool top_relu",
+        "Huang et al., Densely Connected Convolutional Networks, CVPR 2017, arXiv:1608.06993",
+    ),
+    "mini-cnn": _control(
+        "mini_cnn",
+        1_116_160,
+        "stage1_pool stage2_pool stage3_pool",
+        "Géron, Hands-On Machine Learning with Scikit-Learn, Keras and TensorFlow, 2019, chapter "
+        "14",
+        head={"pool": "flatten", "hidden": [128, 64], "dropout": 0.5},
+    ),
+    "resnet34": _control(
+        "resnet34",
+        21_301_696,
+        "stem_pool stage1_out stage2_out stage3_out stage4_out",
+        "He et al., Deep Residual Learning for Image Recognition, CVPR 2016, arXiv:1512.03385",
+    ),
     # torchvision's stride placement: its weights come with --weights FILE
-    "resnet50-v1.5": _control("resnet50_v15", 23_508_032,
+    "resnet50-v1.5": _control(
+        "resnet50_v15",
+        23_561_152,
         "pool1_pool conv2_block3_out conv3_block4_out conv4_block6_out conv5_block3_out",
-        "He et al., CVPR 2016, arXiv:1512.03385; the stride is in the 3x3 convolutions", pixels="torch"),
-}  # fmt: skip
+        "He et al., CVPR 2016, arXiv:1512.03385; the stride is in the 3x3 convolutions",
+        pixels="torch",
+    ),
+}
 
 
 @cache
@@ -157,7 +185,9 @@ def _applications() -> dict[str, dict[str, Any]]:
 
 
 def known_backbones() -> tuple[str, ...]:
-    """Every name that ``backbone`` takes: the core, the controls, then keras.applications in alphabetical order."""
+    """Every name that ``backbone`` takes: the core, the controls, then keras.applications in
+    alphabetical order.
+    """
     return tuple(dict.fromkeys([*BACKBONES, *CONTROLS, *_applications()]))
 
 
@@ -167,7 +197,9 @@ def is_backbone(name: str) -> bool:
 
 
 def alphas(name: str) -> tuple[float, ...]:
-    """The width multipliers that a backbone's weights come in, ascending; () for a backbone without them."""
+    """The width multipliers that a backbone's weights come in, ascending; () for a backbone without
+    them.
+    """
     files = _applications().get(name, {}).get("weights", {})
     return tuple(sorted(float(alpha) for alpha in files)) if len(files) > 1 else ()
 
@@ -222,7 +254,8 @@ def block_cut(name: str, blocks: int) -> str:
     ends = backbone(name).blocks
     if blocks >= len(ends):
         raise UsageError(
-            f"blocks is {blocks}; {name} has {len(ends)}: allowed are 1 to {len(ends) - 1}, or strategy full."
+            f"blocks is {blocks}; {name} has {len(ends)}: allowed are 1 to {len(ends) - 1}, or "
+            "strategy full."
         )
     return ends[-1 - blocks]
 
@@ -257,9 +290,9 @@ def build_base(
 ):
     """Build a backbone that takes raw photos, its preprocessing inside, without loading weights.
 
-    All preprocessings are affine per pixel, so one frozen 1x1 convolution expresses any of them, the swap to BGR
-    included. It stands before the network and not inside its first convolution, whose zero padding must pad
-    preprocessed pixels.
+    All preprocessings are affine per pixel, so one frozen 1x1 convolution expresses any of them,
+    the swap to BGR included. It stands before the network and not inside its first convolution,
+    whose zero padding must pad preprocessed pixels.
 
     Args:
         name: one of ``known_backbones()``.
@@ -269,12 +302,12 @@ def build_base(
         top: with the classifier of ImageNet's 1,000 classes.
 
     Returns:
-        A flat functional ``keras.Model``: uint8 (n, image_size, image_size, 3) RGB -> float32 (n, h, w, channels), or
-        (n, 1000) with ``top``.
+        A flat functional ``keras.Model``: uint8 (n, image_size, image_size, 3) RGB -> float32 (n,
+        h, w, channels), or (n, 1000) with ``top``.
 
     Raises:
-        UsageError: no such backbone or alpha; a control has no classifier of its own, and a backbone with its
-            preprocessing inside takes no other.
+        UsageError: no such backbone or alpha; a control has no classifier of its own, and a
+            backbone with its preprocessing inside takes no other.
     """
     import keras
     from keras.src.utils.naming import reset_uids
@@ -283,7 +316,8 @@ def build_base(
 
     row = backbone(name, alpha)
     wanted = row.preprocessing if preprocessing == "backbone" else PREPROCESSING[preprocessing]
-    reset_uids()  # some layers are named by a counter: the same backbone has the same names in every build
+    # Some layers are named by a counter: the same backbone has the same names in every build
+    reset_uids()
     photo = keras.Input((image_size, image_size, 3), dtype="uint8", name=INPUT)
     # float32 under any dtype policy: float16 cannot hold 255 - mean to the last digit.
     pixels = keras.layers.Rescaling(1.0, dtype="float32", name="as_float")(photo)

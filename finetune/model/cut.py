@@ -1,8 +1,8 @@
 """The cut: where a network is divided into a trunk that never learns and a tail that does.
 
-A cut is a tensor that every path from the photo to the output passes, named by the layer that makes it. Trunk and tail
-share their layers with the whole model, so that training the tail trains the whole model and nothing has to be put
-together again: ``tail(trunk(x)) == model(x)``.
+A cut is a tensor that every path from the photo to the output passes, named by the layer that makes
+it. Trunk and tail share their layers with the whole model, so that training the tail trains the
+whole model and nothing has to be put together again: ``tail(trunk(x)) == model(x)``.
 """
 
 import difflib
@@ -24,11 +24,13 @@ class Split(NamedTuple):
 def single_tensors(model: keras.Model) -> dict[str, keras.KerasTensor]:
     """Every tensor at which a functional model can be cut, from the photo upwards.
 
-    A tensor is single if no edge passes it by: every consumer of an earlier tensor stands no later than its maker. In a
-    topological order each other node then lies wholly before or wholly after it.
+    A tensor is single if no edge passes it by: every consumer of an earlier tensor stands no later
+    than its maker. In a topological order each other node then lies wholly before or wholly after
+    it.
 
     Returns:
-        Layer name -> its output tensor, in topological order; the first is the model's input, the last its output.
+        Layer name -> its output tensor, in topological order; the first is the model's input, the
+        last its output.
     """
     order = {layer.name: position for position, layer in enumerate(model.operations)}
     last_consumer = [0] * len(order)
@@ -54,7 +56,8 @@ def find_cut(model: keras.Model, name: str) -> keras.KerasTensor:
     """The tensor of a named cut.
 
     Raises:
-        UsageError: there is no such layer, or other paths pass it by; the message names the nearest cuts.
+        UsageError: there is no such layer, or other paths pass it by; the message names the nearest
+            cuts.
     """
     cuts = single_tensors(model)
     if name in cuts:
@@ -71,18 +74,21 @@ def find_cut(model: keras.Model, name: str) -> keras.KerasTensor:
             or [cut for cut in cuts if cut != INPUT][-4:]
         )
     raise UsageError(
-        f"{reason}. The nearest cuts are {', '.join(near)}; `finetune backbones` lists the block boundaries."
+        f"{reason}. The nearest cuts are {', '.join(near)}; `finetune backbones` lists the block "
+        "boundaries."
     )
 
 
 def between(model: keras.Model, source: str, target: str) -> keras.Model | None:
-    """The part of a model from one cut up to another, sharing its layers; None if both are the same.
+    """The part of a model from one cut up to another, sharing its layers; None if both are the
+    same.
 
     Raises:
         UsageError: no such cut.
     """
     start, end = find_cut(model, source), find_cut(model, target)
-    # Given a tensor in mid-graph, keras.Model re-calls the same layers on a new input of that tensor's shape.
+    # Given a tensor in mid-graph, keras.Model re-calls the same layers on a new input of that
+    # tensor's shape.
     return None if source == target else keras.Model(start, end, name=f"{source}_to_{target}")
 
 
@@ -94,7 +100,8 @@ def split(model: keras.Model, name: str) -> Split:
         name: a cut, see ``single_tensors``.
 
     Returns:
-        The trunk (photo -> activations) and the tail (activations -> output), which share the model's layers.
+        The trunk (photo -> activations) and the tail (activations -> output), which share the
+        model's layers.
 
     Raises:
         UsageError: no such cut.

@@ -1,4 +1,6 @@
-"""A network as figures: shapes, parameters, multiply-adds, memory, receptive fields and cuts, all read from its graph."""
+"""A network as figures: shapes, parameters, multiply-adds, memory, receptive fields and cuts, all
+read from its graph.
+"""
 
 from dataclasses import asdict, dataclass
 from math import prod
@@ -24,11 +26,12 @@ _WINDOWS = (
 class Row:
     """One block, or one layer, for one photo.
 
-    ``shape`` is of its output; ``activation_bytes`` are float32: the most that is alive at once in inference, and all
-    that training keeps for the backward pass. ``receptive_field`` is the side of the square of pixels that one output
-    sees, in pixels, gates of squeeze-and-excitation left out. ``bytes_per_photo`` is what the cut above this row stores
-    (float16), None where other paths pass it by. ``trainable`` are the parameters that learn if the row is unfrozen
-    with its BatchNorm layers still.
+    ``shape`` is of its output; ``activation_bytes`` are float32: the most that is alive at once in
+    inference, and all that training keeps for the backward pass. ``receptive_field`` is the side of
+    the square of pixels that one output sees, in pixels, gates of squeeze-and-excitation left out.
+    ``bytes_per_photo`` is what the cut above this row stores (float16), None where other paths pass
+    it by. ``trainable`` are the parameters that learn if the row is unfrozen with its BatchNorm
+    layers still.
     """
 
     name: str
@@ -42,12 +45,16 @@ class Row:
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Multiplications with addition per photo in convolutions, dense layers and BatchNorms, its preprocessing included."""
+    """Multiplications with addition per photo in convolutions, dense layers and BatchNorms, its
+    preprocessing included.
+    """
     return sum(map(layer_multiply_adds, model.layers))
 
 
 def layer_multiply_adds(layer: keras.Layer) -> int:
-    """Each kernel is used once per position of the output; a BatchNorm scales and shifts each value."""
+    """Each kernel is used once per position of the output; a BatchNorm scales and shifts each
+    value.
+    """
     if isinstance(layer, keras.Sequential):
         return multiply_adds(layer)
     if isinstance(layer, keras.layers.BatchNormalization):
@@ -64,7 +71,9 @@ class Field(NamedTuple):
 
 
 def receptive_fields(model: keras.Model) -> dict[str, Field]:
-    """By name of operation; the widest path counts. Global pooling starts anew, so that gates add nothing."""
+    """By name of operation; the widest path counts. Global pooling starts anew, so that gates add
+    nothing.
+    """
     fields: dict[str, Field] = {}
     for operation in model.operations:
         below = [fields[name] for name in sources(operation)] or [Field()]
@@ -85,7 +94,9 @@ def _widened(field: Field, operation: keras.Operation) -> Field:
 
 
 def live_bytes(model: keras.Model) -> dict[str, int]:
-    """By name of operation: float32 activations of one photo that exist while it runs, its inputs and output included."""
+    """By name of operation: float32 activations of one photo that exist while it runs, its inputs
+    and output included.
+    """
     order = {operation.name: i for i, operation in enumerate(model.operations)}
     freed: list[list[str]] = [[] for _ in order]
     last = dict(order)
@@ -109,7 +120,9 @@ def output_bytes(operation: keras.Operation, bytes_per_value: int = _FLOAT32) ->
 
 
 def rows(model: keras.Model, groups: dict[str, list[keras.Operation]]) -> list[Row]:
-    """The figures of groups of operations, each of which ends in its last one; parameters are the backbone's own."""
+    """The figures of groups of operations, each of which ends in its last one; parameters are the
+    backbone's own.
+    """
     fields = receptive_fields(model)
     live = live_bytes(model)
     singles = single_tensors(model)
@@ -144,7 +157,9 @@ def _trainable(layer: keras.Layer) -> int:
 
 
 def blocks_of(model: keras.Model, ends: tuple[str, ...]) -> dict[str, list[keras.Operation]]:
-    """A network's operations by block, named by the cut that closes it; what lies above the last is `top`."""
+    """A network's operations by block, named by the cut that closes it; what lies above the last is
+    `top`.
+    """
     groups: dict[str, list[keras.Operation]] = {}
     waiting: list[keras.Operation] = []
     for operation in model.operations:
@@ -166,9 +181,9 @@ def describe_network(
         layers: layer by layer, too.
 
     Returns:
-        ``parameters``, ``multiply_adds``, ``activation_bytes`` (``inference``, ``training``), ``blocks`` (a list of
-        ``Row`` as dictionaries), ``cuts`` (every legal cut -> bytes per stored photo, float16), and ``layers``, like
-        ``blocks``, if asked for.
+        ``parameters``, ``multiply_adds``, ``activation_bytes`` (``inference``, ``training``),
+        ``blocks`` (a list of ``Row`` as dictionaries), ``cuts`` (every legal cut -> bytes per
+        stored photo, float16), and ``layers``, like ``blocks``, if asked for.
     """
     blocks = [asdict(row) for row in rows(model, blocks_of(model, ends))]
     result = {

@@ -60,7 +60,9 @@ Places = dict[str, tuple[float, float]]
 
 
 def _places(model: keras.Model, ends: tuple[str, ...], left: int) -> Places:
-    """Rows by the longest path from the photo, with a gap at each cut; a side path takes the next free lane."""
+    """Rows by the longest path from the photo, with a gap at each cut; a side path takes the next
+    free lane.
+    """
     depth: dict[str, int] = {}
     lanes: dict[str, int] = {}
     taken: set[tuple[int, int]] = set()
@@ -99,8 +101,10 @@ def _bands(model: keras.Model, ends: tuple[str, ...], places: Places, width: int
             y = bottom + 18
             label = f"cut {name}: {2 * prod(shape) / 1000:,.0f} kB per photo"
             parts += [
-                f'<path class="cut" d="M8 {y}H{width - 8}" stroke="#c05621" stroke-dasharray="6 4"/>',
-                f'<text x="{width - 14}" y="{y - 4}" text-anchor="end" fill="#c05621">{escape(label)}</text>',
+                f'<path class="cut" d="M8 {y}H{width - 8}" stroke="#c05621" stroke-dasharray="6 '
+                '4"/>',
+                f'<text x="{width - 14}" y="{y - 4}" text-anchor="end" '
+                f'fill="#c05621">{escape(label)}</text>',
             ]
     return parts
 
@@ -127,7 +131,8 @@ def _kind(operation: keras.Operation) -> tuple[str, str]:
 def _node(operation: keras.Operation, x: float, y: float) -> str:
     shape = "x".join(map(str, operation.output.shape[1:]))
     tip = escape(f"{operation.name}: {type(operation).__name__}, {shape}")
-    return f'<circle cx="{x}" cy="{y}" r="4" fill="{_kind(operation)[0]}"><title>{tip}</title></circle>'
+    fill = _kind(operation)[0]
+    return f'<circle cx="{x}" cy="{y}" r="4" fill="{fill}"><title>{tip}</title></circle>'
 
 
 def _legend() -> str:

@@ -1,7 +1,9 @@
-"""Weights of the same architecture in the layout of torchvision and timm, from a .safetensors or an .onnx file.
+"""Weights of the same architecture in the layout of torchvision and timm, from a .safetensors or an
+.onnx file.
 
-Names are mapped to Keras's, kernels turned from OIHW to HWIO; a BatchNorm is weight, bias, running mean and variance in
-both. These weights were trained on pixels that torchvision's preprocessing made, so the network gets that one, too.
+Names are mapped to Keras's, kernels turned from OIHW to HWIO; a BatchNorm is weight, bias, running
+mean and variance in both. These weights were trained on pixels that torchvision's preprocessing
+made, so the network gets that one, too.
 """
 
 import re
@@ -63,11 +65,13 @@ def read_foreign(path: Path, base: keras.Model, builder: str) -> Arrays:
 
     Raises:
         UsageError: the package that reads it is not installed.
-        IntegrityError: the file cannot be read, is of another network, or there is no mapping for this backbone.
+        IntegrityError: the file cannot be read, is of another network, or there is no mapping for
+            this backbone.
     """
     if builder not in _NAMES:
         raise IntegrityError(
-            f"{path}: {path.suffix} files are read for vgg16, densenet121 and resnet50-v1.5, not for {base.name}. Nothing "
+            f"{path}: {path.suffix} files are read for vgg16, densenet121 and resnet50-v1.5, not "
+            f"for {base.name}. Nothing "
             "was loaded; give Keras's .h5 or .weights.h5."
         )
     read = _safetensors if path.suffix == ".safetensors" else _onnx
@@ -84,7 +88,8 @@ def read_foreign(path: Path, base: keras.Model, builder: str) -> Arrays:
         ) from error
     except Exception as error:  # safetensors, onnx and protobuf each raise their own
         raise IntegrityError(
-            f"{path} is no weight file of {builder} in the layout of torchvision or timm ({error}). Nothing was loaded."
+            f"{path} is no weight file of {builder} in the layout of torchvision or timm "
+            f"({error}). Nothing was loaded."
         ) from error
     arrays = {name: [values[part] for part in sorted(values)] for name, values in found.items()}
     check_shapes(base, arrays, str(path))

@@ -1,4 +1,5 @@
-"""Formats to export to: how each is written, and how its own runtime runs it. The table reads without TensorFlow.
+"""Formats to export to: how each is written, and how its own runtime runs it. The table reads
+without TensorFlow.
 
 Every writer is Keras's own exporter, with what our models need set or added.
 """
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 
 class Opened(NamedTuple):
-    """An exported model in its own runtime: what it calls its input and output, and photos -> probabilities."""
+    """An exported model in its own runtime: what it calls its input and output, and photos ->
+    probabilities.
+    """
 
     input: str
     output: str
@@ -33,8 +36,8 @@ class Format:
         file: what is written, a file or folder; OpenVINO puts ``model.bin`` beside it.
         runtime: the distribution package that runs it.
         batch: how many photos it takes at once.
-        write: (model, path, labels) -> None. The model must have been called once, or Keras refuses. The labels are
-            text by name, and go where a format has a place for them.
+        write: (model, path, labels) -> None. The model must have been called once, or Keras
+            refuses. The labels are text by name, and go where a format has a place for them.
         load: path -> the model in its runtime.
         extra: of this distribution, that brings ``packages``; what needs no extra needs none.
         packages: modules that must be there to write and to run it.
@@ -55,7 +58,8 @@ class Format:
 
 
 def in_float32(model: "keras.Model") -> "keras.Model":
-    """The model itself, or a copy with the same weights that computes in float32 if it was trained in mixed precision.
+    """The model itself, or a copy with the same weights that computes in float32 if it was trained
+    in mixed precision.
 
     In mixed precision the weights are float32 already, and only the layers' arithmetic is float16.
     """
@@ -90,7 +94,8 @@ def _load_keras(path: Path) -> Opened:
 def _write_saved_model(model: "keras.Model", path: Path, labels: Mapping[str, str]) -> None:
     import keras
 
-    # Not `model.export`, which also tracks the model and so stores every weight twice (keras-team/keras issue 23553).
+    # Not `model.export`, which also tracks the model and so stores every weight twice
+    # (keras-team/keras issue 23553).
     archive = keras.export.ExportArchive()
     spec = keras.InputSpec(shape=model.input.shape, dtype=model.input.dtype, name=model.input.name)
     archive.add_endpoint("serve", model.__call__, input_signature=[spec])
@@ -157,7 +162,8 @@ def _load_openvino(path: Path) -> Opened:
 def _write_tflite(model: "keras.Model", path: Path, labels: Mapping[str, str]) -> None:
     import tensorflow as tf
 
-    # Keras would allow TensorFlow's own operations (SELECT_TF_OPS), too, which a plain LiteRT does not have.
+    # Keras would allow TensorFlow's own operations (SELECT_TF_OPS), too, which a plain LiteRT does
+    # not have.
     builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
     model.export(str(path), format="litert", verbose=False, target_spec=builtins)
 

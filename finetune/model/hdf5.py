@@ -1,4 +1,6 @@
-"""Look at an HDF5 file before anything is read from it: it could make HDF5 read other files, or fill the memory."""
+"""Look at an HDF5 file before anything is read from it: it could make HDF5 read other files, or
+fill the memory.
+"""
 
 import h5py
 
@@ -15,8 +17,8 @@ def check_hdf5(file: h5py.File, largest: int = LARGEST) -> None:
         largest: bytes that all data sets together may take in memory.
 
     Raises:
-        ValueError: a link that is no hard link, data that lie in other files, data that are not real numbers, or more
-            bytes than ``largest``.
+        ValueError: a link that is no hard link, data that lie in other files, data that are not
+            real numbers, or more bytes than ``largest``.
     """
     seen = {h5py.h5o.get_info(file.id).addr}
     waiting: list[h5py.Group] = [file]

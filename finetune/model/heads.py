@@ -27,10 +27,12 @@ def add_head(
         classes: number of classes, at least 2.
         pool: a key of ``HEADS``.
         hidden: units of a hidden ReLU layer, or of several; 0 or none leaves them out.
-        dropout: share of each hidden layer's outputs and of the classifier's inputs dropped while training, 0 to below 1.
+        dropout: share of each hidden layer's outputs and of the classifier's inputs dropped while
+            training, 0 to below 1.
 
     Returns:
-        A flat model: uint8 photos -> float32 (n, classes), softmax probabilities in the order of the class names.
+        A flat model: uint8 photos -> float32 (n, classes), softmax probabilities in the order of
+        the class names.
     """
     x = HEADS[pool](name=pool)(base.output)
     layers = [hidden] if isinstance(hidden, int) else hidden

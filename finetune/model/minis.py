@@ -1,7 +1,8 @@
-"""Networks that keras.applications lacks: small ones to train from scratch, as controls, and ResNets.
+"""Networks that keras.applications lacks: small ones to train from scratch, as controls, and
+ResNets.
 
-Each function maps preprocessed pixels (n, side, side, 3), side at least 28, to maps (n, h, w, channels). Layers are named
-by stage and unit, as the cuts are.
+Each function maps preprocessed pixels (n, side, side, 3), side at least 28, to maps (n, h, w,
+channels). Layers are named by stage and unit, as the cuts are.
 """
 
 import keras
@@ -36,7 +37,9 @@ def mini_resnet(x: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def mini_densenet(x: keras.KerasTensor, growth: int = 12) -> keras.KerasTensor:
-    """Three stages of four units that each add ``growth`` maps; transitions halve maps and sides."""
+    """Three stages of four units that each add ``growth`` maps; transitions halve maps and
+    sides.
+    """
     x = _conv(x, 2 * growth, 3, "stem")
     for stage in (1, 2, 3):
         for unit in (1, 2, 3, 4):
@@ -81,7 +84,8 @@ def resnet34(x: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def resnet50_v15(x: keras.KerasTensor) -> keras.KerasTensor:
-    """Bottleneck units, 3-4-6-3, as torchvision has them: stride in the 3x3 convolution, padding on both sides, no biases.
+    """Bottleneck units, 3-4-6-3, as torchvision has them: stride in the 3x3 convolution, padding on
+    both sides, no biases.
 
     Layers are named as in Keras's ResNet50.
     """

@@ -155,8 +155,8 @@ def draw_dropout(model: keras.Model, seed: int) -> None:
 def freeze(whole: keras.Model, tail: keras.Model, batchnorm: str) -> None:
     """Let the tail learn and nothing else; must come before ``compile``, which reads the flags.
 
-    BatchNorm layers of the tail stay frozen unless ``batchnorm`` is "train": a few hundred photos in
-    small batches are too few to estimate its statistics again. In Keras 3 calling a model with
+    BatchNorm layers of the tail stay frozen unless ``batchnorm`` is "train": a few hundred photos
+    in small batches are too few to estimate its statistics again. In Keras 3 calling a model with
     ``training=False`` does not protect them under ``fit``; ``trainable = False`` on the layer does.
     """
     for layer in whole.layers:
@@ -189,7 +189,8 @@ def audit(whole: keras.Model, before: dict[str, str]) -> dict[str, int]:
     moved = [path for path in before if after.get(path) != before[path]]
     if moved:
         raise IntegrityError(
-            f"Freeze audit: {len(moved)} of {len(before)} frozen variables changed during training, "
+            f"Freeze audit: {len(moved)} of {len(before)} frozen variables changed during "
+            "training, "
             f"first {', '.join(moved[:3])}. The result was not saved, because it is not what the "
             "recipe says."
         )

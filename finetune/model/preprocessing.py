@@ -1,4 +1,6 @@
-"""What happens to pixels before a backbone: a literal table of affine maps, each one a 1x1 convolution."""
+"""What happens to pixels before a backbone: a literal table of affine maps, each one a 1x1
+convolution.
+"""
 
 from dataclasses import dataclass
 
@@ -7,7 +9,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What ``keras.applications.*.preprocess_input`` computes: ``(rgb[order] / scale - mean) / std``, per pixel."""
+    """What ``keras.applications.*.preprocess_input`` computes: ``(rgb[order] / scale - mean) /
+    std``, per pixel.
+    """
 
     order: tuple[int, int, int] = (0, 1, 2)
     scale: float = 1.0
@@ -26,6 +30,7 @@ PREPROCESSING = {
     "caffe": Preprocessing(order=(2, 1, 0), mean=(103.939, 116.779, 123.68)),
     "torch": Preprocessing(scale=255.0, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
     "tf": Preprocessing(scale=127.5, mean=(1.0, 1.0, 1.0)),
-    "none": Preprocessing(),  # the network takes raw pixels: its preprocessing is among its own layers
+    # The network takes raw pixels: its preprocessing is among its own layers
+    "none": Preprocessing(),
     "scale-only": Preprocessing(scale=255.0),
 }

@@ -1,8 +1,9 @@
 """Open a saved ``.keras`` file, after looking at it as data.
 
-Loading a foreign Keras file can make Keras run or read what it should not (CVE-2025-1550, -8747, -9905, -9906, -12058 and
-their successors). Whatever this toolkit saves is made of standard layers and whole numbers of bytes in one archive, so
-everything else is refused before Keras sees it, and then Keras's own safe mode is on, too.
+Loading a foreign Keras file can make Keras run or read what it should not (CVE-2025-1550, -8747,
+-9905, -9906, -12058 and their successors). Whatever this toolkit saves is made of standard layers
+and whole numbers of bytes in one archive, so everything else is refused before Keras sees it, and
+then Keras's own safe mode is on, too.
 """
 
 import json
@@ -18,9 +19,14 @@ import keras
 from finetune.errors import DataError, IntegrityError
 
 _MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
-# Where the configuration of a model of standard layers, compiled or not, takes its classes from; None is a tensor's place.
-_MODULES = {None, "keras"} | {f"keras.{name}" for name in ("initializers", "layers", "losses", "metrics", "optimizers",
-            "optimizers.schedules", "regularizers", "src.models.functional", "src.models.sequential")}  # fmt: skip
+# Where the configuration of a model of standard layers takes its classes from; None is a tensor's.
+_MODULES = {None, "keras"} | {
+    f"keras.{name}"
+    for name in (
+        *("initializers", "layers", "losses", "metrics", "optimizers", "optimizers.schedules"),
+        *("regularizers", "src.models.functional", "src.models.sequential"),
+    )
+}
 # Of Keras's own modules nothing but these: what keras.applications builds some networks of.
 _EXACT = {
     ("keras.src.ops.numpy", "Add"),
@@ -44,7 +50,8 @@ def load_model(path: Path) -> keras.Model:
 
     Raises:
         DataError: there is no such file.
-        IntegrityError: it is no Keras model, is damaged, or holds anything but standard layers and their weights.
+        IntegrityError: it is no Keras model, is damaged, or holds anything but standard layers and
+            their weights.
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist. Give a run folder, or a .keras file.")
@@ -109,8 +116,9 @@ def _check_part(part: dict[str, Any]) -> None:
 
 def _check_sides(part: dict[str, Any], largest: int) -> None:
     """A layer that claims more than is stored would be made, at any size, before it is filled."""
-    found = part.get("config")
-    settings = found if isinstance(found, dict) else {}
+    settings = part.get("config")
+    if not isinstance(settings, dict):
+        return
     for name in _SIDES & set(settings):
         values = settings[name] if isinstance(settings[name], list) else [settings[name]]
         if any(isinstance(value, int) and value > largest for value in values):

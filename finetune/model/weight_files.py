@@ -1,7 +1,8 @@
 """Weight files read as data, never through a model loader.
 
-A ``.keras`` or ``.h5`` file from elsewhere can make Keras run or read what it should not (CVE-2025-1550, -8747, -9905,
--9906 and their successors). Links, types and shapes are checked before a byte of data is read.
+A ``.keras`` or ``.h5`` file from elsewhere can make Keras run or read what it should not
+(CVE-2025-1550, -8747, -9905, -9906 and their successors). Links, types and shapes are checked
+before a byte of data is read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +45,8 @@ def check_shapes(base: keras.Model, found: Mapping[str, Sequence[Any]], source: 
     if wrong:
         lines = [f"{n}: expected {wanted.get(n)}, found {shapes.get(n)}" for n in wrong[:3]]
         raise IntegrityError(
-            f"The weights of {source} do not fit the backbone: {len(wrong)} layers differ, first {'; '.join(lines)}. "
+            f"The weights of {source} do not fit the backbone: {len(wrong)} layers differ, first "
+            f"{'; '.join(lines)}. "
             "Nothing was loaded; choose the backbone that they were made for."
         )
 
@@ -57,7 +59,8 @@ def read_hdf5(path: Path, base: keras.Model) -> Arrays:
         base: the network that the weights are for.
 
     Raises:
-        IntegrityError: the file cannot be read, holds no weights in either format, or they do not fit ``base``.
+        IntegrityError: the file cannot be read, holds no weights in either format, or they do not
+            fit ``base``.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -72,13 +75,16 @@ def read_hdf5(path: Path, base: keras.Model) -> Arrays:
             return {name: [data[()] for data in values] for name, values in found.items()}
     except (OSError, KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise IntegrityError(
-            f"{path} is no weight file that can be read ({error}). Nothing was loaded; allowed are Keras's legacy .h5 "
+            f"{path} is no weight file that can be read ({error}). Nothing was loaded; allowed are "
+            "Keras's legacy .h5 "
             "and .weights.h5 of this backbone."
         ) from error
 
 
 def _legacy(file: h5py.File, base: keras.Model) -> dict[str, list[h5py.Dataset]]:
-    """By name, where "conv1/conv" of old files is "conv1_conv" now; in order, as Keras does, where names are numbers."""
+    """By name, where "conv1/conv" of old files is "conv1_conv" now; in order, as Keras does, where
+    names are numbers.
+    """
     found = {}
     for name in map(_text, file.attrs["layer_names"]):
         weights = [file[name][_text(weight)] for weight in file[name].attrs["weight_names"]]

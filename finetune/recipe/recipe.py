@@ -1,4 +1,6 @@
-"""Recipes: YAML or command-line settings to one frozen, validated value; every mistake is reported at once."""
+"""Recipes: YAML or command-line settings to one frozen, validated value; every mistake is reported
+at once.
+"""
 
 import difflib
 import importlib.util
@@ -37,7 +39,9 @@ _STORED_VIEWS = 4  # per photo, where a recipe augments and its strategy cannot 
 
 
 class Recipe(BaseModel):
-    """One way of fine-tuning, fully resolved: what a run does is a function of this and the photos."""
+    """One way of fine-tuning, fully resolved: what a run does is a function of this and the
+    photos.
+    """
 
     model_config = FROZEN
     data: str = "cats-and-dogs-small"
@@ -66,6 +70,7 @@ class Recipe(BaseModel):
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     engine: Literal["auto", "openvino", "tensorflow"] = "auto"
     store: Literal["float16", "float32"] = "float16"
+    margin: float = Field(1.0, gt=0, le=100)  # points of accuracy
     skip_bad: bool = False
     tensorboard: bool = False
     seed: int = Field(0, ge=0, lt=2**32)
@@ -76,7 +81,8 @@ class Recipe(BaseModel):
         """Fill in what depends on the strategy, and write short forms out."""
         if not isinstance(values, dict):
             return values
-        # An unknown strategy is the field's own mistake to report; the other keys are checked with the default's.
+        # An unknown strategy is the field's own mistake to report; the other keys are checked with
+        # the default's.
         strategy = STRATEGIES.get(
             values.get("strategy", ""), STRATEGIES[cls.model_fields["strategy"].default]
         )
@@ -120,14 +126,17 @@ class Recipe(BaseModel):
             return value
         if value not in PRESETS:
             raise ValueError(
-                f"augment is '{value}'; allowed are {', '.join(PRESETS)} or a table of {', '.join(NONE)}"
+                f"augment is '{value}'; allowed are {', '.join(PRESETS)} or a table of "
+                f"{', '.join(NONE)}"
             )
         return PRESETS[value]
 
     @field_validator("tensorboard")
     @classmethod
     def _installed(cls, wanted: bool, info: ValidationInfo) -> bool:
-        """A missing package is said now and not after the extraction; a recipe that is only read needs none."""
+        """A missing package is said now and not after the extraction; a recipe that is only read
+        needs none.
+        """
         if (
             wanted
             and not (info.context or {}).get("finished")
@@ -145,18 +154,21 @@ class Recipe(BaseModel):
         problems = []
         if self.views == "fresh" and not STRATEGIES[self.strategy].streams:
             problems.append(
-                f"{self.strategy} stores activations, and a store would freeze one draw of views: fresh. Set views: 4 "
+                f"{self.strategy} stores activations, and a store would freeze one draw of views: "
+                "fresh. Set views: 4 "
                 "(stored, deterministic views), augment: none, or strategy: frozen-base"
             )
         elif self.views == "fresh" and not augmented:
             problems.append("views: fresh needs an augmentation; set augment: light, or views: 0")
         elif self.views != "fresh" and augmented != (self.views > 0):
             problems.append(
-                f"views: {self.views} does not go with this augment; views are for augmented photos, and 0 for none"
+                f"views: {self.views} does not go with this augment; views are for augmented "
+                "photos, and 0 for none"
             )
         if self.strategy == "frozen-base" and self.views == "fresh" and self.head.solver == "lbfgs":
             problems.append(
-                "solver lbfgs needs all features at once and cannot take views: fresh; set solver: keras"
+                "solver lbfgs needs all features at once and cannot take views: fresh; set solver: "
+                "keras"
             )
         if problems:
             raise ValueError(". ".join(problems))
@@ -189,13 +201,16 @@ def load(
     if "matrix" in values:
         raise UsageError(f"{path} holds a matrix of recipes; `finetune compare {path}` runs them.")
     values |= {key: value for key, value in overrides.items() if value is not None}
+    if "search" in values:
+        raise UsageError(f"{path or 'recipe'} holds a search; `finetune tune` runs it.")
     for setting in settings or []:
         _set(values, setting)
     return build(values, str(path) if path else "recipe", lines)
 
 
 def reopen(path: Path) -> Recipe:
-    """The recipe of a finished run, to be read and not to be run: what it took may be missing on this machine.
+    """The recipe of a finished run, to be read and not to be run: what it took may be missing on
+    this machine.
 
     Raises:
         UsageError: as ``load``.
@@ -242,6 +257,10 @@ def schema() -> dict[str, Any]:
     properties["exclude"] = {"type": "array", "items": combination}
     swept = {"type": "object", "additionalProperties": {"type": "array", "minItems": 1}}
     properties["matrix"] = {**swept, "properties": {"exclude": properties["exclude"]}}
+    ends = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
+    domains = [{"type": "object", "properties": {scale: ends}} for scale in ("log", "range")]
+    domain = {"anyOf": [{"type": "array", "minItems": 1}, *domains]}
+    properties["search"] = {"type": "object", "additionalProperties": domain}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "finetune recipe",

@@ -1,4 +1,6 @@
-"""The strategies: rows of one table over one training path. What differs is where the cut lies and what crosses it when."""
+"""The strategies: rows of one table over one training path. What differs is where the cut lies and
+what crosses it when.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +10,8 @@ from finetune.model.backbones import INPUT, block_cut
 POOLINGS = ("gap", "gmp", "flatten")  # keys of model.heads.HEADS, which needs Keras
 
 
-# What learns -> (where the cut lies, what learns) in words. "blocks" are as many as the recipe says.
+# What learns -> (where the cut lies, what learns) in words. "blocks" are as many as the recipe
+# says.
 LEARNS = {
     "head": ("above the last block", "the head"),
     "blocks": ("below the top N blocks", "N blocks and the head"),
@@ -20,8 +23,8 @@ LEARNS = {
 class Strategy:
     """One row: how much of the backbone learns, what crosses the cut, and the recipe's defaults.
 
-    ``learns`` is a key of ``LEARNS``; ``streams`` says whether fresh views may cross the cut in training, ``crosses``
-    what does, the default first.
+    ``learns`` is a key of ``LEARNS``; ``streams`` says whether fresh views may cross the cut in
+    training, ``crosses`` what does, the default first.
     """
 
     summary: str
@@ -78,5 +81,7 @@ STRATEGIES = {
 
 
 def is_deterministic(strategy: str, solver: str, views: str | int) -> bool:
-    """Whether another seed gives the same model: a convex fit of the head, on views that are stored."""
+    """Whether another seed gives the same model: a convex fit of the head, on views that are
+    stored.
+    """
     return solver in STRATEGIES[strategy].fixed_by and views != "fresh"

@@ -15,7 +15,10 @@ _SHOWN = 24  # thumbnails of each kind of suspect
 _KINDS = {
     "label": ("Likely label errors", "Another class is as probable as its own photos usually are."),
     "outlier": ("Outliers", "Far from all other photos: perhaps of nothing that is sought."),
-    "near-duplicate": ("Near-duplicates across splits", "A photo of the test that was trained on."),
+    "near-duplicate": (
+        "Near-duplicates across splits",
+        "Hints: a scene in two splits flatters figures.",
+    ),
 }
 _MARGINS = (52, 12, 12, 34)  # of the curve, in pixels: left, right, top, bottom
 

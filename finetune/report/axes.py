@@ -11,20 +11,23 @@ import numpy as np
 from finetune.data.augment import PRESETS
 from finetune.evaluation.planning import MARGIN
 from finetune.evaluation.significance import Crossed
-from finetune.recipe.yaml import parse
+from finetune.recipe.yaml import parse, read
 
-# What goes with a choice and means nothing across it: 100 epochs of a head are not 20 epochs of a block.
+# What goes with a choice and means nothing across it: 100 epochs of a head are not 20 epochs of a
+# block.
 _COMPANIONS = {
     "strategy": {"epochs", "learning_rate", "views", "blocks", "solver"},
     "augment": {"views"},
     "head": {"solver"},
 }
-_NO_SETTINGS = ("data", "seed", "engine", "skip_bad", "tensorboard")
+_NO_SETTINGS = ("data", "seed", "engine", "skip_bad", "tensorboard", "margin")
 
 
 def read_settings(run: Path) -> dict[str, str]:
-    """The resolved recipe of a run folder as axis -> value in words; ``head`` and ``augment`` are one axis each."""
-    recipe = parse((run / "recipe.yaml").read_text(encoding="utf-8"), str(run))[0]
+    """The resolved recipe of a run folder as axis -> value in words; ``head`` and ``augment`` are
+    one axis each.
+    """
+    recipe = _recipe(run)
     head = dict(recipe.pop("head"))
     settings = {
         "solver": head.pop("solver"),
@@ -37,10 +40,12 @@ def read_settings(run: Path) -> dict[str, str]:
 
 def data_name(run: Path) -> str:
     """What the recipe of a run folder calls its photos: a name, or the last part of a path."""
-    return (
-        Path(parse((run / "recipe.yaml").read_text(encoding="utf-8"), str(run))[0]["data"]).name
-        or "photos"
-    )
+    return Path(_recipe(run)["data"]).name or "photos"
+
+
+def _recipe(run: Path) -> dict[str, Any]:
+    path = run / "recipe.yaml"
+    return parse(read(path), str(path))[0]
 
 
 def effects(

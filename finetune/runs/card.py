@@ -10,7 +10,9 @@ from typing import Any
 from jinja2 import BaseLoader, Environment, PackageLoader, StrictUndefined
 
 from finetune.data.dataset import SPLITS, Dataset
+from finetune.evaluation.caveats import caveats
 from finetune.model.backbones import backbone
+from finetune.progress import count
 from finetune.recipe.recipe import Recipe
 
 _LISTED = 25  # classes
@@ -89,7 +91,9 @@ def _fill(
         "title": names if len(names) <= _TITLE else f"{len(classes)} classes",
         "recipe": recipes[0],
         "backbones": [backbone(name) for name in dict.fromkeys(r.backbone for r in recipes)],
-        "unrecognised": [classes[index] for index in result["test"]["zero_recall"]],
+        "warnings": result.get("warnings", caveats(result["test"])),
+        "unseen": result.get("unseen"),
+        "count": count,
         "table": table,
         "pictures": [path.name for path in folder.glob("*.png")],
     }

@@ -14,7 +14,7 @@ from finetune.backend import load_keras
 from finetune.data.photos import (
     RESIZE_MODES,
     SUFFIXES,
-    Photo,
+    Item,
     Pixels,
     list_photos,
     read_photos,
@@ -122,7 +122,8 @@ class Classifier:
     def predict(
         self, batches: Iterable[np.ndarray], precision: str = "auto"
     ) -> Iterator[np.ndarray]:
-        """Probabilities of photos, batch by batch: uint8 (n, size, size, 3) to float32 (n, classes).
+        """Probabilities of photos, batch by batch: uint8 (n, size, size, 3) to float32 (n,
+        classes).
 
         A model with one sigmoid output gives two columns.
 
@@ -135,8 +136,8 @@ class Classifier:
             yield _checked(rows, self.path)
 
     def score(
-        self, photos: Iterable[Path | Photo], precision: str = "auto"
-    ) -> Iterator[tuple[Any, np.ndarray | str]]:
+        self, photos: Iterable[Item], precision: str = "auto"
+    ) -> Iterator[tuple[Item, np.ndarray | str]]:
         """Probabilities of photos as one stream, each decoded once and as in training.
 
         Yields:
@@ -266,7 +267,8 @@ def _checked(rows: np.ndarray, path: Path) -> np.ndarray:
     if not (np.all(rows >= 0) and np.all(np.abs(totals - 1) < 1e-3)):  # NaN fails, too
         raise IntegrityError(
             f"{path} gives values from {rows.min():g} to {rows.max():g} with sums from "
-            f"{totals.min():g} to {totals.max():g}, which are no probabilities. Its last layer must "
+            f"{totals.min():g} to {totals.max():g}, which are no probabilities. Its last layer "
+            "must "
             "be a softmax, or a sigmoid of one unit."
         )
     return rows

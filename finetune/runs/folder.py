@@ -1,10 +1,11 @@
 """The result of a run, and how it is read from its folder.
 
 Needs nothing but the standard library, so that commands can answer at once. ``metrics.json`` is
-written last: a folder with one is a finished run. It holds the sha256 of every other file and, under
-``sha256``, the digest of its own content, which whoever reads a file checks.
+written last: a folder with one is a finished run. It holds the sha256 of every other file and,
+under ``sha256``, the digest of its own content, which whoever reads a file checks.
 """
 
+import csv
 import json
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from finetune.errors import DataError, IntegrityError
 from finetune.files import commit_json, digest_of, sha256_of
 
 RESULT = "metrics.json"
+PHOTOS = "photos.csv"  # the sha256 of every photo, with its split
 _OWN = "sha256"
 
 
@@ -28,13 +30,17 @@ class RunResult:
         split: digest of the photos and their splits; ``listed``: before bad ones were left out.
         seconds: extract, train, total (until the test photos were classified) and command.
         extracted: rows that were computed in this run.
-        entries: key of each cache entry that was used -> cut, seconds (to compute its rows, whenever
-            that was) and bytes.
+        entries: key of each cache entry that was used -> cut, seconds (to compute its rows,
+            whenever that was) and bytes.
         cost: extraction_seconds, stored_bytes, peak_memory (bytes), multiply_adds.
         weights: source and digest of the backbone's weights.
         head: how it was fitted: solver, c, validation_loss, and path, pairs of c and loss.
         audit: frozen (variables compared) and moved.
         validation, test: see ``evaluation.metrics.summarize``, and per_class.
+        leaks, near_duplicates: files in more than one split or class, see ``data.overlap``.
+        unseen: n and accuracy of the test photos that have no copy or look-alike in another split;
+            look_alikes: whether these were sought.
+        warnings: sentences on what the figures are worth.
         ignored: entries of the data folder that are no photos, by kind; ``excluded``: bad photos.
         fidelity: how far a trunk that is not float32 is off, see ``docs/design.md``.
         files: name -> sha256 of the files of the run folder.
@@ -60,7 +66,15 @@ class RunResult:
     precision: str = "float32"
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
     fidelity: dict[str, Any] | None = None
+    leaks: list[list[str]] = field(default_factory=list)
+    near_duplicates: list[list[str]] | None = None
+    unseen: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
+
+    def __fspath__(self) -> str:
+        """Its folder: a result can be given wherever a run folder can."""
+        return self.run
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, without what is None."""
@@ -148,6 +162,20 @@ def finished_run(folder: Path) -> RunResult | None:
     except (IntegrityError, DataError):
         return None
     return result
+
+
+def read_contents(folder: Path) -> dict[str, str] | None:
+    """sha256 -> split of every photo of a run, training first; None if it did not keep them.
+
+    Raises:
+        IntegrityError: the table is not as the run wrote it.
+    """
+    if not (folder / PHOTOS).is_file():
+        return None
+    checked(folder, PHOTOS)
+    with (folder / PHOTOS).open(newline="", encoding="utf-8") as file:
+        rows = [(row["sha256"], row["split"]) for row in csv.DictReader(file)]
+    return dict(reversed(rows))  # of copies the first counts: splits begin with training
 
 
 def read_recipe(out: Path) -> Path:

@@ -13,13 +13,15 @@ from PIL import Image
 
 from finetune import __version__
 from finetune.data.dataset import Dataset
-from finetune.errors import UsageError
+from finetune.data.photos import Pixels, read_photos
+from finetune.errors import IntegrityError, UsageError
 from finetune.evaluation import plots
 from finetune.evaluation.metrics import confusion, measure
-from finetune.files import commit, commit_by_name, commit_json, commit_text, need_space
+from finetune.files import commit, commit_by_name, commit_csv, commit_json, commit_text, need_space
 from finetune.recipe.recipe import Recipe, reopen
-from finetune.runs import card
-from finetune.runs.folder import RESULT, RunResult
+from finetune.runs import card, ledger
+from finetune.runs.folder import PHOTOS, RESULT, RunResult
+from finetune.runs.ir import write_ir
 
 if TYPE_CHECKING:
     import keras
@@ -36,7 +38,7 @@ HISTORY = (
     "seconds",
 )
 # keys of a recipe that change how a run goes and not what it finds on the same photos
-INCIDENTAL = {"skip_bad", "tensorboard", "engine"}
+INCIDENTAL = {"skip_bad", "tensorboard", "engine", "margin"}
 _PACKAGES = (
     "tensorflow",
     "keras",
@@ -48,11 +50,14 @@ _PACKAGES = (
     "pillow",
     "pydantic",
 )
+_COMPARED = 4  # photos on which OpenVINO must agree with Keras
 _SMALL_FILES = 2**20  # bytes of everything but the model
 
 
 def same_recipe(path: Path, recipe: Recipe) -> bool:
-    """Whether the recipe file of a run folder asks for the same result; not if it cannot be read."""
+    """Whether the recipe file of a run folder asks for the same result; not if it cannot be
+    read.
+    """
     try:
         other = reopen(path)
     except UsageError:
@@ -90,7 +95,25 @@ def begin(out: Path, recipe: Recipe, dataset: Dataset) -> None:
 
 def measured(dataset: Dataset, split: str, probabilities: np.ndarray) -> dict[str, Any]:
     """The metrics of a split, with those of each class."""
-    return measure(probabilities, dataset.labels(split), dataset.classes)
+    groups = dataset.group_ids(split)
+    return measure(probabilities, dataset.labels(split), dataset.classes, groups)
+
+
+def write_network(out: Path, recipe: Recipe, dataset: Dataset, model: "keras.Model") -> str | None:
+    """Write the network as OpenVINO IR, too, with which `predict` and `serve` need no TensorFlow.
+
+    Returns:
+        A warning, where OpenVINO computes something else than Keras: then it is not kept.
+    """
+    need_space(out, 4 * model.count_params())
+    paths = [photo.path for photo in dataset.split("test")[:_COMPARED]]
+    stream = read_photos(Pixels(recipe.image_size, recipe.resize), paths)
+    photos = [found for _, found in stream if not isinstance(found, str)]
+    try:
+        write_ir(model, out, np.stack(photos))
+    except IntegrityError as error:
+        return str(error)
+    return None
 
 
 def finish(
@@ -123,9 +146,10 @@ def finish(
     commit_by_name(out / "model.keras", model.save, size)  # Keras writes in place and by name only
     if dataset.excluded:
         excluded = pd.DataFrame(dataset.excluded, columns=["file", "reason"])
-        _commit_csv(out / "excluded.csv", excluded)
-    _commit_csv(out / "history.csv", pd.DataFrame(history, columns=list(HISTORY)))
-    _commit_csv(out / "predictions.csv", predictions_table(dataset, probabilities))
+        commit_csv(out / "excluded.csv", excluded)
+    commit_csv(out / "history.csv", pd.DataFrame(history, columns=list(HISTORY)))
+    commit_csv(out / "predictions.csv", predictions_table(dataset, probabilities))
+    commit_csv(out / PHOTOS, photos_table(dataset))
     matrix = confusion(probabilities["test"], dataset.labels("test"))
     commit(out / "confusion.png", lambda file: plots.confusion(matrix, dataset.classes, file))
     if history:
@@ -139,12 +163,19 @@ def finish(
     text = card.render(recipe, dataset, result.to_json(), out)
     commit_text(out / "README.md", text)
     written = result.write(out)
+    ledger.record(result.split, [out], comparison=False)
     (out / CHECKPOINT).unlink(missing_ok=True)
     return written
 
 
 def predictions_table(dataset: Dataset, probabilities: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """One row per photo: file, class, one probability per class under its name, split."""
+    """One row per photo: file, class, one probability per class under its name, split.
+
+    Where photos of a split are not independent of each other, a last column says which belong
+    together.
+    """
+    held_out = [dataset.group_ids(name) for name in probabilities]
+    is_grouped = any(len(np.unique(ids)) < len(ids) for ids in held_out)
     parts = []
     for name, values in probabilities.items():
         photos = dataset.split(name)
@@ -152,8 +183,18 @@ def predictions_table(dataset: Dataset, probabilities: Mapping[str, np.ndarray])
         part["class"] = [dataset.classes[photo.label] for photo in photos]
         columns = pd.DataFrame(values, columns=list(dataset.classes))
         split = pd.Series(name, index=part.index, name="split")
-        parts.append(pd.concat([part, columns, split], axis=1))
+        group = pd.Series([photo.group or photo.sha256[:16] for photo in photos], name="group")
+        parts.append(pd.concat([part, columns, split, *([group] if is_grouped else [])], axis=1))
     return pd.concat(parts)
+
+
+def photos_table(dataset: Dataset) -> pd.DataFrame:
+    """One row per photo: file, class, split, group, sha256 of its content."""
+    rows = [
+        (photo.file, dataset.classes[photo.label], photo.split, photo.group, photo.sha256)
+        for photo in dataset.photos
+    ]
+    return pd.DataFrame(rows, columns=["file", "class", "split", "group", "sha256"])
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -173,7 +214,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _commit_csv(path: Path, table: pd.DataFrame) -> None:
-    commit(path, lambda file: table.to_csv(file, index=False))

@@ -1,9 +1,10 @@
-"""Everything that training needs to go on, in one commit: weights, best weights, optimizer, history.
+"""Everything that training needs to go on, in one commit: weights, best weights, optimizer,
+history.
 
-Keras writes weights, optimizer and log in separate files, in place; a kill between two of them loses
-or mixes state. Here one .npz file is committed per epoch. Random state needs no place of its own:
-the order of photos and their views are functions of (seed, epoch), and the seeds of dropout are
-variables of the model.
+Keras writes weights, optimizer and log in separate files, in place; a kill between two of them
+loses or mixes state. Here one .npz file is committed per epoch. Random state needs no place of its
+own: the order of photos and their views are functions of (seed, epoch), and the seeds of dropout
+are variables of the model.
 """
 
 import json

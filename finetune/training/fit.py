@@ -1,4 +1,6 @@
-"""The one training path: an ordinary Keras ``fit`` on the tail; best weights kept, epochs committed."""
+"""The one training path: an ordinary Keras ``fit`` on the tail; best weights kept, epochs
+committed.
+"""
 
 import math
 import time
@@ -15,7 +17,8 @@ import tensorflow as tf
 from finetune.errors import FinetuneError
 from finetune.training.checkpoint import Progress, read_progress, restore, save
 
-# (batches of indices of photos, epoch) -> their activations, batch by batch: a reader can work ahead
+# (batches of indices of photos, epoch) -> their activations, batch by batch: a reader can work
+# ahead
 Read = Callable[[Sequence[np.ndarray], int], Iterator[np.ndarray]]
 
 
@@ -27,7 +30,7 @@ class Diverged(FinetuneError):
 class Settings:
     """What a fit depends on beside model and data.
 
-    ``learning_rate`` is the optimizer's, ``momentum`` that of ``sgd``; ``weight_decay`` is decoupled.
+    ``momentum`` is that of ``sgd``; ``weight_decay`` is decoupled in either optimizer.
     """
 
     epochs: int
@@ -51,10 +54,10 @@ _PEEKED = 2
 class Batches(keras.utils.PyDataset):
     """Activations and labels, every photo once per epoch, the last batch as small as it comes out.
 
-    The order is a function of (seed, epoch) and of nothing else, so that a resumed run sees the same
-    batches. Keras reads ahead: its tf.data pipeline draws, and thereby reads and casts, the next
-    batches while one trains; the batch dimension of its signature is open, so that a smaller last
-    batch needs no second trace.
+    The order is a function of (seed, epoch) and of nothing else, so that a resumed run sees the
+    same batches. Keras reads ahead: its tf.data pipeline draws, and thereby reads and casts, the
+    next batches while one trains; the batch dimension of its signature is open, so that a smaller
+    last batch needs no second trace.
 
     Args:
         read: called with arrays of int indices and the epoch (from 0); yields rows for each.
@@ -114,8 +117,8 @@ def read_views(views: Sequence[Any]) -> Read:
     """Rows of stored views: each photo shows one view per epoch, and all of them in turn.
 
     Args:
-        views: sources of rows (arrays or ``store.Rows``), all in the same order of photos; the first
-            is without augmentation.
+        views: sources of rows (arrays or ``store.Rows``), all in the same order of photos; the
+            first is without augmentation.
     """
 
     def read(batches: Sequence[np.ndarray], epoch: int) -> Iterator[np.ndarray]:
@@ -146,7 +149,8 @@ def fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> list[dict[str, Any]]:
-    """Train a model until validation loss stops falling; leave it with the weights of its best epoch.
+    """Train a model until validation loss stops falling; leave it with the weights of its best
+    epoch.
 
     Epoch 0 is the model as it comes: if training only makes it worse, it stays as it was.
 

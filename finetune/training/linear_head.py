@@ -23,8 +23,8 @@ _MAX_BYTES = 2**30
 class Linear:
     """A fitted head: kernel float32 (features, classes), bias float32 (classes,).
 
-    ``c`` is its inverse penalty, chosen by ``validation_loss`` (nats); ``path`` lists (c, validation
-    loss) of all that were tried, strongest penalty first.
+    ``c`` is its inverse penalty, chosen by ``validation_loss`` (nats); ``path`` lists (c,
+    validation loss) of all that were tried, strongest penalty first.
     """
 
     kernel: np.ndarray
@@ -60,7 +60,8 @@ def fit_linear(
     validation_labels: np.ndarray,
     class_weight: dict[int, float] | None = None,
 ) -> Linear:
-    """Fit softmax regression by L-BFGS for a row of penalties and keep the one with the lowest validation loss.
+    """Fit softmax regression by L-BFGS for a row of penalties and keep the one with the lowest
+    validation loss.
 
     Args:
         features: float32 (n, d).
@@ -73,8 +74,8 @@ def fit_linear(
         The head for raw features: centre and scale are folded into kernel and bias.
     """
     # One scale for all features, not one each: a backbone's strong channels are strong because they
-    # mean something. On the small cats-and-dogs set and VGG16 this lowers validation loss from 0.070
-    # to 0.061 (docs/design.md).
+    # mean something. On the small cats-and-dogs set and VGG16 this lowers validation loss from
+    # 0.070 to 0.061 (docs/design.md).
     centre = features.mean(axis=0)
     scale = features.std() or 1.0
     scaled = (features - centre) / scale

@@ -209,7 +209,9 @@ def full_disk(file, values):
     not Path("/proc/self/clear_refs").exists(), reason="peak memory can be reset on Linux only"
 )
 def test_reading_far_more_than_fits_keeps_memory_flat(tmp_path):
-    """400 MB of activations in shuffled batches, through the reader that training uses, in under 100 MB."""
+    """400 MB of activations in shuffled batches, through the reader that training uses, in under
+    100 MB.
+    """
     store, names = Store(tmp_path, FIELDS, "float16"), [f"p{i}" for i in range(2000)]
     for start in range(0, 2000, 250):
         store.add(names[start : start + 250], np.full((250, 14, 14, 512), start, np.float16))

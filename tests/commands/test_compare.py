@@ -1,4 +1,6 @@
-"""Comparisons: one extraction for many recipes, results that do not depend on what ran before, a journal."""
+"""Comparisons: one extraction for many recipes, results that do not depend on what ran before, a
+journal.
+"""
 
 import itertools
 import json
@@ -68,8 +70,8 @@ def test_a_matrix_expands_in_a_fixed_order_with_names_and_exclusions(tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("matrix: {head: gap}", "r.yaml:6: the axis head is 'gap'; expected a list"),
-        ("matrix: [a]", "expected axes"),
+        ("matrix: {head: gap}", "r.yaml:6: head is 'gap'; expected a list"),
+        ("matrix: [a]", "expected swept settings"),
         ("matrix: {hed: [gap]}", "did you mean 'head'?"),
         ("matrix: {seed: [0], exclude: [{hed: gap}]}", "exclude names hed"),
         ("matrix: {seed: [0], exclude: gap}", "expected a list of combinations"),
@@ -95,7 +97,8 @@ def test_all_files_are_checked_before_anything_runs(tmp_path):
 
 
 def test_extractions_are_counted_by_what_cells_share(tmp_path):
-    axes = "matrix: {head: [gap, gmp, flatten], learning_rate: [1e-4, 1e-3, 1e-2, 1e-1], seed: [0, 1, 2]}"
+    rates = "[1e-4, 1e-3, 1e-2, 1e-1]"
+    axes = f"matrix: {{head: [gap, gmp, flatten], learning_rate: {rates}, seed: [0, 1, 2]}}"
     cells = expand(recipe(tmp_path, "sketches", f"strategy: cached-features\n{axes}"))
     assert (len(cells), extractions(cell.recipe for cell in cells)) == (36, 1)
     more = [
@@ -128,7 +131,8 @@ def test_results_do_not_depend_on_which_cells_ran_before(photos, tmp_path):
     path = recipe(
         tmp_path,
         photos,
-        "head: {pool: gap, dropout: 0.3}\nmatrix: {seed: [0, 1], strategy: [frozen-base, top-blocks]}",
+        "head: {pool: gap, dropout: 0.3}\nmatrix: {seed: [0, 1], strategy: [frozen-base, "
+        "top-blocks]}",
     )
     cells = expand(path)
     forward = compare_trials(cells, tmp_path / "forward", QUIET)

@@ -1,4 +1,6 @@
-"""Ensembles: one model that says what its members say together, weights that validation chose, and an honest verdict."""
+"""Ensembles: one model that says what its members say together, weights that validation chose, and
+an honest verdict.
+"""
 
 import csv
 import json
@@ -12,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import finetune, paint
+from conftest import finetune_here, paint
 from finetune.cli.ensemble import BlendName
 from scipy.special import softmax
 
@@ -33,7 +35,8 @@ from finetune.runs.predictions import Predictions
 
 QUIET = Reporter(quiet=True)
 SIZE = 64
-# float32 stores: float16 activations would put predictions.csv 1e-4 off the saved model, member by member.
+# float32 stores: float16 activations would put predictions.csv 1e-4 off the saved model, member by
+# member.
 SETTINGS = {
     "weights": "random",
     "image_size": SIZE,
@@ -44,7 +47,8 @@ SETTINGS = {
 MEMBERS: dict[str, dict[str, Any]] = {
     "gap": {"strategy": "cached-features"},
     "gmp": {"strategy": "cached-features", "head": "gmp"},
-    # Steps so small that the loss on validation falls with that on training: otherwise epoch 0 is kept, and block 5 with it.
+    # Steps so small that the loss on validation falls with that on training: otherwise epoch 0 is
+    # kept, and block 5 with it.
     "top": {"strategy": "top-blocks", "epochs": 1, "learning_rate": 1e-7},
 }
 
@@ -145,7 +149,8 @@ def test_the_model_opens_without_finetune(ensembled, photos, tmp_path):
     script = f"""
 import sys, keras, numpy
 model = keras.saving.load_model({str(out / "model.keras")!r})
-numpy.save({str(tmp_path / "found.npy")!r}, model.predict(numpy.load({str(tmp_path / "photos.npy")!r}), verbose=0))
+photos = numpy.load({str(tmp_path / "photos.npy")!r})
+numpy.save({str(tmp_path / "found.npy")!r}, model.predict(photos, verbose=0))
 assert not [name for name in sys.modules if name.startswith("finetune")]
 """
     done = subprocess.run(
@@ -231,10 +236,13 @@ def test_a_member_that_adds_nothing_gets_no_weight():
 
 @pytest.mark.parametrize(("photos", "kept"), [(60, True), (70, False)])
 def test_a_weight_under_one_percent_is_none(photos, kept):
-    """The second member is better on a single photo; with more others its best weight falls from 2.7 to 0.5 %."""
+    """The second member is better on a single photo; with more others its best weight falls from
+    2.7 to 0.5 %.
+    """
     likely = np.tile([0.9, 0.8], (photos, 1))
     likely[0] = [0.1, 0.9]
-    # Where the derivative of the log loss is 0: (photos - 1) * 0.1 / (0.9 - 0.1 w) = 0.8 / (0.1 + 0.8 w).
+    # Where the derivative of the log loss is 0: (photos - 1) * 0.1 / (0.9 - 0.1 w) = 0.8 / (0.1 +
+    # 0.8 w).
     best = (0.72 / (0.1 * (photos - 1)) - 0.1) / (0.8 + 0.08 / (0.1 * (photos - 1)))
     assert (best > LEAST_WEIGHT) == kept
     np.testing.assert_allclose(fit_weights(likely), [1 - best, best] if kept else [1, 0], atol=1e-5)
@@ -257,7 +265,9 @@ def test_weights_are_fitted_on_validation_alone(ensembled, made, tmp_path):
 
 
 def test_a_member_without_weight_costs_nothing_and_is_named(made, tmp_path):
-    """Weights 1, 0, 0: the cost is that of the one member that is left, and the command prints the weights."""
+    """Weights 1, 0, 0: the cost is that of the one member that is left, and the command prints the
+    weights.
+    """
     useless = {}
     for name in ("gmp", "top"):
         useless[name] = tmp_path / name
@@ -267,7 +277,7 @@ def test_a_member_without_weight_costs_nothing_and_is_named(made, tmp_path):
         rows["apples"] = np.where(right, 0.01, 0.99)
         rows["plums"] = 1 - rows["apples"]
         rows.to_csv(useless[name] / "predictions.csv", index=False)
-    done = finetune(
+    done = finetune_here(
         *("ensemble", made["gap"], *useless.values(), "--blend", "weighted"),
         *("--out", tmp_path / "out"),
     )
@@ -328,7 +338,7 @@ def test_the_interval_excludes_nothing_exactly_where_p_is_small(gained, lost):
 
 def test_json_and_folder(made, tmp_path):
     out = tmp_path / "out"
-    done = finetune("ensemble", *made.values(), "--blend", "weighted", "--out", out, "--json")
+    done = finetune_here("ensemble", *made.values(), "--blend", "weighted", "--out", out, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)  # one object and nothing else
     assert (result["run"], result["out"], result["blend"]) == (str(out), str(out), "weighted")
@@ -353,7 +363,7 @@ def test_json_and_folder(made, tmp_path):
     card = (out / "README.md").read_text()
     assert result["verdict"] in card
     assert all(f"| {name} | " in card for name in MEMBERS)
-    nested = finetune("ensemble", out, made["gap"])
+    nested = finetune_here("ensemble", out, made["gap"])
     assert (nested.returncode, "is an ensemble" in nested.stderr) == (2, True)
     with pytest.raises(UsageError, match="already holds a finished run"):
         ensemble(*made.values(), out=out)

@@ -1,4 +1,6 @@
-"""What a network looks at: the mathematics against CAM and numerical gradients, the pictures, the command, the runs."""
+"""What a network looks at: the mathematics against CAM and numerical gradients, the pictures, the
+command, the runs.
+"""
 
 import io
 import json
@@ -9,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import finetune, paint
+from conftest import finetune_here, paint
 from PIL import Image
 
 from finetune.commands.explain import explain
@@ -45,7 +47,9 @@ def network(backbone, head=None):
 
 
 def even(whole):
-    """Let no class win everywhere: random maps are much alike, and ReLU would leave one class without any heat."""
+    """Let no class win everywhere: random maps are much alike, and ReLU would leave one class
+    without any heat.
+    """
     classifier = whole.get_layer("classifier")
     mean = keras.Model(whole.input, classifier.input)(PHOTOS, training=False).numpy().mean(axis=0)
     kernel, bias = classifier.get_weights()
@@ -63,7 +67,9 @@ def same(found, expected):
 
 @pytest.mark.parametrize("backbone", LAST)
 def test_behind_global_average_pooling_grad_cam_is_cam(backbone):
-    """Zhou et al., CVPR 2016: a class's weights times the last maps. The mean over places makes it 1 / (h w) of that."""
+    """Zhou et al., CVPR 2016: a class's weights times the last maps. The mean over places makes it
+    1 / (h w) of that.
+    """
     whole = network(backbone).whole
     even(whole)
     kernel = whole.get_layer("classifier").kernel.numpy()
@@ -104,7 +110,9 @@ def test_model_and_tail_give_the_same_heat(backbone, head):
 
 
 def test_a_layer_beside_the_others_and_several_at_once():
-    """The shortcut of a ResNet block is no cut. The gradient of its bias sums the gradients of its maps over all places."""
+    """The shortcut of a ResNet block is no cut. The gradient of its bias sums the gradients of its
+    maps over all places.
+    """
     net = network("resnet50")
     even(net.whole)
     name = "conv5_block1_0_conv"
@@ -241,7 +249,9 @@ def test_a_photo_opens_upright_at_its_own_size_or_smaller(size):
     ("size", "spot"), [((200, 100), (88, 30)), ((90, 240), (70, 100)), ((120, 120), (20, 100))]
 )
 def test_heat_lands_where_it_came_from(resize, size, spot):
-    """A photo, dark but for one spot, goes through the real resizing; its brightness comes back as heat."""
+    """A photo, dark but for one spot, goes through the real resizing; its brightness comes back as
+    heat.
+    """
     pixels = np.zeros((size[1], size[0], 3), np.uint8)
     pixels[spot[1] - 4 : spot[1] + 5, spot[0] - 4 : spot[0] + 5] = 255
     seen = decode(encoded(Image.fromarray(pixels)), 64, resize).mean(axis=2)
@@ -415,7 +425,7 @@ def test_the_command_goes_on_past_a_bad_photo_and_says_so_at_the_end(trained, tm
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no picture")
     photo = trained[1] / "test/plums/0.png"
-    done = finetune(
+    done = finetune_here(
         "explain",
         trained[0],
         bad,

@@ -1,4 +1,6 @@
-"""Exports: each format in its own runtime, called as its own documentation has it and without finetune's code."""
+"""Exports: each format in its own runtime, called as its own documentation has it and without
+finetune's code.
+"""
 
 import dataclasses
 import hashlib
@@ -43,7 +45,9 @@ COMMAND = (
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """A finished run on two classes of photos of 100 x 60 pixels that are not easy to tell apart."""
+    """A finished run on two classes of photos of 100 x 60 pixels that are not easy to tell
+    apart.
+    """
     root, folder = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("run") / "fruit"
     rng = np.random.default_rng(0)
     for split, count in {"train": 16, "validation": 8, "test": 10}.items():
@@ -92,7 +96,9 @@ def exported(run, classifier) -> dict[str, dict]:
 
 
 def pictures() -> np.ndarray:
-    """Noise about a different colour each: networks that have not learned tell these apart, and no two squares of noise."""
+    """Noise about a different colour each: networks that have not learned tell these apart, and no
+    two squares of noise.
+    """
     rng = np.random.default_rng(1)
     return (rng.integers(0, 200, (3, 1, 1, 3)) + rng.integers(0, 56, (3, SIZE, SIZE, 3))).astype(
         np.uint8
@@ -139,7 +145,9 @@ RUNTIMES = {
 
 
 def agrees(model: keras.Model, form: str, folder: Path, photos: np.ndarray) -> None:
-    """The files, given to their runtime, do what the model does; and what it does depends on the photo."""
+    """The files, given to their runtime, do what the model does; and what it does depends on the
+    photo.
+    """
     expected = np.asarray(model(photos, training=False))
     assert len(photos) == 1 or np.ptp(expected, axis=0).max() > 1e-3, (
         "these probabilities could hide a wrong model"
@@ -254,7 +262,9 @@ def test_the_onnx_file_and_its_sidecar_are_enough_to_repeat_predictions_csv(
 
 
 def network(backbone: str, pool: str) -> Classifier:
-    """A network that has not learned, its last layer small, so that no probability is nearly 0 or 1."""
+    """A network that has not learned, its last layer small, so that no probability is nearly 0 or
+    1.
+    """
     keras.utils.set_random_seed(0)
     model = add_head(build_base(backbone, SIZE), 3, pool)
     kernel, bias = model.get_layer(CLASSIFIER).get_weights()

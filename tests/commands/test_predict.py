@@ -1,4 +1,6 @@
-"""Photos to rows: equal to Keras, in order, in every format, whatever is wrong with some of the photos, and never all at once."""
+"""Photos to rows: equal to Keras, in order, in every format, whatever is wrong with some of the
+photos, and never all at once.
+"""
 
 import contextlib
 import csv
@@ -14,7 +16,7 @@ import keras
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import finetune, paint
+from conftest import finetune, finetune_here, paint
 from PIL import Image, ImageOps
 
 from finetune.activations.engine import batch_size
@@ -30,7 +32,9 @@ COLORS = {"apples": (200, 60, 50), "pears": (90, 180, 60), "plums": (70, 60, 160
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run of three classes at 64 px and the photos it was trained on; they are not square, and `pad` tells."""
+    """A run of three classes at 64 px and the photos it was trained on; they are not square, and
+    `pad` tells.
+    """
     root = tmp_path_factory.mktemp("predict")
     for number, (name, color) in enumerate(COLORS.items()):
         for i in range(10):
@@ -191,7 +195,8 @@ def test_a_photo_turned_by_its_exif_tag_has_the_probability_of_the_upright_one(
     for tag in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = tag
-        # The picture that the tag turns back: of the two transpositions that undo each other, the one that the tag is not.
+        # The picture that the tag turns back: of the two transpositions that undo each other, the
+        # one that the tag is not.
         inverse = {6: 8, 8: 6}.get(tag, tag)
         turn = Image.Exif()
         turn[0x0112] = inverse
@@ -226,7 +231,9 @@ def test_missing_paths_are_an_error_before_anything_is_computed(folder, classifi
 
 
 def test_memory_is_bounded_photos_are_drawn_only_as_rows_are_taken(folder, classifier):
-    """From a long list of photos: few are drawn ahead of the row that is written, however many went before."""
+    """From a long list of photos: few are drawn ahead of the row that is written, however many went
+    before.
+    """
     photo, drawn = folder / "photos" / "plums" / "0.png", [0]
     rows = classifier.score(drawn.append(number) or photo for number in range(1, 5000))
     ahead = []
@@ -323,7 +330,7 @@ def test_the_command_keeps_stdout_pure_and_ends_with_3_if_a_photo_is_bad(folder,
 )
 def test_mistakes_are_told_at_once(arguments, code, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = finetune("predict", "no-run", *arguments)
+    done = finetune_here("predict", "no-run", *arguments)
     assert (done.returncode, done.stdout) == (code, "")
     assert words in done.stderr
     assert list(tmp_path.iterdir()) == []

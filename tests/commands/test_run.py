@@ -1,4 +1,6 @@
-"""Whole runs on a few small photos with random weights: the run folder, the store, resuming, the plan."""
+"""Whole runs on a few small photos with random weights: the run folder, the store, resuming, the
+plan.
+"""
 
 import csv
 import io
@@ -90,7 +92,8 @@ def test_a_run_from_photos_to_folder(backbone, values, photos, tmp_path):
     assert load(out / "recipe.yaml", {}) == resolved
     rows = predictions(out)
     assert [row["split"] for row in rows] == ["validation"] * 7 + ["test"] * 7
-    # the saved model, fed with raw photos, says what predictions.csv says: labels, order and preprocessing agree
+    # the saved model, fed with raw photos, says what predictions.csv says: labels, order and
+    # preprocessing agree
     model = keras.saving.load_model(out / "model.keras")
     pixels = np.stack([decode((photos / row["file"]).read_bytes(), 32) for row in rows])
     found = model.predict(pixels, verbose=0)

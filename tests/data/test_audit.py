@@ -1,4 +1,6 @@
-"""`finetune check`: what is wrong is found, named and nothing else; the real photos hold one picture twice."""
+"""`finetune check`: what is wrong is found, named and nothing else; the real photos hold one
+picture twice.
+"""
 
 import io
 import json
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import finetune, paint
+from conftest import finetune_here, paint
 from PIL import Image
 from statsmodels.stats.proportion import proportion_confint
 
@@ -45,7 +47,7 @@ def faulty(photos) -> Path:
 
 
 def test_a_sound_folder_is_reported_and_ends_with_0(photos):
-    done = finetune("check", photos, "--json")
+    done = finetune_here("check", photos, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)  # one object and nothing else
     assert (report["data"], report["folder"], report["ok"]) == (str(photos), str(photos), True)
@@ -60,16 +62,16 @@ def test_a_sound_folder_is_reported_and_ends_with_0(photos):
     ] == [[], [], [], [], {}]
     assert report["imbalance"] == 1.4
     assert report["sizes"] == {"shortest": 30, "longest": 40, "size": 224, "smaller": 26}
-    text = finetune("-q", "check", photos, "--size", 32)
+    text = finetune_here("-q", "check", photos, "--size", 32)
     assert (text.returncode, text.stderr) == (0, "")
     assert re.search(r"^  together +12 +7 +7$", text.stdout, re.MULTILINE)
-    assert "26 photos are smaller than 32 px" in text.stdout
+    assert "26 photos smaller than 32 px" in text.stdout
     assert "cannot be decoded: none" in text.stdout
     assert "7 test photos tell an accuracy of 90 % to about ± 22." in text.stdout
 
 
 def test_every_fault_is_named_and_ends_with_3(faulty):
-    done = finetune("check", faulty, "--json")
+    done = finetune_here("check", faulty, "--json")
     report = json.loads(done.stdout)
     assert done.returncode == 3
     assert done.stderr.splitlines()[-1].startswith(
@@ -83,7 +85,7 @@ def test_every_fault_is_named_and_ends_with_3(faulty):
     assert report["ignored"] == {"other suffix": 1, "hidden": 1} | report["ignored"]
     assert report["sizes"] == {"shortest": 30, "longest": 120, "size": 224, "smaller": 30}
     assert not report["ok"]
-    text = finetune("check", faulty).stdout
+    text = finetune_here("check", faulty).stdout
     assert "train/plums/0.png = test/plums/leak.png" in text
     assert "train/apples/scene.png ~ validation/apples/scene.jpg" in text
     assert "train/apples/broken.jpg (" in text
@@ -119,14 +121,14 @@ def test_a_broken_photo_alone_is_wrong_and_is_what_a_run_would_stop_at(photos):
 def test_a_folder_without_splits_and_what_is_no_data_set(tmp_path, photos):
     for i in range(12):
         paint(tmp_path / "loose" / ("a", "b")[i % 2] / f"{i}.png", (10 * i, 99, 30), seed=i)
-    done = finetune("check", tmp_path / "loose")
+    done = finetune_here("check", tmp_path / "loose")
     assert done.returncode == 0
     assert "split: drawn by content, 60/20/20" in done.stdout
     for wrong, word in (
         (tmp_path / "nowhere", "neither a folder nor the name"),
         (photos / "train/plums", "no class"),
     ):
-        done = finetune("check", wrong, "--json")
+        done = finetune_here("check", wrong, "--json")
         assert (done.returncode, done.stdout) == (3, "")
         assert word in done.stderr
 
@@ -193,7 +195,9 @@ def test_even_surfaces_are_not_alike():
 
 
 def changed(picture: Image.Image, how: str, rng: np.random.Generator) -> np.ndarray:
-    """Saved again as JPEG, and also cropped by 5 %, shifted by 2 % or mirrored, at the size of 224."""
+    """Saved again as JPEG, and also cropped by 5 %, shifted by 2 % or mirrored, at the size of
+    224.
+    """
     width, height = picture.size
     if how == "cropped":
         kept = (int(0.95 * width), int(0.95 * height))
@@ -304,8 +308,10 @@ def test_check_imports_nothing_heavy(photos, help_only):
     """Modules and no seconds: a machine may be busy."""
     heavy = "{'tensorflow', 'keras', 'pandas', 'scipy', 'sklearn', 'matplotlib', 'openvino'}"
     script = (
-        f"import sys; sys.argv = ['finetune', 'check', {'--help' if help_only else str(photos)!r}]\n"
-        f"from finetune.cli.app import main\ntry:\n    main()\nfinally:\n    print(sorted({heavy} & set(sys.modules)))"
+        "import sys; sys.argv = ['finetune', 'check', "
+        f"{'--help' if help_only else str(photos)!r}]\n"
+        f"from finetune.cli.app import main\ntry:\n    main()\nfinally:\n    print(sorted({heavy} "
+        "& set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "[]"), done.stderr

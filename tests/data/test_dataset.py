@@ -1,4 +1,6 @@
-"""Class folders: layouts, splits, what is ignored, and every way in which a folder can be unusable."""
+"""Class folders: layouts, splits, what is ignored, and every way in which a folder can be
+unusable.
+"""
 
 import os
 from collections import Counter
@@ -16,7 +18,9 @@ from finetune.errors import DataError, UsageError
 
 
 def put(root: Path, *files: str) -> Path:
-    """Write files whose content is their own name: reading a folder looks at bytes, not at pixels."""
+    """Write files whose content is their own name: reading a folder looks at bytes, not at
+    pixels.
+    """
     for file in files:
         path = root / file
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -374,8 +378,13 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
     for photo in (root / "test/dogs").iterdir():
         photo.unlink()
     message = error_of(root)
-    for problem in ("validation/ lacks the class 'birds'", "test/ lacks the class 'birds'", "a new class 'bird'",
-                    "train/birds/ has too few photos (1 of 2)", "test/dogs/ has too few photos (0 of 1)"):  # fmt: skip
+    for problem in (
+        "validation/ lacks the class 'birds'",
+        "test/ lacks the class 'birds'",
+        "a new class 'bird'",
+        "train/birds/ has too few photos (1 of 2)",
+        "test/dogs/ has too few photos (0 of 1)",
+    ):
         assert problem in message
 
 

@@ -1,4 +1,6 @@
-"""What the one place that opens photos refuses, from the header alone: nothing hangs, fills memory or runs a program."""
+"""What the one place that opens photos refuses, from the header alone: nothing hangs, fills memory
+or runs a program.
+"""
 
 import io
 import os

@@ -1,4 +1,6 @@
-"""Which entries of a folder are photos, in which order, and that a long folder is not read to its end at once."""
+"""Which entries of a folder are photos, in which order, and that a long folder is not read to its
+end at once.
+"""
 
 import pytest
 

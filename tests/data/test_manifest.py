@@ -83,8 +83,13 @@ def test_what_is_wrong_is_listed_at_once(tmp_path):
     table[4]["split"] = "holdout"
     table[5]["weight"] = -1
     message = error_of(tmp_path, table)
-    for words in ("'gone.jpg' (No such file", "more than one row: '2.jpg'", "1 row without a label",
-                  "'holdout'; allowed: train, validation, test", "no positive numbers: '-1'"):  # fmt: skip
+    for words in (
+        "'gone.jpg' (No such file",
+        "more than one row: '2.jpg'",
+        "1 row without a label",
+        "'holdout'; allowed: train, validation, test",
+        "no positive numbers: '-1'",
+    ):
         assert words in message
 
 

@@ -84,7 +84,9 @@ def test_masks_cover_a_part_of_the_picture():
 
 
 def test_the_cues_suffice():
-    """Whoever saw every cue of an animal would hardly ever be wrong: the set is hard, not mislabelled."""
+    """Whoever saw every cue of an animal would hardly ever be wrong: the set is hard, not
+    mislabelled.
+    """
     catlike = np.array(list(CUES.values()))
     forms = np.array(list(itertools.product((True, False), repeat=len(CUES))))
     likelihood = np.where(forms[:, :, None], catlike, 1 - catlike).prod(axis=1)

@@ -1,4 +1,6 @@
-"""One stream of photos: in order, bad ones in their places, decoded no further ahead than needed."""
+"""One stream of photos: in order, bad ones in their places, decoded no further ahead than
+needed.
+"""
 
 import hashlib
 import os

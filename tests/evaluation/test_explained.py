@@ -1,4 +1,6 @@
-"""What a run shows of its test photos: which ones, and heat from stored activations as from the photos."""
+"""What a run shows of its test photos: which ones, and heat from stored activations as from the
+photos.
+"""
 
 import io
 

@@ -1,4 +1,6 @@
-"""One test over photos and seeds: known values, and a sample of the simulation in docs/honesty.md."""
+"""One test over photos and seeds: known values, and a sample of the simulation in
+docs/honesty.md.
+"""
 
 import time
 

@@ -1,4 +1,6 @@
-"""Any functional model of keras.applications: found in its graph, preprocessed and loaded as Keras does it."""
+"""Any functional model of keras.applications: found in its graph, preprocessed and loaded as Keras
+does it.
+"""
 
 import os
 from dataclasses import replace
@@ -50,7 +52,9 @@ def network(name: str, alpha: float = 1.0) -> keras.Model:
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request) -> tuple[str, keras.Model]:
-    """A whole network whose output depends on the photo: Glorot's depthwise kernels let next to nothing through."""
+    """A whole network whose output depends on the photo: Glorot's depthwise kernels let next to
+    nothing through.
+    """
     name = request.param
     base = network(name)
     rng = np.random.default_rng(0)
@@ -176,7 +180,9 @@ def test_it_reloads_in_plain_keras(family, tmp_path):
     ],
 )
 def test_imagenet_weights_are_loaded_as_keras_loads_them(name, tmp_path, monkeypatch):
-    """A file of random weights under Keras's name: our network and Keras's own compute the same from it."""
+    """A file of random weights under Keras's name: our network and Keras's own compute the same
+    from it.
+    """
     row = backbone(name)
     size = SIZES[name]
     keras.utils.set_random_seed(0)

@@ -19,7 +19,8 @@ def model(request) -> tuple[str, keras.Model]:
     load_weights(base, request.param, "random")
     keras.utils.set_random_seed(0)
     whole = add_head(base, 3, "gap", dropout=0.5)
-    # random features can be large: scaled to 1, so that the softmax does not saturate and hide differences
+    # random features can be large: scaled to 1, so that the softmax does not saturate and hide
+    # differences
     classifier, features = (
         whole.get_layer("classifier"),
         keras.Model(whole.input, whole.get_layer("gap").output)(PHOTOS),
@@ -44,7 +45,9 @@ def test_tail_of_trunk_is_the_model_at_every_block(model):
 
 
 def test_tail_of_trunk_is_the_model_at_every_other_cut(model):
-    """All single tensors, not only block boundaries; the activations of all are computed in one pass."""
+    """All single tensors, not only block boundaries; the activations of all are computed in one
+    pass.
+    """
     name, whole = model
     cuts = single_tensors(whole)
     expected = whole(PHOTOS).numpy()

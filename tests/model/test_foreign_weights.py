@@ -15,7 +15,9 @@ SIZE = 64
 
 
 class Torch:
-    """Writes a graph as torch.onnx does: explicit padding, OIHW kernels, names of the state dict; random weights."""
+    """Writes a graph as torch.onnx does: explicit padding, OIHW kernels, names of the state dict;
+    random weights.
+    """
 
     def __init__(self):
         self.rng = np.random.default_rng(0)
@@ -39,7 +41,12 @@ class Torch:
         )
 
     def norm(self, x, name, c, relu=True):
-        draws = {"weight": (0.5, 1), "bias": (-0.1, 0.1), "running_mean": (-0.1, 0.1), "running_var": (0.8, 1.2)}  # fmt: skip
+        draws = {
+            "weight": (0.5, 1),
+            "bias": (-0.1, 0.1),
+            "running_mean": (-0.1, 0.1),
+            "running_var": (0.8, 1.2),
+        }
         for part, (low, high) in draws.items():
             self.tensors[f"{name}.{part}"] = self.rng.uniform(low, high, c).astype(np.float32)
         x = self.node("BatchNormalization", [x, *(f"{name}.{p}" for p in draws)], epsilon=1e-5)
@@ -84,7 +91,9 @@ def resnet50(net: Torch) -> str:
             y = net.norm(
                 net.conv(y, f"{name}.conv2", width, width, 3, stride), f"{name}.bn2", width
             )
-            y = net.norm(net.conv(y, f"{name}.conv3", width, 4 * width, 1), f"{name}.bn3", 4 * width, False)  # fmt: skip
+            y = net.norm(
+                net.conv(y, f"{name}.conv3", width, 4 * width, 1), f"{name}.bn3", 4 * width, False
+            )
             if unit == 0:
                 x = net.conv(x, f"{name}.downsample.0", channels, 4 * width, 1, stride)
                 x = net.norm(x, f"{name}.downsample.1", 4 * width, False)
@@ -103,7 +112,9 @@ def densenet121(net: Torch) -> str:
             x, channels = net.node("Concat", [x, y], axis=1), channels + 32
         if block < 4:
             name = f"features.transition{block}"
-            x = net.conv(net.norm(x, f"{name}.norm", channels), f"{name}.conv", channels, channels // 2, 1)  # fmt: skip
+            x = net.conv(
+                net.norm(x, f"{name}.norm", channels), f"{name}.conv", channels, channels // 2, 1
+            )
             x, channels = net.pool(x, "AveragePool", 2, 2), channels // 2
     return net.norm(x, "features.norm5", channels)
 

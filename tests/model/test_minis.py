@@ -1,4 +1,6 @@
-"""The controls: their rows, their blocks, and that they learn from scratch what a linear model cannot."""
+"""The controls: their rows, their blocks, and that they learn from scratch what a linear model
+cannot.
+"""
 
 import keras
 import numpy as np
@@ -65,7 +67,9 @@ def test_a_control_has_no_imagenet_weights_and_no_imagenet_top():
     "name", ["mini-resnet", pytest.param("mini-densenet", marks=pytest.mark.slow)]
 )
 def test_it_learns_from_scratch(name):
-    """Stripes along against stripes across, at any phase: no linear model of the pixels tells them apart."""
+    """Stripes along against stripes across, at any phase: no linear model of the pixels tells them
+    apart.
+    """
     rng = np.random.default_rng(0)
     labels = np.arange(64) % 2
     wave = np.sin(np.arange(28)[None] * 1.2 + rng.uniform(0, 6.28, (64, 1))) * 100 + 128

@@ -49,7 +49,9 @@ def statistics(model):
 
 @pytest.mark.parametrize("backbone", ["resnet50", "densenet121"])
 def test_batchnorm_statistics_do_not_move_in_unfrozen_blocks(backbone):
-    """`trainable = False` on the layer protects them. `base(x, training=False)` would not: see the next test."""
+    """`trainable = False` on the layer protects them. `base(x, training=False)` would not: see the
+    next test.
+    """
     net = network(backbone)
     rows = keras.Model(net.whole.input, net.whole.get_layer(net.cut).output).predict(
         PHOTOS, verbose=0
@@ -73,7 +75,9 @@ def test_batchnorm_statistics_do_not_move_in_unfrozen_blocks(backbone):
 
 
 def test_calling_a_base_with_training_false_does_not_protect_batchnorm_in_keras_3():
-    """The trap itself: this documents why `freeze` sets the flag on the layers. If it fails, Keras has changed."""
+    """The trap itself: this documents why `freeze` sets the flag on the layers. If it fails, Keras
+    has changed.
+    """
     inner = keras.Sequential(
         [keras.Input((4,)), keras.layers.Dense(4), keras.layers.BatchNormalization()]
     )
@@ -135,7 +139,9 @@ def test_the_audit_names_what_moved():
 
 @pytest.mark.parametrize("backbone", ["vgg16", "resnet50", "densenet121"])
 def test_the_saved_model_stands_alone(backbone, tmp_path):
-    """Raw uint8 photos in, the same probabilities out, in a process that never imports finetune, in safe mode."""
+    """Raw uint8 photos in, the same probabilities out, in a process that never imports finetune, in
+    safe mode.
+    """
     net = network(backbone, pool="flatten", hidden=4, dropout=0.5)
     expected = net.whole.predict(PHOTOS, verbose=0)
     net.whole.save(tmp_path / "model.keras")

@@ -1,4 +1,6 @@
-"""int8 trunks: near float32, made once, found again by fields and cut, and silent on the network."""
+"""int8 trunks: near float32, made once, found again by fields and cut, and silent on the
+network.
+"""
 
 import importlib.util
 import json

@@ -1,4 +1,6 @@
-"""Foreign model files: looked at as data, refused with exit code 4, and never unpacked beyond their own size."""
+"""Foreign model files: looked at as data, refused with exit code 4, and never unpacked beyond their
+own size.
+"""
 
 import json
 import zipfile

@@ -148,7 +148,9 @@ def legacy(path: Path) -> h5py.File:
 
 
 def hostile_files(folder: Path) -> dict[str, Path]:
-    """Files that would make HDF5 read other files, fill the memory, or load something else than what is there."""
+    """Files that would make HDF5 read other files, fill the memory, or load something else than
+    what is there.
+    """
     with h5py.File(folder / "secret.h5", "w") as file:
         file["layer/kernel"] = np.zeros((3, 3, 3, 64), np.float32)
         file["layer/bias"] = np.zeros(64, np.float32)

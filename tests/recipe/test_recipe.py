@@ -43,7 +43,8 @@ def test_flags_override_the_file_and_set_overrides_both(tmp_path):
 
 def test_all_mistakes_are_reported_at_once_with_line_and_suggestion(tmp_path):
     (tmp_path / "r.yaml").write_text(
-        "# intent\nlerning_rate: 1e-5\nepochs: two\nhead:\n  pool: gap\n  dropot: 0.5\nbackbone: vgg\n"
+        "# intent\nlerning_rate: 1e-5\nepochs: two\nhead:\n  pool: gap\n  dropot: 0.5\nbackbone: "
+        "vgg\n"
     )
     message = refused(tmp_path / "r.yaml")
     assert "r.yaml:2: unknown key 'lerning_rate'; did you mean 'learning_rate'?" in message
@@ -140,8 +141,8 @@ def test_a_missing_package_is_said_when_the_recipe_is_read_and_not_when_it_was_r
     (tmp_path / "r.yaml").write_text("seed: 1\ntensorboard: true\nepochs: two\n")
     message = refused(tmp_path / "r.yaml")
     assert (
-        'r.yaml:2: tensorboard: true needs a package that is not installed; `pip install "finetune-cut[ten'
-        in message
+        "r.yaml:2: tensorboard: true needs a package that is not installed; `pip install "
+        '"finetune-cut[ten' in message
     )
     assert "r.yaml:3: epochs is 'two'" in message
     assert load(None, {"tensorboard": False}).tensorboard is False
@@ -207,7 +208,7 @@ def test_a_folder_is_no_recipe_but_may_be_data(tmp_path):
 def test_the_schema_names_every_key():
     from finetune.recipe.recipe import Recipe, schema
 
-    assert {*Recipe.model_fields, "matrix", "exclude"} == set(schema()["properties"])
+    assert {*Recipe.model_fields, "matrix", "exclude", "search"} == set(schema()["properties"])
 
 
 @pytest.mark.parametrize(

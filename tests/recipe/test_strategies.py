@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import finetune
+from conftest import finetune_here
 
 from finetune.recipe.recipe import load
 from finetune.recipe.strategies import LEARNS, STRATEGIES, is_deterministic
@@ -11,7 +11,9 @@ from finetune.recipe.strategies import LEARNS, STRATEGIES, is_deterministic
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_what_crosses_the_cut_is_what_the_recipe_does(name):
-    """Without a word on views a recipe gets what the table names first; the second is there if fresh views may stream."""
+    """Without a word on views a recipe gets what the table names first; the second is there if
+    fresh views may stream.
+    """
     row, recipe = STRATEGIES[name], load(None, {"strategy": name})
     first, _, second = row.crosses.partition(" or ")
     assert first.startswith("fresh views" if recipe.views == "fresh" else "stored ")
@@ -24,13 +26,13 @@ def test_what_crosses_the_cut_is_what_the_recipe_does(name):
 
 
 def test_the_list_has_every_strategy_with_its_cut():
-    rows = json.loads(finetune("strategies", "--json").stdout)
+    rows = json.loads(finetune_here("strategies", "--json").stdout)
     assert list(rows) == list(STRATEGIES)
     assert [row["cut"] for row in rows.values()] == [
         LEARNS[s.learns][0] for s in STRATEGIES.values()
     ]
     assert rows["top-blocks"]["defaults"]["learning_rate"] == 1e-5
-    text = finetune("strategies")
+    text = finetune_here("strategies")
     assert text.returncode == 0, text.stderr
     for name, row in rows.items():
         assert (

@@ -1,4 +1,6 @@
-"""A run's network as IR: equal to Keras, without TensorFlow, verified, and in int8 its own trunk with the tail."""
+"""A run's network as IR: equal to Keras, without TensorFlow, verified, and in int8 its own trunk
+with the tail.
+"""
 
 import importlib.util
 import json

@@ -1,4 +1,6 @@
-"""The one training path: order, partial batches, best weights, stopping, going on, and doing it all again bit by bit."""
+"""The one training path: order, partial batches, best weights, stopping, going on, and doing it all
+again bit by bit.
+"""
 
 import threading
 
@@ -112,7 +114,7 @@ def test_two_runs_are_equal_bit_by_bit():
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
-    """Weights, optimizer, order and dropout's random state all go on where the last whole epoch ended."""
+    """Weights, optimizer, order and dropout go on where the last whole epoch ended."""
     whole, killed = small(), small()
     history = train(whole)
 

@@ -1,4 +1,4 @@
-"""The linear head: what L-BFGS found is what the Keras layer says, and validation chose the penalty."""
+"""The linear head: Keras computes what L-BFGS found, and validation chose the penalty."""
 
 import keras
 import numpy as np
