@@ -1,4 +1,4 @@
-"""`finetune run`, `compare`, `extract-features`, `ensemble`: their results for a person."""
+"""`finetune run`, `compare`, `tune`, `extract-features`, `ensemble`: their results for a person."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,6 +10,7 @@ from finetune.commands.compare import compare, plan_compare
 from finetune.commands.ensemble import ensemble
 from finetune.commands.extract_features import extract_features
 from finetune.commands.run import plan_run, run
+from finetune.commands.tune import tune
 from finetune.errors import SomeCellsFailed
 from finetune.progress import count
 
@@ -136,6 +137,27 @@ def _some_failed(result: Mapping[str, Any]) -> SomeCellsFailed | None:
     )
 
 
+def _tune(result: Mapping[str, Any]) -> str:
+    test, expected = result["test"], result["expected"]
+    low, high = test["accuracy_interval"]
+    best = ", ".join(f"{key}: {value}" for key, value in result["best"].items())
+    compared = result["trials"] - result["pruned"] - result["failed"]
+    important = ", ".join(f"{key} {_percent(share)}" for key, share in result["importance"].items())
+    return "\n".join(
+        [
+            f"best of {count(result['trials'], 'trial')} ({result['pruned']} pruned, "
+            f"{result['failed']} failed): {best}",
+            f"validation accuracy {_percent(result['validation']['accuracy'])}; having chosen the "
+            f"best of {compared} flatters it: expect {_percent(expected['accuracy'])} "
+            f"({100 * expected['accuracy_optimism']:+.1f} points of optimism)",
+            f"test accuracy {_percent(test['accuracy'])} ({_percent(low)} to {_percent(high)}) on "
+            f"{count(test['n'], 'photo')}, which chose nothing",
+            *([f"validation loss depended on {important}"] if important else []),
+            f"{result['recipe']}\n{result['run']}",
+        ]
+    )
+
+
 def _features(result: Mapping[str, Any]) -> str:
     shape = " x ".join(map(str, result["shape"]))
     speed = f"{result['images_per_second']:.1f} photos per second"
@@ -182,6 +204,7 @@ VERBS = {
         plan_text=_compare_plan,
         failure=_some_failed,
     ),
+    "tune": verb(tune, _tune, "finetune tune recipe.yaml --trials 50 --out tuned"),
     "ensemble": verb(ensemble, _ensemble, "finetune ensemble runs/a runs/b --blend weighted"),
     "extract-features": verb(
         extract_features, _features, "finetune extract-features --data photos --pooling gap"

@@ -182,8 +182,9 @@ def _run(
     result = finished_run(folder)
     if is_same and result and result.listed == data.digest:
         return {"status": "done"}
-    if not is_same or (folder / "metrics.json").exists():  # of other photos, or damaged
-        shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists() and (not is_same or (folder / "metrics.json").exists()):
+        with locked(folder):  # what is of other photos, or damaged; but not another process's
+            shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     outcome = worker.run(trial, folder, data)
     return {"status": "done"} if outcome is None else _fail(folder, *outcome)

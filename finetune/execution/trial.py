@@ -168,6 +168,46 @@ def _run(
     return record.finish(out, recipe, dataset, network.whole, history, probabilities, result, sheet)
 
 
+def try_trial(
+    recipe: Recipe,
+    dataset: Dataset,
+    bench: Bench,
+    watch: keras.callbacks.Callback | None = None,
+    reporter: Reporter = SILENT,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Train one recipe and classify its validation photos, and no others; writes no folder.
+
+    Args:
+        recipe: fully resolved.
+        dataset: the photos.
+        bench: what earlier trials of this process left.
+        watch: a callback of the tail's epochs, which may stop the training.
+        reporter: of progress.
+
+    Returns:
+        Probabilities, float32 (n, classes), and labels, int (n,), of the validation photos.
+
+    Raises:
+        FinetuneError: see its subclasses.
+    """
+    try:
+        recipe = settled(recipe)
+        network, cache = bench.prepare(recipe, len(dataset.classes), reporter)
+        _check_memory(recipe, dataset, network)
+        dataset, rows = gather(recipe, dataset, cache, needs(recipe))
+        warnings = _Warnings(reporter, [])
+        trial = _Trial(
+            recipe, dataset, network, cache, rows, reporter, bench, None, warnings, watch
+        )
+        trial.fit_head()
+        trial.train_tail()
+        audit(network.whole, network.frozen)
+        return trial.probabilities("validation"), dataset.labels("validation")
+    except BaseException:
+        bench.forget()
+        raise
+
+
 class _Warnings:
     """What the run warns of, kept for its result."""
 
@@ -203,9 +243,11 @@ class _Trial:
         rows: StoredRows,
         reporter: Reporter,
         bench: Bench,
-        out: Path,
+        out: Path | None,
         warnings: _Warnings,
+        watch: keras.callbacks.Callback | None = None,
     ):
+        self.watch = watch  # of the tail's epochs
         self.warnings = warnings
         self.recipe = recipe
         self.dataset = dataset
@@ -329,7 +371,8 @@ class _Trial:
         photos = self.dataset.split("validation")[:PHOTOS]
         stream = read_photos(self.cache.pixels(0), photos)
         arrays = np.stack([found for _, found in stream if not isinstance(found, str)])
-        found = fidelity(self.network.whole, arrays, probabilities[: len(arrays)])
+        exact = self.network.whole.predict(arrays, verbose=0)
+        found = fidelity(exact, probabilities[: len(arrays)])
         self.reporter.say(
             f"fidelity audit: probabilities of {count(len(arrays), 'validation photo')} from the "
             f"saved float32 model differ by at most {found['max']:.2g}, {found['mean']:.2g} on "
@@ -358,6 +401,8 @@ class _Trial:
         identity = digest_of([record.identity(self.recipe), self.dataset.digest])
         with self.reporter.stage(label, photos * settings.epochs) as advance:
             callbacks: list[keras.callbacks.Callback] = [_Bar(advance, photos, settings.batch_size)]
+            if self.watch and phase == "tail":
+                callbacks.append(self.watch)
             if self.recipe.tensorboard and out:
                 callbacks.append(keras.callbacks.TensorBoard(out / "tensorboard"))
             return fit(

@@ -170,7 +170,7 @@ CONTROLS = {
     # torchvision's stride placement: its weights come with --weights FILE
     "resnet50-v1.5": _control(
         "resnet50_v15",
-        23_508_032,
+        23_561_152,
         "pool1_pool conv2_block3_out conv3_block4_out conv4_block6_out conv5_block3_out",
         "He et al., CVPR 2016, arXiv:1512.03385; the stride is in the 3x3 convolutions",
         pixels="torch",

@@ -10,7 +10,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import finetune, paint
+from conftest import finetune_here, paint
 from PIL import Image
 
 from finetune.commands.evaluate import evaluate
@@ -359,7 +359,9 @@ def test_names_that_are_formulas_are_neutralised(classifier, tmp_path):
 
 def test_the_command_prints_one_object_and_names_its_folder_itself(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = finetune("evaluate", folder / "run", folder / "photos", "--split", "train", "--json")
+    done = finetune_here(
+        "evaluate", folder / "run", folder / "photos", "--split", "train", "--json"
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert list(result)[:7] == ["run", "data", "split", "out", "n", "accuracy", "accuracy_interval"]
@@ -375,7 +377,7 @@ def test_the_command_prints_one_object_and_names_its_folder_itself(folder, tmp_p
     assert (result["run"], result["out"]) == (str(folder / "run"), "evaluations/run-photos-train")
     assert (tmp_path / result["out"] / "metrics.json").exists()
     assert "trained on" in done.stderr
-    wrong = finetune("evaluate", folder / "run", "cats-and-dog-small")
+    wrong = finetune_here("evaluate", folder / "run", "cats-and-dog-small")
     assert (wrong.returncode, wrong.stdout) == (3, "")
     assert "did you mean cats-and-dogs-small?" in wrong.stderr
 
