@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from finetune.commands.predict import predict as predict
     from finetune.commands.run import plan_run as plan_run
     from finetune.commands.run import run as run
+    from finetune.commands.tune import tune as tune
     from finetune.progress import Reporter as Reporter
     from finetune.runs.classifier import Classifier as Classifier
 
@@ -42,6 +43,7 @@ _HOMES = {
     "plan_run": "commands.run",
     "predict": "commands.predict",
     "run": "commands.run",
+    "tune": "commands.tune",
 }
 __all__ = sorted(_HOMES)
 

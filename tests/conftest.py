@@ -4,6 +4,7 @@ without them tests skip.
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import zlib
@@ -111,3 +112,37 @@ def finetune(
         env={**os.environ, **environment},
         check=False,
     )
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Headless Chromium, driven over its own chromedriver; nothing is downloaded."""
+    chromium = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
+    driver = shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip(
+            "needs Chromium and chromedriver (Debian: apt-get install chromium chromium-driver)"
+        )
+    webdriver = pytest.importorskip(
+        "selenium.webdriver", reason="needs selenium (pip install selenium)"
+    )
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    flags = (
+        "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    )
+    for flag in (
+        *flags.split(),
+        "disable-component-update",
+        "disable-sync",
+        "disable-dev-shm-usage",
+    ):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as chrome:
+        yield chrome

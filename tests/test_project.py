@@ -173,6 +173,7 @@ def test_what_is_needed_by_an_extra_alone_is_imported_where_it_is_used():
         "pyarrow",
         "tensorboard",
         "yaml",
+        "optuna",
     }
     found = [
         f"{module} imports {name}"

@@ -61,8 +61,8 @@ def _proposal(report: Mapping[str, Any]) -> list[str]:
         return []
     rule = report["groups_rule"]
     how = (
-        f"--set 'groups={rule}' in `finetune run`, or groups: '{rule}' in a recipe, keeps each in one "
-        "split"
+        f"--set 'groups={rule}' in `finetune run`, or groups: '{rule}' in a recipe, keeps each in "
+        "one split"
         if rule
         else "if their names or folders tell what belongs together, a recipe's `groups` keeps each "
         "in one split"

@@ -104,6 +104,12 @@ OPTIONS = {
         metavar="FILE",
         type=Path,
     ),
+    "tune recipe": Option("A recipe in YAML, with a search.", metavar="RECIPE", type=Path),
+    "trials": Option("How many settings to try.", metavar="N", least=1),
+    "timeout": Option("Begin no trial after so many minutes.", metavar="MIN", least=0),
+    "tune out": Option(
+        "Its folder; the same command again goes on with it.", metavar="DIR", type=Path
+    ),
     "resume": Option("Go on with the run in this folder.", metavar="RUN", type=Path),
     "cut": Option("Name of the cut. Default: above the last block.", metavar="NAME"),
     "pooling": Option(
@@ -178,7 +184,8 @@ def verb(
         result = _called(chosen, given)
         shown = plan_text if chosen is plan and plan_text else text
         print_json(result) if as_json else print(shown(as_dict(result)))
-        if error := failure(as_dict(result)):
+        error = failure(as_dict(result)) if chosen is command else None
+        if error:
             raise error
 
     extra = {"dry_run": False} if plan and "dry_run" not in inspected else {}

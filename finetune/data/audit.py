@@ -51,10 +51,10 @@ def audit(
         within one class of one split; ``near_duplicates`` are pairs of files in two splits that
         look alike, ``bursts`` such pairs within one split, and ``groups_proposed`` the groups that
         both connect (hints all), and ``groups_rule`` what a recipe's ``groups`` may say so that
-        they stay together, or None. ``imbalance`` is the largest class of the training split over the
-        smallest; ``majority_baseline`` the test accuracy, 0-1, of always naming the largest class;
-        ``warnings`` are sentences. ``sizes`` are sides in pixels and the number of photos with a
-        side below ``size``; ``test`` has the half width of Wilson's 95 % interval at 90 %
+        they stay together, or None. ``imbalance`` is the largest class of the training split over
+        the smallest; ``majority_baseline`` the test accuracy, 0-1, of always naming the largest
+        class; ``warnings`` are sentences. ``sizes`` are sides in pixels and the number of photos
+        with a side below ``size``; ``test`` has the half width of Wilson's 95 % interval at 90 %
         accuracy, a fraction. ``ok`` if nothing is bad or leaks.
     """
     looks = []

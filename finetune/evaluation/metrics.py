@@ -39,10 +39,10 @@ def summarize(
         groups: (n,) what each photo shows, see ``interval``.
 
     Returns:
-        n (photos); accuracy and accuracy_interval (95 %, ``interval``), majority_baseline (accuracy of
-        always naming the most frequent class), balanced_accuracy (mean recall over the classes that
-        occur), macro_f1 and auc as fractions 0-1; zero_recall (indexes of classes with photos of
-        which none was recognised); loss (mean negative log likelihood, nats); ece (fraction) and
+        n (photos); accuracy and accuracy_interval (95 %, ``interval``), majority_baseline (accuracy
+        of always naming the most frequent class), balanced_accuracy (mean recall over the classes
+        that occur), macro_f1 and auc as fractions 0-1; zero_recall (indexes of classes with photos
+        of which none was recognised); loss (mean negative log likelihood, nats); ece (fraction) and
         ece_null (what the ECE of a perfectly calibrated model stays under 95 times in 100). auc is
         that of class 1 for two classes, the macro average of one-versus-rest for more, and None
         where it is undefined because a class has no photo.

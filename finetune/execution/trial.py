@@ -100,12 +100,12 @@ def _run(
     listed = dataset.digest
     dataset, rows = gather(recipe, dataset, cache, needs(recipe))
     extracted = time.perf_counter()
-    shared = overlap(dataset, reporter)
-    warnings.add(overlap_warning(shared))
     trial = _Trial(recipe, dataset, network, cache, rows, reporter, bench, out, warnings)
     head = trial.fit_head()
     history = [*head.pop("history", []), *trial.train_tail()]
     trained = time.perf_counter()
+    shared = overlap(dataset, reporter)
+    warnings.add(overlap_warning(shared), is_shown_elsewhere=bool(shared["test_photos"]))
     checked = audit(network.whole, network.frozen)
     reporter.say(f"freeze audit: {count(checked['frozen'], 'frozen variable')}, none moved")
     probabilities = {split: trial.probabilities(split) for split in ("validation", "test")}
@@ -168,6 +168,46 @@ def _run(
     return record.finish(out, recipe, dataset, network.whole, history, probabilities, result, sheet)
 
 
+def try_trial(
+    recipe: Recipe,
+    dataset: Dataset,
+    bench: Bench,
+    watch: keras.callbacks.Callback | None = None,
+    reporter: Reporter = SILENT,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Train one recipe and classify its validation photos, and no others; writes no folder.
+
+    Args:
+        recipe: fully resolved.
+        dataset: the photos.
+        bench: what earlier trials of this process left.
+        watch: a callback of the tail's epochs, which may stop the training.
+        reporter: of progress.
+
+    Returns:
+        Probabilities, float32 (n, classes), and labels, int (n,), of the validation photos.
+
+    Raises:
+        FinetuneError: see its subclasses.
+    """
+    try:
+        recipe = settled(recipe)
+        network, cache = bench.prepare(recipe, len(dataset.classes), reporter)
+        _check_memory(recipe, dataset, network)
+        dataset, rows = gather(recipe, dataset, cache, needs(recipe))
+        warnings = _Warnings(reporter, [])
+        trial = _Trial(
+            recipe, dataset, network, cache, rows, reporter, bench, None, warnings, watch
+        )
+        trial.fit_head()
+        trial.train_tail()
+        audit(network.whole, network.frozen)
+        return trial.probabilities("validation"), dataset.labels("validation")
+    except BaseException:
+        bench.forget()
+        raise
+
+
 class _Warnings:
     """What the run warns of, kept for its result."""
 
@@ -177,11 +217,12 @@ class _Warnings:
         for text in texts:
             self.add(text)
 
-    def add(self, text: str | None) -> None:
-        """Warn, if there is anything to warn of."""
+    def add(self, text: str | None, is_shown_elsewhere: bool = False) -> None:
+        """Warn, if there is anything to warn of; keep it unless the result says it in figures."""
         if text:
-            self.texts.append(text)
             self._reporter.warn(text)
+        if text and not is_shown_elsewhere:
+            self.texts.append(text)
 
 
 def _check_memory(recipe: Recipe, dataset: Dataset, network: Network) -> None:
@@ -202,9 +243,11 @@ class _Trial:
         rows: StoredRows,
         reporter: Reporter,
         bench: Bench,
-        out: Path,
+        out: Path | None,
         warnings: _Warnings,
+        watch: keras.callbacks.Callback | None = None,
     ):
+        self.watch = watch  # of the tail's epochs
         self.warnings = warnings
         self.recipe = recipe
         self.dataset = dataset
@@ -358,6 +401,8 @@ class _Trial:
         identity = digest_of([record.identity(self.recipe), self.dataset.digest])
         with self.reporter.stage(label, photos * settings.epochs) as advance:
             callbacks: list[keras.callbacks.Callback] = [_Bar(advance, photos, settings.batch_size)]
+            if self.watch and phase == "tail":
+                callbacks.append(self.watch)
             if self.recipe.tensorboard and out:
                 callbacks.append(keras.callbacks.TensorBoard(out / "tensorboard"))
             return fit(

@@ -201,6 +201,8 @@ def load(
     if "matrix" in values:
         raise UsageError(f"{path} holds a matrix of recipes; `finetune compare {path}` runs them.")
     values |= {key: value for key, value in overrides.items() if value is not None}
+    if "search" in values:
+        raise UsageError(f"{path or 'recipe'} holds a search; `finetune tune` runs it.")
     for setting in settings or []:
         _set(values, setting)
     return build(values, str(path) if path else "recipe", lines)
@@ -255,6 +257,10 @@ def schema() -> dict[str, Any]:
     properties["exclude"] = {"type": "array", "items": combination}
     swept = {"type": "object", "additionalProperties": {"type": "array", "minItems": 1}}
     properties["matrix"] = {**swept, "properties": {"exclude": properties["exclude"]}}
+    ends = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
+    domains = [{"type": "object", "properties": {scale: ends}} for scale in ("log", "range")]
+    domain = {"anyOf": [{"type": "array", "minItems": 1}, *domains]}
+    properties["search"] = {"type": "object", "additionalProperties": domain}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "finetune recipe",

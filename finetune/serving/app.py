@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from finetune import __version__
 from finetune.backend import threads
-from finetune.data.decode import BadPhoto, TooLarge, decode
+from finetune.data.decode import FORMATS, BadPhoto, TooLarge, decode
 from finetune.serving.batching import Batcher
 from finetune.serving.metrics import Metrics
 from finetune.serving.network import Served
@@ -202,9 +202,8 @@ def _refused(bad: BadPhoto) -> HTTPException:
     """413 for too many pixels, 415 for an unknown format, 422 for a photo that is broken."""
     cause = bad.__cause__
     if isinstance(cause, TooLarge | Image.DecompressionBombError):
-        return HTTPException(413, f"This photo is too large: {bad}.")
+        return HTTPException(413, f"This photo has too many pixels: {str(cause).rstrip('.')}.")
     if isinstance(cause, UnidentifiedImageError):
-        return HTTPException(
-            415, "This is no photo in a known format: JPEG, PNG, WebP, TIFF, GIF or BMP."
-        )
+        known = ", ".join(FORMATS)
+        return HTTPException(415, f"This is no photo in a known format. Allowed are {known}.")
     return HTTPException(422, f"This photo cannot be decoded: {bad}.")

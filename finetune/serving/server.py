@@ -1,6 +1,7 @@
 """The server's life: a port, a thread that serves, and an orderly end."""
 
 import errno
+import logging
 import os
 import socket
 import threading
@@ -45,6 +46,8 @@ class Server:
 
     def __init__(self, service: Service, taken: socket.socket):
         """Begin to serve; returns when the server answers."""
+        # Each broken form would be a line on stderr; the client is told.
+        logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
         config = uvicorn.Config(
             make_app(service),
             lifespan="off",

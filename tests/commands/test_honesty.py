@@ -1,4 +1,4 @@
-"""No figure that deceives a newcomer: what run, compare, card, report and check say beside accuracy."""
+"""No figure that deceives a newcomer: what stands beside accuracy, wherever it is shown."""
 
 import json
 import shutil
@@ -53,7 +53,7 @@ def scene(path: Path, seed: int) -> Path:
 
 @pytest.fixture
 def leaking(tmp_path) -> Path:
-    """Scenes by split; one test photo is a training photo, and one is a training photo saved again."""
+    """Scenes by split; one test photo is a training photo, another is one saved again."""
     root = tmp_path / "scenes"
     for number, (split, n) in enumerate({"train": 8, "validation": 4, "test": 5}.items()):
         for label, name in enumerate(("apples", "plums")):
@@ -228,7 +228,7 @@ def test_a_plan_says_what_it_takes_to_find_a_gap(photos, tmp_path):
     wanted = [row["photos"] for row in needed["gaps"]]
     assert wanted == sorted(wanted, reverse=True)
     assert "an assumption: nothing was measured yet" in _compare_plan(plan)
-    assert f"1 point: {wanted[0]:,} photos with these seeds" in _compare_plan(plan)
+    assert f"  1 point: {wanted[0]:,} test photos, or " in _compare_plan(plan)
     compare(path, out=tmp_path / "out")
     again = plan_compare(path, out=tmp_path / "out")["needed"]
     assert again["share_of"] == ["r-gap", "r-gmp"]

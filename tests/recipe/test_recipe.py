@@ -208,7 +208,7 @@ def test_a_folder_is_no_recipe_but_may_be_data(tmp_path):
 def test_the_schema_names_every_key():
     from finetune.recipe.recipe import Recipe, schema
 
-    assert {*Recipe.model_fields, "matrix", "exclude"} == set(schema()["properties"])
+    assert {*Recipe.model_fields, "matrix", "exclude", "search"} == set(schema()["properties"])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -473,40 +472,6 @@ def luminance(color: str) -> float:
     srgb = np.array([int(digits[i : i + 2], 16) for i in (0, 2, 4)]) / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """Headless Chromium, driven over its own chromedriver; nothing is downloaded."""
-    chromium = (
-        shutil.which("chromium")
-        or shutil.which("chromium-browser")
-        or shutil.which("google-chrome")
-    )
-    driver = shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip(
-            "needs Chromium and chromedriver (Debian: apt-get install chromium chromium-driver)"
-        )
-    webdriver = pytest.importorskip(
-        "selenium.webdriver", reason="needs selenium (pip install selenium)"
-    )
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    flags = (
-        "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-    )
-    for flag in (
-        *flags.split(),
-        "disable-component-update",
-        "disable-sync",
-        "disable-dev-shm-usage",
-    ):
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as chrome:
-        yield chrome
 
 
 def show(browser, out: Path, width: int = 1280, scheme: str = "light") -> None:
