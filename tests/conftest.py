@@ -2,12 +2,15 @@
 without them tests skip.
 """
 
+import io
 import os
 import shutil
 import subprocess
 import sys
 import zlib
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -69,6 +72,32 @@ def photos(tmp_path) -> Path:
                     zlib.crc32(f"{split}/{name}/{i}".encode()),
                 )
     return tmp_path / "photos"
+
+
+def finetune_here(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
+    """Run the command line in this process, which has paid for TensorFlow already.
+
+    What libraries write to the descriptors themselves is not caught: see ``finetune``.
+    """
+    from finetune.cli import app
+
+    command = ["finetune", *map(str, arguments)]
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8", newline="", write_through=True)
+    err = io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", command),
+        mock.patch.object(app, "_watch_signals"),
+        mock.patch.dict(os.environ, environment),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            app.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+    text = out.buffer.getvalue().decode()
+    return subprocess.CompletedProcess(command, code, text, err.getvalue())
 
 
 def finetune(

@@ -81,8 +81,11 @@ def _evaluated(result: Mapping[str, Any]) -> str:
     lines = [
         f"accuracy {percent[0]} % ({percent[1]} to {percent[2]}) on {count(result['n'], 'photo')}, "
         f"log loss {result['loss']:.4f}",
-        f"balanced accuracy {100 * result['balanced_accuracy']:.1f} %, calibration error "
-        f"{result['ece']:.4f}, AUC {auc}",
+        f"balanced accuracy {100 * result['balanced_accuracy']:.1f} %; always naming the most "
+        f"frequent class has an accuracy of {100 * result['majority_baseline']:.1f} %",
+        f"calibration error {result['ece']:.4f} (by chance up to {result['ece_null']:.4f}), AUC "
+        f"{auc}",
+        result["known"]["text"],
         "",
         *_per_class(result["per_class"]),
         "",

@@ -95,7 +95,8 @@ def begin(out: Path, recipe: Recipe, dataset: Dataset) -> None:
 
 def measured(dataset: Dataset, split: str, probabilities: np.ndarray) -> dict[str, Any]:
     """The metrics of a split, with those of each class."""
-    return measure(probabilities, dataset.labels(split), dataset.classes)
+    groups = dataset.group_ids(split)
+    return measure(probabilities, dataset.labels(split), dataset.classes, groups)
 
 
 def write_network(out: Path, recipe: Recipe, dataset: Dataset, model: "keras.Model") -> str | None:
@@ -145,9 +146,9 @@ def finish(
     commit_by_name(out / "model.keras", model.save, size)  # Keras writes in place and by name only
     if dataset.excluded:
         excluded = pd.DataFrame(dataset.excluded, columns=["file", "reason"])
-        _commit_csv(out / "excluded.csv", excluded)
-    _commit_csv(out / "history.csv", pd.DataFrame(history, columns=list(HISTORY)))
-    _commit_csv(out / "predictions.csv", predictions_table(dataset, probabilities))
+        commit_csv(out / "excluded.csv", excluded)
+    commit_csv(out / "history.csv", pd.DataFrame(history, columns=list(HISTORY)))
+    commit_csv(out / "predictions.csv", predictions_table(dataset, probabilities))
     commit_csv(out / PHOTOS, photos_table(dataset))
     matrix = confusion(probabilities["test"], dataset.labels("test"))
     commit(out / "confusion.png", lambda file: plots.confusion(matrix, dataset.classes, file))
@@ -213,7 +214,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _commit_csv(path: Path, table: pd.DataFrame) -> None:
-    commit(path, lambda file: table.to_csv(file, index=False))
