@@ -6,12 +6,19 @@ from typing import Any
 from finetune.progress import SILENT, Reporter
 
 
-def check(data: Path | str, *, size: int = 224, reporter: Reporter = SILENT) -> dict[str, Any]:
+def check(
+    data: Path | str,
+    *,
+    size: int = 224,
+    min_per_class: int | None = None,
+    reporter: Reporter = SILENT,
+) -> dict[str, Any]:
     """Look at photos before training: what is bad, what stands twice, what the test can tell.
 
     Args:
-        data: class folders, or the name of a data set.
+        data: class folders, a table of photos, or the name of a data set.
         size: side in pixels that the photos will be resized to.
+        min_per_class: classes of fewer photos are left out, as by ``run``.
         reporter: gets progress.
 
     Returns:
@@ -23,6 +30,6 @@ def check(data: Path | str, *, size: int = 224, reporter: Reporter = SILENT) -> 
     from finetune.data.audit import audit
     from finetune.data.catalog import resolve
 
-    dataset = resolve(str(data))
+    dataset = resolve(str(data), min_per_class or 0)
     with reporter.stage("photos checked", len(dataset.photos)) as advance:
         return {"data": str(data), **audit(dataset, size, advance)}

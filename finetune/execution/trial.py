@@ -246,12 +246,14 @@ class _Trial:
         if key not in self.bench.heads:
             views, validation = self._features()
             labels = self.dataset.labels("train")
+            weights = self.dataset.weights("train")
             self.bench.heads[key] = fit_linear(
                 np.concatenate(views),
                 np.tile(labels, len(views)),
                 validation,
                 self.dataset.labels("validation"),
                 self._class_weight(),
+                None if weights is None else np.tile(weights, len(views)),
             )
         return self.bench.heads[key]
 
@@ -260,7 +262,7 @@ class _Trial:
         views, validation = self._features()
         labels = self.dataset.labels("train")
         size = self.recipe.batch_size
-        train = Batches(read_views(views), labels, size, self.recipe.seed)
+        train = Batches(read_views(views), labels, size, self.recipe.seed, self._weights())
         held_out = Batches(read_views([validation]), self.dataset.labels("validation"), size)
         settings = self._settings(**_HEAD_SETTINGS)
         return self._fit(self.network.head(), train, held_out, "head", settings)
@@ -271,7 +273,7 @@ class _Trial:
             return []
         recipe = self.recipe
         labels = self.dataset.labels("train")
-        train = Batches(self._reader(), labels, recipe.batch_size, recipe.seed)
+        train = Batches(self._reader(), labels, recipe.batch_size, recipe.seed, self._weights())
         settings = self._settings()
         model = self.network.trained_copy(tail_precision(recipe), recipe.seed)
         history = self._fit(model, train, self._batches("validation"), "tail", settings, self.out)
@@ -365,7 +367,10 @@ class _Trial:
         names = ("epochs", "patience", "batch_size", "learning_rate")
         names += ("schedule", "weight_decay", "seed")  # type: ignore[assignment]
         values = {name: getattr(self.recipe, name) for name in names}
-        return Settings(**values | changes, class_weight=self._class_weight())
+        return Settings(
+            **values | changes,
+            class_weight=None if self._weights() is not None else self._class_weight(),
+        )
 
     def _class_weight(self) -> dict[int, float] | None:
         if self.recipe.class_weight != "balanced":
@@ -373,6 +378,14 @@ class _Trial:
         labels = self.dataset.labels("train")
         counts = np.bincount(labels)
         return {index: len(labels) / (len(counts) * n) for index, n in enumerate(counts)}
+
+    def _weights(self) -> np.ndarray | None:
+        """Of each training photo, its class in it: Keras takes one kind of weight or the other."""
+        weights = self.dataset.weights("train")
+        classes = self._class_weight()
+        if weights is None or classes is None:
+            return weights
+        return weights * np.float32([classes[label] for label in self.dataset.labels("train")])
 
 
 class _Bar(keras.callbacks.Callback):
