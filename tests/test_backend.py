@@ -1,6 +1,7 @@
 """What a process runs on."""
 
 import ctypes
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,3 +47,12 @@ def test_windows_is_asked_in_its_own_way(monkeypatch):
 def test_it_imports_where_there_is_no_resource_module():
     code = "import sys; sys.modules['resource'] = None; import finetune.backend as b; b.threads()"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_tensorflow_and_cuda_say_nothing_while_they_begin():
+    quiet = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    script = "from finetune.backend import has_gpu; has_gpu()"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=quiet, check=True
+    )
+    assert done.stderr == ""

@@ -9,10 +9,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from finetune.activations.engine import Engine
-from finetune.activations.store import READ_ONLY, Store, row_name
+from finetune.activations.store import Store, row_name
 from finetune.data.photos import Photo, Pixels, read_photos, through
 from finetune.errors import DataError, IntegrityError
-from finetune.files import make_folder, need_space, sweep
+from finetune.files import READ_ONLY, make_folder, need_space, sweep
 from finetune.progress import Reporter, count
 
 _SHARD_BYTES = 64 * 2**20  # memory that waits to be committed

@@ -96,7 +96,7 @@ def _work(trial: Trial, folder: Path, dataset: Dataset | None) -> Outcome | None
     from finetune.execution.trial import run_trial
     from finetune.training.fit import Diverged
 
-    with (folder / "log.txt").open("a") as log:
+    with (folder / "log.txt").open("a", encoding="utf-8") as log:
         try:
             run_trial(trial.recipe, folder, Reporter(file=log), dataset, _bench)
         except Diverged as error:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from finetune.data.decode import FORMATS
-from finetune.data.photos import BadPhoto, decode
+from finetune.data.photos import BadPhoto, decode, read_bytes, unprintable
 from finetune.evaluation.overlays import percent
 from finetune.report.sections import Section
 
@@ -120,7 +120,7 @@ def _thumbnail(root: Path | None, file: str) -> Mapping[str, Any]:
     if root is None:
         return {"src": None}
     try:
-        data = (root / file).read_bytes()
+        data = read_bytes(root / unprintable(file))
         with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
             width, height = ImageOps.exif_transpose(photo).size
         pixels = decode(data, 2 * _SIDE, "squash")
