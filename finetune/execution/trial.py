@@ -40,6 +40,7 @@ from finetune.runs import record
 from finetune.runs.folder import RunResult
 from finetune.training.fit import Batches, Settings, best_epoch, fit, read_views
 from finetune.training.linear_head import Linear, check_size, fit_linear, fits_memory
+from finetune.training.trackers import Tracker, log_epoch, numbers, tracked
 
 _HEAD_SETTINGS = {  # with a hidden layer
     "epochs": 100,
@@ -57,6 +58,7 @@ def run_trial(
     dataset: Dataset | None = None,
     bench: Bench | None = None,
     started: float | None = None,
+    parent: str = "",
 ) -> RunResult:
     """Train one recipe and write its run folder; a checkpoint in the folder is continued.
 
@@ -67,14 +69,20 @@ def run_trial(
         dataset: the photos, if they are read already.
         bench: what earlier trials of this process left.
         started: ``time.perf_counter()`` when the command began.
+        parent: the tracker's run that this one is a child of, see ``training.trackers``.
 
     Raises:
         FinetuneError: see its subclasses; nothing half-made is left in ``out``.
     """
     bench = bench or Bench()
     try:
-        with locked(out):
-            return _run(recipe, out, reporter, dataset, bench, started)
+        with (
+            locked(out),
+            tracked(recipe.track, out.name, reporter.warn, recipe.model_dump(), parent) as tracker,
+        ):
+            result = _run(recipe, out, reporter, dataset, bench, started, tracker)
+            tracker.finish(numbers(result.to_json()), out)
+            return result
     except BaseException:
         bench.forget()
         raise
@@ -87,6 +95,7 @@ def _run(
     dataset: Dataset | None,
     bench: Bench,
     started: float | None,
+    tracker: Tracker,
 ) -> RunResult:
     begun = time.perf_counter()
     reset_peak()
@@ -101,6 +110,7 @@ def _run(
     dataset, rows = gather(recipe, dataset, cache, needs(recipe))
     extracted = time.perf_counter()
     trial = _Trial(recipe, dataset, network, cache, rows, reporter, bench, out, warnings)
+    trial.tracker = tracker
     head = trial.fit_head()
     history = [*head.pop("history", []), *trial.train_tail()]
     trained = time.perf_counter()
@@ -257,6 +267,7 @@ class _Trial:
         self.reporter = reporter
         self.bench = bench
         self.out = out
+        self.tracker: Tracker | None = None
         self.linear: Linear | None = None  # the whole of what was learned, if it is not None
         self.learns_head_only = STRATEGIES[recipe.strategy].learns == "head"
 
@@ -405,7 +416,7 @@ class _Trial:
             callbacks: list[keras.callbacks.Callback] = [_Bar(advance, photos, settings.batch_size)]
             if self.watch and phase == "tail":
                 callbacks.append(self.watch)
-            if self.recipe.tensorboard and out:
+            if out and (self.recipe.tensorboard or self.recipe.track == "tensorboard"):
                 callbacks.append(keras.callbacks.TensorBoard(out / "tensorboard"))
             return fit(
                 model,
@@ -416,8 +427,14 @@ class _Trial:
                 identity,
                 out / record.CHECKPOINT if out else None,
                 callbacks,
-                self.reporter.epoch,
+                self._epoch,
             )
+
+    def _epoch(self, row: dict[str, Any]) -> None:
+        """One row of the history, as it comes."""
+        self.reporter.epoch(row)
+        if self.tracker:
+            log_epoch(self.tracker, row)
 
     def _settings(self, **changes: Any) -> Settings:
         names = ("epochs", "patience", "batch_size", "learning_rate")
