@@ -47,8 +47,12 @@ class Worker:
                 process.terminate()
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def run(self, trial: Trial, folder: Path, dataset: Dataset | None = None) -> Outcome | None:
+    def run(
+        self, trial: Trial, folder: Path, dataset: Dataset | None = None, parent: str = ""
+    ) -> Outcome | None:
         """Run a trial; None if it is done, else status and reason.
+
+        ``parent`` is as for ``run_trial``.
 
         Raises:
             BusyError: another process works in the folder, or the disk is full.
@@ -58,7 +62,7 @@ class Worker:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(1, context, initializer=_begin)
         try:
-            future: Future = self._pool.submit(_work, trial, folder, dataset)
+            future: Future = self._pool.submit(_work, trial, folder, dataset, parent)
             outcome = future.result()
         except BrokenProcessPool:
             self._pool = None
@@ -91,14 +95,14 @@ def _end_with_parent() -> None:
         os._exit(1)  # nothing half-made is left: what is written is committed, and locks are freed
 
 
-def _work(trial: Trial, folder: Path, dataset: Dataset | None) -> Outcome | None:
+def _work(trial: Trial, folder: Path, dataset: Dataset | None, parent: str = "") -> Outcome | None:
     """In the worker: one trial; everything that goes wrong becomes its outcome."""
     from finetune.execution.trial import run_trial
     from finetune.training.fit import Diverged
 
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
         try:
-            run_trial(trial.recipe, folder, Reporter(file=log), dataset, _bench)
+            run_trial(trial.recipe, folder, Reporter(file=log), dataset, _bench, parent=parent)
         except Diverged as error:
             return "diverged", str(error)
         except BusyError as error:

@@ -40,6 +40,7 @@ from finetune.runs import record
 from finetune.runs.folder import RunResult
 from finetune.training.fit import Batches, Settings, best_epoch, fit, read_views
 from finetune.training.linear_head import Linear, check_size, fit_linear, fits_memory
+from finetune.training.trackers import Tracker, log_epoch, numbers, tracked
 
 _HEAD_SETTINGS = {  # with a hidden layer
     "epochs": 100,
@@ -57,6 +58,7 @@ def run_trial(
     dataset: Dataset | None = None,
     bench: Bench | None = None,
     started: float | None = None,
+    parent: str = "",
 ) -> RunResult:
     """Train one recipe and write its run folder; a checkpoint in the folder is continued.
 
@@ -67,14 +69,20 @@ def run_trial(
         dataset: the photos, if they are read already.
         bench: what earlier trials of this process left.
         started: ``time.perf_counter()`` when the command began.
+        parent: the tracker's run that this one is a child of, see ``training.trackers``.
 
     Raises:
         FinetuneError: see its subclasses; nothing half-made is left in ``out``.
     """
     bench = bench or Bench()
     try:
-        with locked(out):
-            return _run(recipe, out, reporter, dataset, bench, started)
+        with (
+            locked(out),
+            tracked(recipe.track, out.name, reporter.warn, recipe.model_dump(), parent) as tracker,
+        ):
+            result = _run(recipe, out, reporter, dataset, bench, started, tracker)
+            tracker.finish(numbers(result.to_json()), out)
+            return result
     except BaseException:
         bench.forget()
         raise
@@ -87,6 +95,7 @@ def _run(
     dataset: Dataset | None,
     bench: Bench,
     started: float | None,
+    tracker: Tracker,
 ) -> RunResult:
     begun = time.perf_counter()
     reset_peak()
@@ -101,6 +110,7 @@ def _run(
     dataset, rows = gather(recipe, dataset, cache, needs(recipe))
     extracted = time.perf_counter()
     trial = _Trial(recipe, dataset, network, cache, rows, reporter, bench, out, warnings)
+    trial.tracker = tracker
     head = trial.fit_head()
     history = [*head.pop("history", []), *trial.train_tail()]
     trained = time.perf_counter()
@@ -257,6 +267,7 @@ class _Trial:
         self.reporter = reporter
         self.bench = bench
         self.out = out
+        self.tracker: Tracker | None = None
         self.linear: Linear | None = None  # the whole of what was learned, if it is not None
         self.learns_head_only = STRATEGIES[recipe.strategy].learns == "head"
 
@@ -299,12 +310,14 @@ class _Trial:
         if key not in self.bench.heads:
             views, validation = self._features()
             labels = self.dataset.labels("train")
+            weights = self.dataset.weights("train")
             self.bench.heads[key] = fit_linear(
                 np.concatenate(views),
                 np.tile(labels, len(views)),
                 validation,
                 self.dataset.labels("validation"),
                 self._class_weight(),
+                None if weights is None else np.tile(weights, len(views)),
             )
         return self.bench.heads[key]
 
@@ -313,7 +326,7 @@ class _Trial:
         views, validation = self._features()
         labels = self.dataset.labels("train")
         size = self.recipe.batch_size
-        train = Batches(read_views(views), labels, size, self.recipe.seed)
+        train = Batches(read_views(views), labels, size, self.recipe.seed, self._weights())
         held_out = Batches(read_views([validation]), self.dataset.labels("validation"), size)
         settings = self._settings(**_HEAD_SETTINGS)
         return self._fit(self.network.head(), train, held_out, "head", settings)
@@ -324,7 +337,7 @@ class _Trial:
             return []
         recipe = self.recipe
         labels = self.dataset.labels("train")
-        train = Batches(self._reader(), labels, recipe.batch_size, recipe.seed)
+        train = Batches(self._reader(), labels, recipe.batch_size, recipe.seed, self._weights())
         settings = self._settings()
         model = self.network.trained_copy(tail_precision(recipe), recipe.seed)
         history = self._fit(model, train, self._batches("validation"), "tail", settings, self.out)
@@ -403,7 +416,7 @@ class _Trial:
             callbacks: list[keras.callbacks.Callback] = [_Bar(advance, photos, settings.batch_size)]
             if self.watch and phase == "tail":
                 callbacks.append(self.watch)
-            if self.recipe.tensorboard and out:
+            if out and (self.recipe.tensorboard or self.recipe.track == "tensorboard"):
                 callbacks.append(keras.callbacks.TensorBoard(out / "tensorboard"))
             return fit(
                 model,
@@ -414,8 +427,14 @@ class _Trial:
                 identity,
                 out / record.CHECKPOINT if out else None,
                 callbacks,
-                self.reporter.epoch,
+                self._epoch,
             )
+
+    def _epoch(self, row: dict[str, Any]) -> None:
+        """One row of the history, as it comes."""
+        self.reporter.epoch(row)
+        if self.tracker:
+            log_epoch(self.tracker, row)
 
     def _settings(self, **changes: Any) -> Settings:
         names = ("epochs", "patience", "batch_size", "learning_rate")
@@ -423,7 +442,8 @@ class _Trial:
         values = {name: getattr(self.recipe, name) for name in names}
         optimizer = self.recipe.optimizer
         values |= {"optimizer": optimizer.name, "momentum": optimizer.momentum}
-        return Settings(**values | changes, class_weight=self._class_weight())
+        class_weight = None if self._weights() is not None else self._class_weight()
+        return Settings(**values | changes, class_weight=class_weight)
 
     def _class_weight(self) -> dict[int, float] | None:
         if self.recipe.class_weight != "balanced":
@@ -431,6 +451,14 @@ class _Trial:
         labels = self.dataset.labels("train")
         counts = np.bincount(labels)
         return {index: len(labels) / (len(counts) * n) for index, n in enumerate(counts)}
+
+    def _weights(self) -> np.ndarray | None:
+        """Of each training photo, its class in it: Keras takes one kind of weight or the other."""
+        weights = self.dataset.weights("train")
+        classes = self._class_weight()
+        if weights is None or classes is None:
+            return weights
+        return weights * np.float32([classes[label] for label in self.dataset.labels("train")])
 
 
 class _Bar(keras.callbacks.Callback):

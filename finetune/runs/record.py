@@ -38,7 +38,7 @@ HISTORY = (
     "seconds",
 )
 # keys of a recipe that change how a run goes and not what it finds on the same photos
-INCIDENTAL = {"skip_bad", "tensorboard", "engine", "margin"}
+INCIDENTAL = {"skip_bad", "tensorboard", "track", "engine", "margin"}
 _PACKAGES = (
     "tensorflow",
     "keras",
