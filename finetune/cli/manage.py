@@ -3,11 +3,13 @@
 import json
 import shutil
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune.cli.options import verb
+from finetune.commands.advise import advise
 from finetune.commands.cache import gc, ls, verify
 from finetune.commands.check import check
 from finetune.commands.data import data
@@ -109,6 +111,37 @@ def _not_ready(report: Mapping[str, Any]) -> DataError | None:
     )
 
 
+def _advised(result: Mapping[str, Any]) -> str:
+    advice = result["recommendation"]
+    probes = [
+        f"  {row['backbone']} at {row['cut']}: linear probe {_share(row['linear_probe'])}, nearest "
+        f"neighbours {_share(row['nearest_neighbour'])}, LogME {row['log_me']:.3f}, H-score "
+        f"{row['h_score']:.3f}"
+        for row in result["scores"]
+    ]
+    steps = [
+        f"  {point['photos']:,} photos: {_share(point)}{', extrapolated' * point['extrapolated']}"
+        for point in result["learning_curve"]
+    ]
+    doubted = Counter(row["kind"] for row in result["suspects"])
+    listed = ", ".join(f"{number:,} {kind}" for kind, number in doubted.items())
+    lines = [
+        _wrapped(f"{advice['strategy']} on {advice['backbone']}. {advice['why']}"),
+        f"stored features of {count(result['photos'], 'photo')}, by cross-validation:",
+        *probes,
+        "learning curve of the linear probe:",
+        *steps,
+        f"photos to look at: {listed or 'none'}",
+        result["page"],
+    ]
+    return "\n".join(lines)
+
+
+def _share(found: Mapping[str, Any]) -> str:
+    low, high = (100 * share for share in found["interval"])
+    return f"{100 * found['accuracy']:.1f} % ({low:.1f} to {high:.1f})"
+
+
 def _data(result: Mapping[str, Any]) -> str:
     photos = ", ".join(f"{number:,} {split}" for split, number in result["photos"].items())
     return f"{result['folder']}: {photos}; classes {', '.join(result['classes'])}"
@@ -201,6 +234,7 @@ def _mib(size: int) -> str:
 
 VERBS = {
     "check": verb(check, _checked, "finetune check photos", failure=_not_ready),
+    "advise": verb(advise, _advised, "finetune advise photos --backbone vgg16"),
     "data": verb(data, _data, "finetune data sketches"),
     "describe": verb(describe, described, "finetune describe vgg16 --svg vgg16.svg"),
     "backbones": verb(backbones, _backbones, "finetune backbones --json"),

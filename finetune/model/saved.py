@@ -19,9 +19,14 @@ import keras
 from finetune.errors import DataError, IntegrityError
 
 _MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
-# Where the configuration of a model of standard layers, compiled or not, takes its classes from; None is a tensor's place.
-_MODULES = {None, "keras"} | {f"keras.{name}" for name in ("initializers", "layers", "losses", "metrics", "optimizers",
-            "optimizers.schedules", "regularizers", "src.models.functional", "src.models.sequential")}  # fmt: skip
+# Where the configuration of a model of standard layers takes its classes from; None is a tensor's.
+_MODULES = {None, "keras"} | {
+    f"keras.{name}"
+    for name in (
+        *("initializers", "layers", "losses", "metrics", "optimizers", "optimizers.schedules"),
+        *("regularizers", "src.models.functional", "src.models.sequential"),
+    )
+}
 # Of Keras's own modules nothing but these: what keras.applications builds some networks of.
 _EXACT = {
     ("keras.src.ops.numpy", "Add"),

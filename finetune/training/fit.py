@@ -30,7 +30,7 @@ class Diverged(FinetuneError):
 class Settings:
     """What a fit depends on beside model and data.
 
-    ``learning_rate`` is the optimizer's, ``momentum`` that of ``sgd``; ``weight_decay`` is decoupled.
+    ``momentum`` is that of ``sgd``; ``weight_decay`` is decoupled in either optimizer.
     """
 
     epochs: int
