@@ -11,7 +11,7 @@ from finetune.activations.store import entry_fields
 from finetune.data.catalog import NAMES
 from finetune.data.photos import Pixels
 from finetune.files import digest_of
-from finetune.model.backbones import BACKBONES, INPUT
+from finetune.model.backbones import INPUT, backbone
 from finetune.recipe.matrix import Trial
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
@@ -70,7 +70,7 @@ def head_needs(recipe: Recipe) -> list[Need]:
     """
     if not starts_head(recipe):
         return []
-    top = BACKBONES[recipe.backbone].blocks[-1]
+    top = backbone(recipe.backbone).blocks[-1]
     validation = top if recipe.cut == INPUT else recipe.cut
     train = top if recipe.views == "fresh" else validation
     views = range(stored_views(recipe) + 1)

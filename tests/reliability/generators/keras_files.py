@@ -29,7 +29,7 @@ def plain(folder: Path) -> Members:
 def packed(members: Members, *extra: tuple[zipfile.ZipInfo | str, bytes]) -> bytes:
     """An archive of members, and of more under names that may stand twice."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(file, "w") as archive:  # stored, as Keras does: only bombs are deflated
         for name, data in [*members.items(), *extra]:
             archive.writestr(name, data)
     return file.getvalue()
