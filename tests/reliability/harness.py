@@ -190,7 +190,8 @@ def story(name: str, photos: Path, place: Path, trials: int = 3) -> Story:
     recipe = photos.parent / f"trials-{trials}.yaml"
     seeds = list(range(trials))
     recipe.write_text(
-        f"data: {photos}\nbackbone: mini-resnet\nweights: random\nimage_size: 32\nbatch_size: 8\nepochs: 2\n"
+        f"data: {photos}\nbackbone: mini-resnet\nweights: random\nimage_size: 32\n"
+        "batch_size: 8\nepochs: 2\n"
         f"strategy: frozen-base\nhead: {{pool: gap, dropout: 0.3}}\nmatrix: {{seed: {seeds}}}\n"
     )
     training = ("--strategy", "frozen-base", "--epochs", "3", "--set", "batch_size=8")
