@@ -7,25 +7,22 @@ import functools
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 
 
-def load_keras(verbose: bool = False) -> None:
-    """Import Keras and TensorFlow quietly; their own messages are for -v.
+def load_keras() -> None:
+    """Import Keras and TensorFlow quietly, unless TF_CPP_MIN_LOG_LEVEL is 0, which -v sets.
 
-    TensorFlow's C++ side writes to file descriptor 2 before it reads TF_CPP_MIN_LOG_LEVEL, so that
-    is turned away while it loads. A failing import still raises.
+    TensorFlow's C++ side writes to file descriptor 2 before it reads that variable, so the
+    descriptor is turned away while it loads. A failing import still raises.
     """
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    if verbose:
+    loud = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0"
+    with nullcontext() if loud or "tensorflow" in sys.modules else stderr_to_nowhere():
         import keras
-    else:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        with stderr_to_nowhere():
-            import keras
-            import tensorflow  # noqa: F401
+        import tensorflow  # noqa: F401
     keras.utils.disable_interactive_logging()  # progress bars go to stdout, which belongs to data
 
 

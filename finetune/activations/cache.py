@@ -97,8 +97,7 @@ class ActivationCache:
             self._is_calibrated = True
         if key not in self._entries:
             precision = self._trunk_precision(cut)
-            weights = self.network.loaded.digest
-            fields = entry_fields(self._backbone, weights, cut, precision, self.pixels(view))
+            fields = self._fields(cut, precision, view)
             self._entries[key] = open_entry(fields, "uint8" if cut == INPUT else self._dtype)
         return self._entries[key]
 
@@ -177,10 +176,19 @@ class ActivationCache:
 
         return quantized(cache_dir(), self._trunk_fields(), [cut], build, photos)[cut]
 
-    def _trunk_fields(self) -> dict[str, Any]:
-        plain = entry_fields(
-            self._backbone, self.network.loaded.digest, "", "float32", self.pixels(0)
+    def _fields(self, cut: str, precision: str, view: int) -> dict[str, Any]:
+        network = self.network
+        return entry_fields(
+            self._backbone,
+            network.loaded.digest,
+            cut,
+            precision,
+            self.pixels(view),
+            network.preprocessing,
         )
+
+    def _trunk_fields(self) -> dict[str, Any]:
+        plain = self._fields("", "float32", 0)
         kept = ("backbone", "weights", "preprocessing")
         return {name: plain[name] for name in kept} | {"image_size": self._pixels.size}
 

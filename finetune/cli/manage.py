@@ -1,6 +1,8 @@
 """`finetune check`, `data`, `cache`, `backbones`, `strategies`, `recipe schema` for a person."""
 
 import json
+import shutil
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,11 @@ from finetune.cli.options import verb
 from finetune.commands.cache import gc, ls, verify
 from finetune.commands.check import check
 from finetune.commands.data import data
+from finetune.commands.describe import describe
+from finetune.commands.describe import table as described
 from finetune.commands.lists import backbones, schema, strategies
 from finetune.errors import DataError, IntegrityError
+from finetune.model.backbones import BACKBONES, CONTROLS
 from finetune.progress import count
 
 _LISTED = 5  # files of each kind, or classes, that are named; --json names them all
@@ -37,10 +42,32 @@ def _checked(report: Mapping[str, Any]) -> str:
             *_files(
                 "look alike, in two splits (a hint: look at them)", report["near_duplicates"], " ~ "
             ),
+            *_files("look alike, in one split (a burst?)", report["bursts"], " ~ "),
+            *_proposal(report),
+            f"always naming the largest class: test accuracy "
+            f"{100 * report['majority_baseline']:.1f} %, balanced accuracy "
+            f"{100 / len(report['classes']):.1f} %",
             f"{count(test['photos'], 'test photo')} tell an accuracy of 90 % to about "
             f"± {100 * test['half_width']:.1f} points (95 % interval)",
+            *(f"warning: {text}" for text in report["warnings"]),
         ]
     )
+
+
+def _proposal(report: Mapping[str, Any]) -> list[str]:
+    """How photos that look alike are kept together."""
+    number = len(report["groups_proposed"])
+    if not number:
+        return []
+    rule = report["groups_rule"]
+    how = (
+        f"--set 'groups={rule}' in `finetune run`, or groups: '{rule}' in a recipe, keeps each in "
+        "one split"
+        if rule
+        else "if their names or folders tell what belongs together, a recipe's `groups` keeps each "
+        "in one split"
+    )
+    return [f"{count(number, 'group')} of photos that look alike may not be independent: {how}"]
 
 
 def _reason(bad: Mapping[str, str]) -> str:
@@ -134,12 +161,26 @@ def _removed(result: Mapping[str, Any]) -> str:
 
 
 def _backbones(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    return "\n".join(
+    core = "\n".join(
         f"{name}: {row['parameters']:,} parameters\n"
         f"  cuts, from the photo upwards: photo, {', '.join(row['cuts'])}\n"
         f"  weights: {row['weights']}\n  licence: {row['licence']}\n  {row['citation']}"
         for name, row in rows.items()
+        if name in BACKBONES
     )
+    others = [name for name in rows if name not in {**BACKBONES, **CONTROLS}]
+    return "\n".join(
+        [
+            core,
+            _wrapped(f"from scratch, with --weights random: {', '.join(CONTROLS)}"),
+            _wrapped(f"of keras.applications: {', '.join(others)}"),
+            _wrapped("`finetune describe NAME` shows any of them; --json has all rows in full"),
+        ]
+    )
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, shutil.get_terminal_size().columns, subsequent_indent="  ")
 
 
 def _strategies(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -161,6 +202,7 @@ def _mib(size: int) -> str:
 VERBS = {
     "check": verb(check, _checked, "finetune check photos", failure=_not_ready),
     "data": verb(data, _data, "finetune data sketches"),
+    "describe": verb(describe, described, "finetune describe vgg16 --svg vgg16.svg"),
     "backbones": verb(backbones, _backbones, "finetune backbones --json"),
     "strategies": verb(strategies, _strategies, "finetune strategies"),
 }

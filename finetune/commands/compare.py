@@ -14,7 +14,8 @@ from typing import Any
 from finetune.backend import load_keras
 from finetune.data import catalog
 from finetune.data.dataset import Dataset
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, UsageError
+from finetune.execution.foresight import needed
 from finetune.execution.local import Board, Worker
 from finetune.execution.sharing import in_order, settled, sharing, trial_row, trial_settings
 from finetune.files import commit_json, locked
@@ -27,6 +28,7 @@ from finetune.runs.interruption import said_if_interrupted
 Place = str | PathLike[str]
 
 FAILURE = "failure.json"
+_GAPS = (1.0, 2.0, 3.0, 5.0)  # points, of which a plan says what it takes to find them
 _FINISHED = "finished trials are kept in"
 _AGAIN = "Give the same command again to go on."
 
@@ -34,6 +36,7 @@ _AGAIN = "Give the same command again to go on."
 def compare(
     *recipes: Place,
     precision: str | None = None,
+    margin: float | None = None,
     out: Place = "compared",
     photos: bool = True,
     reporter: Reporter = SILENT,
@@ -46,6 +49,8 @@ def compare(
     Args:
         recipes: YAML files, or folders of them.
         precision: in place of what the recipes say.
+        margin: points of accuracy; differences within them do not matter, so that an interval
+            inside them is told as no difference. The smallest of the recipes' margins if missing.
         out: the comparison's folder, whose ``cells/NAME`` are the run folders of its trials; trials
             that have a result there, of the same recipe and photos, are not run again.
         photos: whether the report's galleries show photos, or only their names.
@@ -61,19 +66,38 @@ def compare(
         A failing trial is no error: its row says why it failed.
     """
     trials = read_trials(recipes, precision)
+    margin = _margin(trials, margin)
     with said_if_interrupted(lambda: f"{_FINISHED} {out}. {_AGAIN}", reporter):
-        return compare_trials(trials, Path(out), reporter, photos)
+        return compare_trials(trials, Path(out), reporter, photos, margin)
 
 
 def plan_compare(
-    *recipes: Place, precision: str | None = None, reporter: Reporter = SILENT
+    *recipes: Place,
+    precision: str | None = None,
+    margin: float | None = None,
+    out: Place = "compared",
+    reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
-    """What ``compare`` would do and cost, without doing it."""
+    """What ``compare`` would do and cost, and which differences it could find, without doing it.
+
+    An earlier comparison in ``out`` says how many photos two recipes differ on.
+    """
     trials = read_trials(recipes, precision)
+    gaps = sorted({*_GAPS, _margin(trials, margin)})
     load_keras()
     from finetune.execution.plan import plan_trials
 
-    return plan_trials(trials, reporter)
+    plan = plan_trials(trials, reporter)
+    return plan | {"needed": needed(trials, plan["test_photos"], gaps, Path(out))}
+
+
+def _margin(trials: Sequence[Trial], margin: float | None) -> float:
+    """Points of accuracy."""
+    if margin is None:
+        return min(trial.recipe.margin for trial in trials)
+    if not 0 < margin <= 100:
+        raise UsageError(f"--margin is {margin:g}; allowed: points of accuracy, above 0 to 100.")
+    return margin
 
 
 def read_trials(recipes: Sequence[Place], precision: str | None = None) -> list[Trial]:
@@ -86,7 +110,11 @@ def read_trials(recipes: Sequence[Place], precision: str | None = None) -> list[
 
 
 def compare_trials(
-    trials: Sequence[Trial], out: Path, reporter: Reporter = SILENT, photos: bool = True
+    trials: Sequence[Trial],
+    out: Path,
+    reporter: Reporter = SILENT,
+    photos: bool = True,
+    margin: float | None = None,
 ) -> dict[str, Any]:
     """Run all trials that have no result yet, and report on all; see ``compare``."""
     from finetune.report.report import write_report
@@ -108,7 +136,14 @@ def compare_trials(
             for data in datasets.values()
             if photos and isinstance(data, Dataset)
         }
-        plan = {"cells": len(trials), "extractions": extractions, "data": named, "roots": roots}
+        plan = {
+            "cells": len(trials),
+            "extractions": extractions,
+            "data": named,
+            "roots": roots,
+            "margin": _margin(trials, margin) / 100,
+            "overlaps": {result.split: vars(result) for result in results if result},
+        }
         result = {"cells": rows, "extractions": extractions, **write_report(out, rows, plan)}
         commit_json(out / "compare.json", result)
         return result
@@ -147,8 +182,9 @@ def _run(
     result = finished_run(folder)
     if is_same and result and result.listed == data.digest:
         return {"status": "done"}
-    if not is_same or (folder / "metrics.json").exists():  # of other photos, or damaged
-        shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists() and (not is_same or (folder / "metrics.json").exists()):
+        with locked(folder):  # what is of other photos, or damaged; but not another process's
+            shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     outcome = worker.run(trial, folder, data)
     return {"status": "done"} if outcome is None else _fail(folder, *outcome)

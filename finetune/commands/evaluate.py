@@ -72,7 +72,7 @@ def evaluate(
     name = data if data in catalog.NAMES else None
     dataset = read_labelled(_root(data), classifier.classes, split, name)
     used = split or "test" if dataset.photos[0].split else "all"
-    _warn_of_flattery(classifier, data, used, dataset, reporter)
+    _warn_of_absence(classifier, dataset, reporter)
     out = Path(out) if out else _default_out(classifier.path, dataset.name, split)
     file = classifier.path / "model.keras" if classifier.path.is_dir() else classifier.path
     digests = {"model": sha256_of(file)}
@@ -81,16 +81,23 @@ def evaluate(
         dataset, probabilities = _score(classifier, dataset, skip_bad, precision, reporter)
         digests = {"photos": dataset.digest, **digests}
         _check_free(out, digests)
+        measures = _measures(dataset, probabilities)
+        known = _known(classifier, data, used, dataset, probabilities)
+        warnings = _warnings(classifier, dataset, measures, known)
         result = {
             "run": str(classifier.path),
             "data": data,
             "split": used,
             "out": str(out),
-            **_measures(dataset, probabilities),
+            **measures,
+            "known": known,
+            "warnings": warnings,
             "bad": len(dataset.excluded),
             "digests": digests,
         }
         _write(out, dataset, probabilities, result)
+    for warning in warnings:
+        reporter.warn(warning)
     return result
 
 
@@ -109,13 +116,7 @@ def _default_out(model: Path, data: str, split: str | None) -> Path:
     return Path("evaluations", f"{model.resolve().name.removesuffix('.keras')}-{data}{suffix}")
 
 
-def _warn_of_flattery(
-    classifier: "Classifier", data: str, used: str, dataset: "Dataset", reporter: Reporter
-) -> None:
-    """Warn of what makes the figures worth less than they look."""
-    recipe = classifier.recipe
-    if recipe and used in _USED and _place(recipe.data) == _place(data):
-        reporter.warn(f"{_USED[used]}; the figures do not tell how it does on new photos.")
+def _warn_of_absence(classifier: "Classifier", dataset: "Dataset", reporter: Reporter) -> None:
     found = {photo.label for photo in dataset.photos}
     absent = [name for index, name in enumerate(classifier.classes) if index not in found]
     if absent:
@@ -123,6 +124,41 @@ def _warn_of_flattery(
         reporter.warn(
             f"No photos of {len(absent)} of the model's {len(classifier.classes)} classes: {names}."
         )
+
+
+def _known(
+    classifier: "Classifier", data: str, used: str, dataset: "Dataset", probabilities: "np.ndarray"
+) -> dict[str, Any]:
+    """What ``runs.known.known`` finds; where it cannot tell, the place of the photos may."""
+    import numpy as np
+
+    from finetune.runs.known import known
+
+    labels = np.array([photo.label for photo in dataset.photos])
+    contents = [photo.sha256 for photo in dataset.photos]
+    found = known(classifier.path, contents, probabilities, labels)
+    recipe = classifier.recipe
+    if not found["photos"] and recipe and used in _USED and _place(recipe.data) == _place(data):
+        text = f"{_USED[used]}; the figures do not tell how it does on new photos."
+        return {**found, "flatters": True, "text": text}
+    return found
+
+
+def _warnings(
+    classifier: "Classifier", dataset: "Dataset", measures: dict[str, Any], known: dict[str, Any]
+) -> list[str]:
+    """What makes the figures worth less than they look."""
+    from finetune.data.audit import few_warning, imbalance_warning
+    from finetune.evaluation.caveats import caveats
+
+    counts = {row["class"]: row["n"] for row in measures["per_class"] if row["n"]}
+    balanced = bool(classifier.recipe and classifier.recipe.class_weight == "balanced")
+    return [
+        *([known["text"]] if known["flatters"] else []),
+        *imbalance_warning(counts, measures["majority_baseline"], balanced, "test"),
+        *few_warning(counts),
+        *caveats(measures),
+    ]
 
 
 def _place(data: str) -> str | Path:
@@ -187,6 +223,7 @@ def _measures(dataset: "Dataset", probabilities: "np.ndarray") -> dict[str, Any]
     from finetune.evaluation.metrics import confusion, measure, per_photo
 
     labels = np.array([photo.label for photo in dataset.photos])
+    groups = np.array([photo.group or photo.sha256 for photo in dataset.photos])
     photos = per_photo(probabilities, labels)
     worst = np.argsort(-photos["loss"].to_numpy(), kind="stable")[:_LISTED]
     top_losses = [
@@ -201,7 +238,7 @@ def _measures(dataset: "Dataset", probabilities: "np.ndarray") -> dict[str, Any]
         for i in worst
     ]
     return {
-        **measure(probabilities, labels, dataset.classes),
+        **measure(probabilities, labels, dataset.classes, groups),
         "confusion": confusion(probabilities, labels).tolist(),
         "top_losses": top_losses,
     }

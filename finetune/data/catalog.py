@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from finetune.data.cats_and_dogs import write_cats_and_dogs
+from finetune.data.clothing import write_clothing
 from finetune.data.dataset import Dataset, read_folder
 from finetune.data.download import Report
 from finetune.data.groups import groups
@@ -180,6 +181,12 @@ NAMES = {
         True,
         "2,000/1,000/1,000 photos of Kaggle's Dogs vs. Cats (Asirra, Microsoft Research), "
         "cut as in Chollet's book",
+    ),
+    "clothing-small": NamedDataset(
+        lambda: "clothing_small",
+        write_clothing,
+        True,
+        "3,068/341/372 photos of ten kinds of clothes (CC0), 7:1 imbalance; from a local copy",
     ),
     "sketches": NamedDataset(
         _sketches_folder,

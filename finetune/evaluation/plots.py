@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 _TRAIN, _VALIDATION = "#8a8a8a", "#0b5394"  # apart in grey, too
 _DPI = 150
@@ -14,6 +14,7 @@ _LARGEST = 10.0  # inches: no picture is wider or higher than 1,500 px
 _NUMBERED = 25  # classes; more numbers than 25 x 25 cannot be read
 _LABELLED = 40  # class names on an axis
 _NAME = 24  # characters of a class name
+_EM = 0.7  # width of a wide character, of the font's size
 
 
 def confusion(
@@ -32,13 +33,14 @@ def confusion(
     """
     count = len(classes)
     side = float(np.clip(0.5 * count + 2.2, 3.2, _LARGEST))
-    figure = Figure(figsize=(side, side), layout="constrained")
+    figure = Figure(figsize=(side, side))
     axes = figure.subplots()
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     if count <= _NUMBERED:
         _write_numbers(axes, matrix, share, 10 if count <= 15 else 7)
-    _name_classes(axes, classes, side)
+    left, bottom = _name_classes(axes, classes, side)
+    figure.subplots_adjust(left / side, bottom / side, 1 - 0.15 / side, 1 - 0.35 / side)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(f"{int(matrix.sum()):,} {photos}", fontsize=10, parse_math=False)
@@ -52,7 +54,8 @@ def curves(history: Sequence[Mapping[str, Any]], file: BinaryIO) -> None:
         history: rows of ``fit``, phases one after the other; at least one.
         file: where the PNG goes.
     """
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    figure = Figure(figsize=(8, 3.2))
+    figure.subplots_adjust(0.07, 0.16, 0.98, 0.9, wspace=0.16)
     best = int(np.argmin([row["val_loss"] for row in history]))
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         _bare(axes, name, "epoch")
@@ -77,14 +80,33 @@ def penalty_path(path: Sequence[Mapping[str, float]], file: BinaryIO) -> None:
     tried = sorted(path, key=lambda step: -step["c"])
     strengths = [1 / step["c"] for step in tried]
     losses = [step["validation_loss"] for step in tried]
-    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    figure = Figure(figsize=(5, 3.2))
+    figure.subplots_adjust(0.13, 0.16, 0.97, 0.9)
     axes = figure.subplots()
     _bare(axes, "validation loss", "strength of the L2 penalty, 1/C")
     axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())  # its hundred ticks are most of the drawing
     axes.plot(strengths, losses, color=_VALIDATION, marker=".")
     kept = strengths[int(np.argmin(losses))]
     axes.axvline(kept, color="black", linewidth=0.6, linestyle=":", label="kept")
     axes.legend(frameon=False, fontsize=8)
+    figure.savefig(file, format="png", dpi=_DPI)
+
+
+def importance(shares: Mapping[str, float], file: BinaryIO) -> None:
+    """Draw how much each setting of a search matters as PNG, the most important one on top.
+
+    Args:
+        shares: setting -> its share of the variance of validation loss, fractions; at least one.
+        file: where the PNG goes.
+    """
+    names = sorted(shares, key=lambda name: shares[name])[-_LABELLED:]
+    figure = Figure(figsize=(6, min(1.2 + 0.3 * len(names), _LARGEST)), layout="constrained")
+    axes = figure.subplots()
+    _bare(axes, "what validation loss depended on", "share of its variance between trials")
+    axes.barh(range(len(names)), [shares[name] for name in names], color=_VALIDATION)
+    axes.set_yticks(range(len(names)), [_shortened(name) for name in names], parse_math=False)
+    axes.set_xlim(0, 1)
     figure.savefig(file, format="png", dpi=_DPI)
 
 
@@ -96,8 +118,13 @@ def _write_numbers(axes: Axes, matrix: np.ndarray, share: np.ndarray, size: int)
         axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
 
 
-def _name_classes(axes: Axes, classes: Sequence[str], side: float) -> None:
-    """Every class, or every second, third, ...; names as they stand: a $ starts no formula."""
+def _name_classes(axes: Axes, classes: Sequence[str], side: float) -> tuple[float, float]:
+    """Every class, or every second, third, ...; names as they stand: a $ starts no formula.
+
+    Returns:
+        Inches that the names take at the left and below, with the axes' titles. To let matplotlib
+        lay them out takes it four times as long as to draw.
+    """
     step = -(-len(classes) // _LABELLED)
     places = range(0, len(classes), step)
     names = [_shortened(classes[place]) for place in places]
@@ -105,6 +132,8 @@ def _name_classes(axes: Axes, classes: Sequence[str], side: float) -> None:
     style: dict[str, Any] = {"parse_math": False, "fontsize": 10 if len(names) <= 20 else 7}
     axes.set_xticks(places, names, rotation=0 if flat else 90, **style)
     axes.set_yticks(places, names, **style)
+    longest = max(map(len, names)) * style["fontsize"] * _EM / 72
+    return 0.4 + longest, 0.45 + (0.15 if flat else longest)
 
 
 def _shortened(name: str) -> str:

@@ -42,7 +42,13 @@ from finetune.runs.folder import RunResult
 from finetune.training.fit import Batches, Settings, best_epoch, fit, read_views
 from finetune.training.linear_head import Linear, check_size, fit_linear, fits_memory
 
-_HEAD_SETTINGS = {"epochs": 100, "patience": 5, "learning_rate": 1e-3}  # with a hidden layer
+_HEAD_SETTINGS = {  # with a hidden layer
+    "epochs": 100,
+    "patience": 5,
+    "learning_rate": 1e-3,
+    "optimizer": "adam",
+    "momentum": 0.0,
+}
 
 
 def run_trial(
@@ -98,12 +104,12 @@ def _run(
     listed = dataset.digest
     dataset, rows = gather(recipe, dataset, cache, needs(recipe))
     extracted = time.perf_counter()
-    shared = overlap(dataset, reporter)
-    warnings.add(overlap_warning(shared))
     trial = _Trial(recipe, dataset, network, cache, rows, reporter, bench, out, warnings)
     head = trial.fit_head()
     history = [*head.pop("history", []), *trial.train_tail()]
     trained = time.perf_counter()
+    shared = overlap(dataset, reporter)
+    warnings.add(overlap_warning(shared), is_shown_elsewhere=bool(shared["test_photos"]))
     checked = audit(network.whole, network.frozen)
     reporter.say(f"freeze audit: {count(checked['frozen'], 'frozen variable')}, none moved")
     probabilities = {split: trial.probabilities(split) for split in ("validation", "test")}
@@ -128,6 +134,7 @@ def _run(
     test = record.measured(dataset, "test", probabilities["test"])
     for caveat in caveats(test):
         warnings.add(caveat)
+    warnings.add(record.write_network(out, recipe, dataset, network.whole))
     result = RunResult(
         run=str(out),
         backbone=recipe.backbone,
@@ -153,13 +160,56 @@ def _run(
         test=test,
         leaks=shared["leaks"],
         near_duplicates=shared["near_duplicates"],
-        unseen=unseen(files, probabilities["test"], dataset.labels("test"), shared["test_photos"]),
+        unseen={
+            **unseen(files, probabilities["test"], dataset.labels("test"), shared["test_photos"]),
+            "look_alikes": shared["near_duplicates"] is not None,
+        },
         warnings=warnings.texts,
         ignored=dataset.ignored,
         excluded=len(dataset.excluded),
         fidelity=fidelity,
     )
     return record.finish(out, recipe, dataset, network.whole, history, probabilities, result, sheet)
+
+
+def try_trial(
+    recipe: Recipe,
+    dataset: Dataset,
+    bench: Bench,
+    watch: keras.callbacks.Callback | None = None,
+    reporter: Reporter = SILENT,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Train one recipe and classify its validation photos, and no others; writes no folder.
+
+    Args:
+        recipe: fully resolved.
+        dataset: the photos.
+        bench: what earlier trials of this process left.
+        watch: a callback of the tail's epochs, which may stop the training.
+        reporter: of progress.
+
+    Returns:
+        Probabilities, float32 (n, classes), and labels, int (n,), of the validation photos.
+
+    Raises:
+        FinetuneError: see its subclasses.
+    """
+    try:
+        recipe = settled(recipe)
+        network, cache = bench.prepare(recipe, len(dataset.classes), reporter)
+        _check_memory(recipe, dataset, network)
+        dataset, rows = gather(recipe, dataset, cache, needs(recipe))
+        warnings = _Warnings(reporter, [])
+        trial = _Trial(
+            recipe, dataset, network, cache, rows, reporter, bench, None, warnings, watch
+        )
+        trial.fit_head()
+        trial.train_tail()
+        audit(network.whole, network.frozen)
+        return trial.probabilities("validation"), dataset.labels("validation")
+    except BaseException:
+        bench.forget()
+        raise
 
 
 class _Warnings:
@@ -171,11 +221,12 @@ class _Warnings:
         for text in texts:
             self.add(text)
 
-    def add(self, text: str | None) -> None:
-        """Warn, if there is anything to warn of."""
+    def add(self, text: str | None, is_shown_elsewhere: bool = False) -> None:
+        """Warn, if there is anything to warn of; keep it unless the result says it in figures."""
         if text:
-            self.texts.append(text)
             self._reporter.warn(text)
+        if text and not is_shown_elsewhere:
+            self.texts.append(text)
 
 
 def _check_memory(recipe: Recipe, dataset: Dataset, network: Network) -> None:
@@ -196,9 +247,11 @@ class _Trial:
         rows: StoredRows,
         reporter: Reporter,
         bench: Bench,
-        out: Path,
+        out: Path | None,
         warnings: _Warnings,
+        watch: keras.callbacks.Callback | None = None,
     ):
+        self.watch = watch  # of the tail's epochs
         self.warnings = warnings
         self.recipe = recipe
         self.dataset = dataset
@@ -322,7 +375,8 @@ class _Trial:
         photos = self.dataset.split("validation")[:PHOTOS]
         stream = read_photos(self.cache.pixels(0), photos)
         arrays = np.stack([found for _, found in stream if not isinstance(found, str)])
-        found = fidelity(self.network.whole, arrays, probabilities[: len(arrays)])
+        exact = self.network.whole.predict(arrays, verbose=0)
+        found = fidelity(exact, probabilities[: len(arrays)])
         self.reporter.say(
             f"fidelity audit: probabilities of {count(len(arrays), 'validation photo')} from the "
             f"saved float32 model differ by at most {found['max']:.2g}, {found['mean']:.2g} on "
@@ -351,6 +405,8 @@ class _Trial:
         identity = digest_of([record.identity(self.recipe), self.dataset.digest])
         with self.reporter.stage(label, photos * settings.epochs) as advance:
             callbacks: list[keras.callbacks.Callback] = [_Bar(advance, photos, settings.batch_size)]
+            if self.watch and phase == "tail":
+                callbacks.append(self.watch)
             if self.recipe.tensorboard and out:
                 callbacks.append(keras.callbacks.TensorBoard(out / "tensorboard"))
             return fit(
@@ -369,6 +425,8 @@ class _Trial:
         names = ("epochs", "patience", "batch_size", "learning_rate")
         names += ("schedule", "weight_decay", "seed")  # type: ignore[assignment]
         values = {name: getattr(self.recipe, name) for name in names}
+        optimizer = self.recipe.optimizer
+        values |= {"optimizer": optimizer.name, "momentum": optimizer.momentum}
         return Settings(**values | changes, class_weight=self._class_weight())
 
     def _class_weight(self) -> dict[int, float] | None:

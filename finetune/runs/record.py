@@ -13,13 +13,15 @@ from PIL import Image
 
 from finetune import __version__
 from finetune.data.dataset import Dataset
-from finetune.errors import UsageError
+from finetune.data.photos import Pixels, read_photos
+from finetune.errors import IntegrityError, UsageError
 from finetune.evaluation import plots
 from finetune.evaluation.metrics import confusion, measure
 from finetune.files import commit, commit_by_name, commit_csv, commit_json, commit_text, need_space
 from finetune.recipe.recipe import Recipe, reopen
 from finetune.runs import card, ledger
 from finetune.runs.folder import PHOTOS, RESULT, RunResult
+from finetune.runs.ir import write_ir
 
 if TYPE_CHECKING:
     import keras
@@ -48,6 +50,7 @@ _PACKAGES = (
     "pillow",
     "pydantic",
 )
+_COMPARED = 4  # photos on which OpenVINO must agree with Keras
 _SMALL_FILES = 2**20  # bytes of everything but the model
 
 
@@ -92,7 +95,25 @@ def begin(out: Path, recipe: Recipe, dataset: Dataset) -> None:
 
 def measured(dataset: Dataset, split: str, probabilities: np.ndarray) -> dict[str, Any]:
     """The metrics of a split, with those of each class."""
-    return measure(probabilities, dataset.labels(split), dataset.classes)
+    groups = dataset.group_ids(split)
+    return measure(probabilities, dataset.labels(split), dataset.classes, groups)
+
+
+def write_network(out: Path, recipe: Recipe, dataset: Dataset, model: "keras.Model") -> str | None:
+    """Write the network as OpenVINO IR, too, with which `predict` and `serve` need no TensorFlow.
+
+    Returns:
+        A warning, where OpenVINO computes something else than Keras: then it is not kept.
+    """
+    need_space(out, 4 * model.count_params())
+    paths = [photo.path for photo in dataset.split("test")[:_COMPARED]]
+    stream = read_photos(Pixels(recipe.image_size, recipe.resize), paths)
+    photos = [found for _, found in stream if not isinstance(found, str)]
+    try:
+        write_ir(model, out, np.stack(photos))
+    except IntegrityError as error:
+        return str(error)
+    return None
 
 
 def finish(

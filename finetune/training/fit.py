@@ -30,7 +30,7 @@ class Diverged(FinetuneError):
 class Settings:
     """What a fit depends on beside model and data.
 
-    ``learning_rate`` is Adam's; ``weight_decay`` makes it AdamW.
+    ``learning_rate`` is the optimizer's, ``momentum`` that of ``sgd``; ``weight_decay`` is decoupled.
     """
 
     epochs: int
@@ -41,6 +41,8 @@ class Settings:
     weight_decay: float = 0.0
     class_weight: dict[int, float] | None = None
     seed: int = 0
+    optimizer: str = "adam"
+    momentum: float = 0.0
 
 
 # Keras draws so many batches to learn their shapes, and then draws them again
@@ -204,7 +206,7 @@ def _compile(model: keras.Model, settings: Settings, steps: int) -> tuple:
     if settings.schedule == "cosine":
         schedule = (rate, max(1, settings.epochs * steps))
         rate = keras.optimizers.schedules.CosineDecay(*schedule)
-    signature = (settings.weight_decay, *schedule)
+    signature = (settings.optimizer, settings.momentum, settings.weight_decay, *schedule)
     if _compiled.pop(model, None) == signature:
         for variable in model.optimizer.variables:
             if variable is not getattr(model.optimizer, "_learning_rate", None):
@@ -213,12 +215,18 @@ def _compile(model: keras.Model, settings: Settings, steps: int) -> tuple:
             model.optimizer.learning_rate = rate
         return signature
     model.compile(
-        keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay),
+        _optimizer(settings, rate),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
         jit_compile=False,
     )
     return signature
+
+
+def _optimizer(settings: Settings, rate: Any) -> keras.optimizers.Optimizer:
+    if settings.optimizer == "adam":
+        return keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
+    return keras.optimizers.SGD(rate, settings.momentum, weight_decay=settings.weight_decay or None)
 
 
 class BestWeights(keras.callbacks.Callback):
