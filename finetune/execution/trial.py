@@ -11,7 +11,8 @@ import keras
 import numpy as np
 
 from finetune.activations.cache import ActivationCache
-from finetune.backend import peak_bytes, reset_peak
+from finetune.activations.rows import close_shards
+from finetune.backend import peak_bytes, release_generators, reset_peak
 from finetune.data.audit import warnings_of
 from finetune.data.dataset import Dataset
 from finetune.data.overlap import overlap, overlap_warning
@@ -86,6 +87,9 @@ def run_trial(
     except BaseException:
         bench.forget()
         raise
+    finally:
+        close_shards()
+        release_generators()
 
 
 def _run(
