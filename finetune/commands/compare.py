@@ -4,9 +4,10 @@ report.
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,16 @@ from finetune.backend import load_keras
 from finetune.data import catalog
 from finetune.data.dataset import Dataset
 from finetune.errors import FinetuneError
-from finetune.execution.local import Board, Worker
-from finetune.execution.sharing import in_order, settled, sharing, trial_row, trial_settings
+from finetune.execution.local import Board, Outcome, Worker
+from finetune.execution.sharing import (
+    cuts_together,
+    in_order,
+    pass_of,
+    settled,
+    sharing,
+    trial_row,
+    trial_settings,
+)
 from finetune.files import commit_json, locked
 from finetune.model.backbones import INPUT
 from finetune.progress import SILENT, Reporter
@@ -94,14 +103,16 @@ def compare_trials(
     with locked(out):
         datasets = _datasets(trials)
         board = Board(in_order(trials), reporter)
+        together = cuts_together(trials)
         with Worker() as worker, board.shown():
             for trial in board.trials:
                 board.set(trial, "running")
-                outcome = _run(trial, out, datasets[_data_key(trial)], worker)
+                run = partial(worker.run, together=together[trial.name])
+                outcome = _run(trial, out, datasets[_data_key(trial)], run)
                 board.set(trial, outcome["status"])
         rows, results = _rows(trials, out)
         used = [entry for result in results if result for entry in result.entries.items()]
-        extractions = len({key for key, entry in used if entry["cut"] != INPUT})
+        extractions = len({pass_of(*entry) for entry in used if entry[1]["cut"] != INPUT})
         named = sorted({trial.recipe.data for trial in trials})
         roots = {
             data.digest: str(data.root)
@@ -132,7 +143,10 @@ def _datasets(trials: Sequence[Trial]) -> dict[tuple, Dataset | FinetuneError]:
 
 
 def _run(
-    trial: Trial, out: Path, data: Dataset | FinetuneError, worker: Worker
+    trial: Trial,
+    out: Path,
+    data: Dataset | FinetuneError,
+    run: Callable[[Trial, Path, Dataset], Outcome | None],
 ) -> Mapping[str, Any]:
     """The outcome of a trial: as its folder has it, if recipe and photos are the same, or run
     now.
@@ -150,7 +164,7 @@ def _run(
     if not is_same or (folder / "metrics.json").exists():  # of other photos, or damaged
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    outcome = worker.run(trial, folder, data)
+    outcome = run(trial, folder, data)
     return {"status": "done"} if outcome is None else _fail(folder, *outcome)
 
 

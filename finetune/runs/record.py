@@ -3,9 +3,11 @@
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +22,6 @@ from finetune.files import commit, commit_by_name, commit_csv, commit_json, comm
 from finetune.recipe.recipe import Recipe, reopen
 from finetune.runs import card, ledger
 from finetune.runs.folder import PHOTOS, RESULT, RunResult
-
-if TYPE_CHECKING:
-    import keras
 
 CHECKPOINT = "checkpoint.npz"
 HISTORY = (
@@ -99,11 +98,12 @@ def finish(
     out: Path,
     recipe: Recipe,
     dataset: Dataset,
-    model: "keras.Model",
+    save: Callable[[Path], object],
     history: Sequence[Mapping[str, Any]],
     probabilities: Mapping[str, np.ndarray],
     result: RunResult,
     explanations: Image.Image | None = None,
+    begun: float | None = None,
 ) -> RunResult:
     """Write a run folder.
 
@@ -111,18 +111,19 @@ def finish(
         out: the folder.
         recipe: fully resolved.
         dataset: the photos that were used.
-        model: takes raw uint8 photos.
+        save: writes the model, which takes raw uint8 photos, to a path.
         history: rows of ``fit``; empty if nothing was trained by epochs.
         probabilities: split -> (n, classes), in the order of its photos.
         result: of the run.
         explanations: a contact sheet, see ``evaluation.explained``.
+        begun: ``time.perf_counter()`` when the command began, for ``seconds["command"]``.
 
     Returns:
         ``result`` with the digests of the files.
     """
     size = 4 * result.parameters["total"]
     need_space(out, size + _SMALL_FILES)
-    commit_by_name(out / "model.keras", model.save, size)  # Keras writes in place and by name only
+    commit_by_name(out / "model.keras", save, size)  # Keras writes in place and by name only
     if dataset.excluded:
         excluded = pd.DataFrame(dataset.excluded, columns=["file", "reason"])
         _commit_csv(out / "excluded.csv", excluded)
@@ -141,6 +142,9 @@ def finish(
     commit_json(out / "environment.json", environment(recipe.seed))
     text = card.render(recipe, dataset, result.to_json(), out)
     commit_text(out / "README.md", text)
+    if begun is not None:
+        seconds = {**result.seconds, "command": round(time.perf_counter() - begun, 3)}
+        result = replace(result, seconds=seconds)
     written = result.write(out)
     ledger.record(result.split, [out], comparison=False)
     (out / CHECKPOINT).unlink(missing_ok=True)
