@@ -152,19 +152,30 @@ def _listed(found: Mapping[str, Any]) -> str:
     for entry in found["entries"]:
         fields, pixels = entry["fields"], entry["fields"]["pixels"]
         views = " augmented" if pixels["augment"] else ""
+        backbone = fields.get("backbone", "")  # photos have none
         lines.append(
-            f"{Path(entry['folder']).name[:12]}  {fields['backbone']:<12}{fields['cut']:<18}"
+            f"{Path(entry['folder']).name[:12]}  {backbone:<12}{fields['cut']:<18}"
             f"{pixels['size']:>4} px{views}  {entry['rows']:>7,} rows  {_mib(entry['bytes'])}  "
             f"{fields['dtype']}"
         )
-    total = sum(entry["bytes"] for entry in found["entries"])
+    for network in found["networks"]:
+        fields = network["fields"]
+        lines.append(
+            f"{Path(network['folder']).name[:12]}  {fields['backbone']:<12}"
+            f"{', '.join(network['cuts']):<18}{fields['image_size']:>4} px  trunk in "
+            f"{fields['precision']}  {_mib(network['bytes'])}"
+        )
+    total = sum(item["bytes"] for item in [*found["entries"], *found["networks"]])
     return "\n".join([*lines, f"{_mib(total)} in {found['cache']}"])
 
 
 def _verified(report: Mapping[str, Any]) -> str:
     lines = [f"damaged: {file}" for file in report["damaged"]]
     damaged = len(report["damaged"]) or "none"
-    lines += [f"shards: {report['shards']:,} ({_mib(report['bytes'])}), damaged: {damaged}"]
+    networks = f", networks: {report['networks']:,}" if report["networks"] else ""
+    lines += [
+        f"shards: {report['shards']:,}{networks} ({_mib(report['bytes'])}), damaged: {damaged}"
+    ]
     if report["orphans"]:
         lines += [
             f"files of interrupted writes: {report['orphans']:,} ({_mib(report['orphan_bytes'])}); "
@@ -176,9 +187,12 @@ def _verified(report: Mapping[str, Any]) -> str:
 def _damaged(report: Mapping[str, Any]) -> IntegrityError | None:
     if not report["damaged"]:
         return None
+    networks = report["networks"]
+    looked_at = count(report["shards"], "shard")
+    looked_at += f" and {count(networks, 'network')}" if networks else ""
     return IntegrityError(
-        f"{len(report['damaged'])} of {count(report['shards'], 'shard')} fail their checksum; they "
-        "were set aside, and the next run computes their photos anew. Bytes that change by "
+        f"{len(report['damaged'])} of {looked_at} fail their checksum; they were set aside, and "
+        "the next run computes them anew. Bytes that change by "
         "themselves speak of a failing disk or memory."
     )
 

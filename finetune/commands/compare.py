@@ -4,9 +4,10 @@ report.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,16 @@ from finetune.data import catalog
 from finetune.data.dataset import Dataset
 from finetune.errors import FinetuneError, UsageError
 from finetune.execution.foresight import needed
-from finetune.execution.local import Board, Worker
-from finetune.execution.sharing import in_order, settled, sharing, trial_row, trial_settings
+from finetune.execution.local import Board, Outcome, Worker
+from finetune.execution.sharing import (
+    cuts_together,
+    in_order,
+    pass_of,
+    settled,
+    sharing,
+    trial_row,
+    trial_settings,
+)
 from finetune.files import commit_json, locked
 from finetune.model.backbones import INPUT
 from finetune.progress import SILENT, Reporter
@@ -130,15 +139,17 @@ def compare_trials(
     with locked(out):
         datasets = _datasets(trials)
         board = Board(in_order(trials), reporter)
+        together = cuts_together(trials)
         with Worker() as worker, _parents(trials, out, reporter) as parents, board.shown():
             for trial in board.trials:
                 board.set(trial, "running")
                 parent = parents[trial.recipe.track].name
-                outcome = _run(trial, out, datasets[_data_key(trial)], worker, parent)
+                run = partial(worker.run, together=together[trial.name], parent=parent)
+                outcome = _run(trial, out, datasets[_data_key(trial)], run)
                 board.set(trial, outcome["status"])
         rows, results = _rows(trials, out)
         used = [entry for result in results if result for entry in result.entries.items()]
-        extractions = len({key for key, entry in used if entry["cut"] != INPUT})
+        extractions = len({pass_of(*entry) for entry in used if entry[1]["cut"] != INPUT})
         named = sorted({trial.recipe.data for trial in trials})
         roots = {
             data.digest: str(data.root)
@@ -186,7 +197,10 @@ def _datasets(trials: Sequence[Trial]) -> dict[tuple, Dataset | FinetuneError]:
 
 
 def _run(
-    trial: Trial, out: Path, data: Dataset | FinetuneError, worker: Worker, parent: str = ""
+    trial: Trial,
+    out: Path,
+    data: Dataset | FinetuneError,
+    run: Callable[[Trial, Path, Dataset], Outcome | None],
 ) -> Mapping[str, Any]:
     """The outcome of a trial: as its folder has it, if recipe and photos are the same, or run
     now.
@@ -205,7 +219,7 @@ def _run(
         with locked(folder):  # what is of other photos, or damaged; but not another process's
             shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    outcome = worker.run(trial, folder, data, parent)
+    outcome = run(trial, folder, data)
     return {"status": "done"} if outcome is None else _fail(folder, *outcome)
 
 

@@ -77,7 +77,7 @@ def run(
         load_keras()
         from finetune.execution.trial import run_trial
 
-        return run_trial(resolved, folder, reporter, started=started)
+        return run_trial(resolved, folder, reporter, started=started, for_use=True)
 
 
 def plan_run(

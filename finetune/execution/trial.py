@@ -4,6 +4,7 @@ TensorFlow.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import keras
 import numpy as np
 
 from finetune.activations.cache import ActivationCache
+from finetune.activations.engine import resolve_engine
 from finetune.activations.rows import close_shards
 from finetune.backend import peak_bytes, release_generators, reset_peak
 from finetune.data.audit import warnings_of
 from finetune.data.dataset import Dataset
 from finetune.data.overlap import overlap, overlap_warning
-from finetune.data.photos import read_photos
+from finetune.data.photos import Photo, read_photos
+from finetune.errors import IntegrityError
 from finetune.evaluation.caveats import caveats, unseen
 from finetune.evaluation.explained import explain_test
 from finetune.evaluation.fidelity import PHOTOS, fidelity
@@ -33,16 +36,19 @@ from finetune.execution.sharing import (
 from finetune.files import digest_of, locked
 from finetune.model.backbones import INPUT
 from finetune.model.describe import multiply_adds
+from finetune.model.heads import pool_maps
 from finetune.model.network import Network, audit
 from finetune.progress import SILENT, Reporter, count
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
 from finetune.runs import record
 from finetune.runs.folder import RunResult
+from finetune.runs.ir import write_int8, write_ir
 from finetune.training.fit import Batches, Settings, best_epoch, fit, read_views
 from finetune.training.linear_head import Linear, check_size, fit_linear, fits_memory
 from finetune.training.trackers import Tracker, log_epoch, numbers, tracked
 
+_CHECKED = 4  # photos that the network is compared on as OpenVINO and as Keras compute it
 _HEAD_SETTINGS = {  # with a hidden layer
     "epochs": 100,
     "patience": 5,
@@ -60,6 +66,7 @@ def run_trial(
     bench: Bench | None = None,
     started: float | None = None,
     parent: str = "",
+    for_use: bool = False,
 ) -> RunResult:
     """Train one recipe and write its run folder; a checkpoint in the folder is continued.
 
@@ -71,6 +78,8 @@ def run_trial(
         bench: what earlier trials of this process left.
         started: ``time.perf_counter()`` when the command began.
         parent: the tracker's run that this one is a child of, see ``training.trackers``.
+        for_use: also leave the network as OpenVINO IR, which `predict` opens without TensorFlow;
+            else that is done by the first `predict`.
 
     Raises:
         FinetuneError: see its subclasses; nothing half-made is left in ``out``.
@@ -81,7 +90,7 @@ def run_trial(
             locked(out),
             tracked(recipe.track, out.name, reporter.warn, recipe.model_dump(), parent) as tracker,
         ):
-            result = _run(recipe, out, reporter, dataset, bench, started, tracker)
+            result = _run(recipe, out, reporter, dataset, bench, started, tracker, for_use)
             tracker.finish(numbers(result.to_json()), out)
             return result
     except BaseException:
@@ -100,6 +109,7 @@ def _run(
     bench: Bench,
     started: float | None,
     tracker: Tracker,
+    for_use: bool,
 ) -> RunResult:
     begun = time.perf_counter()
     reset_peak()
@@ -137,14 +147,14 @@ def _run(
         "extract": extracted - begun,
         "train": trained - extracted,
         "total": finished - begun,
-        "command": finished - (started or begun),
     }
+    if for_use:
+        trial.write_ir()
     used = cache_entries(cache, rows)
     files = [photo.file for photo in dataset.split("test")]
     test = record.measured(dataset, "test", probabilities["test"])
     for caveat in caveats(test):
         warnings.add(caveat)
-    warnings.add(record.write_network(out, recipe, dataset, network.whole))
     result = RunResult(
         run=str(out),
         backbone=recipe.backbone,
@@ -179,7 +189,17 @@ def _run(
         excluded=len(dataset.excluded),
         fidelity=fidelity,
     )
-    return record.finish(out, recipe, dataset, network.whole, history, probabilities, result, sheet)
+    return record.finish(
+        out,
+        recipe,
+        dataset,
+        partial(network.save, only_classifier=trial.linear is not None and not for_use),
+        history,
+        probabilities,
+        result,
+        sheet,
+        started or begun,
+    )
 
 
 def try_trial(
@@ -381,26 +401,48 @@ class _Trial:
             return self.linear.probabilities(features)
         return self.network.tail.predict(self._batches(split), verbose=0)
 
+    def _exact(self, photos: Sequence[Photo]) -> np.ndarray:
+        """What the saved float32 model gives of a few photos; its trunk has not moved."""
+        rows = self.cache.exact(photos, self.recipe.cut)
+        if not self.linear:
+            return self.network.tail.predict(rows, self.recipe.batch_size, verbose=0)
+        above = self.cache.engine(self.recipe.cut, self.network.top, precision="float32")
+        maps = np.concatenate(list(above([rows])))
+        return self.linear.probabilities(pool_maps(maps, self.network.pool))
+
     def fidelity(self, probabilities: np.ndarray) -> dict[str, Any] | None:
         """How far the saved float32 model is from what was measured on a reduced trunk."""
         if self.network.precision == "float32" or self.recipe.cut == INPUT:
             return None
-        photos = self.dataset.split("validation")[:PHOTOS]
-        stream = read_photos(self.cache.pixels(0), photos)
-        arrays = np.stack([found for _, found in stream if not isinstance(found, str)])
-        exact = self.network.whole.predict(arrays, verbose=0)
-        found = fidelity(exact, probabilities[: len(arrays)])
+        exact = self._exact(self.dataset.split("validation")[:PHOTOS])
+        found = fidelity(exact, probabilities[: len(exact)])
         self.reporter.say(
-            f"fidelity audit: probabilities of {count(len(arrays), 'validation photo')} from the "
+            f"fidelity audit: probabilities of {count(len(exact), 'validation photo')} from the "
             f"saved float32 model differ by at most {found['max']:.2g}, {found['mean']:.2g} on "
             "average"
         )
         if found["changed"]:
             self.reporter.warn(
-                f"the saved float32 model decides {found['changed']} of {len(arrays)} validation "
+                f"the saved float32 model decides {found['changed']} of {len(exact)} validation "
                 f"photos otherwise than the run in {self.network.precision}."
             )
         return found
+
+    def write_ir(self) -> None:
+        """Leave the network in a form that predicts without TensorFlow, see ``runs.ir``."""
+        cut = self.recipe.cut
+        if self.out is None or resolve_engine(self.recipe.engine) != "openvino":
+            return
+        photos = self.dataset.split("validation")[:_CHECKED]
+        stream = read_photos(self.cache.pixels(0), photos)
+        arrays = np.stack([found for _, found in stream if not isinstance(found, str)])
+        trunk = None if cut == INPUT else self.cache.graph(cut, "float32")
+        try:
+            write_ir(self.network.whole, self.out, arrays, trunk, self.network.tail)
+        except IntegrityError as error:
+            self.warnings.add(str(error))
+        if self.network.precision == "int8" and cut != INPUT:
+            write_int8(self.cache.graph(cut, "int8"), self.network.tail, self.out)
 
     def _fit(
         self,
@@ -462,7 +504,8 @@ class _Trial:
         classes = self._class_weight()
         if weights is None or classes is None:
             return weights
-        return weights * np.float32([classes[label] for label in self.dataset.labels("train")])
+        of_class = np.array([classes[label] for label in self.dataset.labels("train")])
+        return (weights * of_class).astype(np.float32)
 
 
 class _Bar(keras.callbacks.Callback):
