@@ -12,7 +12,7 @@ from finetune.activations.store import entry_fields
 from finetune.data.catalog import NAMES
 from finetune.data.photos import Pixels
 from finetune.files import digest_of
-from finetune.model.backbones import INPUT, backbone, preprocessing_of
+from finetune.model.backbones import INPUT, NEEDS_FLOAT32, backbone, preprocessing_of
 from finetune.recipe.matrix import Trial
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
@@ -34,7 +34,9 @@ def settled(recipe: Recipe) -> Recipe:
     Raises:
         UsageError: the precision or the engine is not on this machine.
     """
-    changes = {"precision": resolve_precision(recipe.precision, recipe.engine)}
+    needs_float32 = recipe.precision == "auto" and recipe.backbone in NEEDS_FLOAT32
+    wanted = "float32" if needs_float32 else recipe.precision
+    changes = {"precision": resolve_precision(wanted, recipe.engine)}
     if recipe.data not in NAMES:
         changes["data"] = str(Path(recipe.data).expanduser().absolute())
     if Path(recipe.weights).expanduser().is_file():
