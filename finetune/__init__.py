@@ -9,9 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from finetune.commands.advise import advise as advise
     from finetune.commands.check import check as check
     from finetune.commands.compare import compare as compare
     from finetune.commands.compare import plan_compare as plan_compare
+    from finetune.commands.describe import describe as describe
     from finetune.commands.ensemble import ensemble as ensemble
     from finetune.commands.evaluate import evaluate as evaluate
     from finetune.commands.explain import explain as explain
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from finetune.commands.predict import predict as predict
     from finetune.commands.run import plan_run as plan_run
     from finetune.commands.run import run as run
+    from finetune.commands.tune import tune as tune
     from finetune.progress import Reporter as Reporter
     from finetune.runs.classifier import Classifier as Classifier
 
@@ -29,8 +32,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "Classifier": "runs.classifier",
     "Reporter": "progress",
+    "advise": "commands.advise",
     "check": "commands.check",
     "compare": "commands.compare",
+    "describe": "commands.describe",
     "ensemble": "commands.ensemble",
     "evaluate": "commands.evaluate",
     "explain": "commands.explain",
@@ -40,6 +45,7 @@ _HOMES = {
     "plan_run": "commands.run",
     "predict": "commands.predict",
     "run": "commands.run",
+    "tune": "commands.tune",
 }
 __all__ = sorted(_HOMES)
 

@@ -3,28 +3,26 @@ and its memory.
 """
 
 import ctypes
+import functools
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 
 
-def load_keras(verbose: bool = False) -> None:
-    """Import Keras and TensorFlow quietly; their own messages are for -v.
+def load_keras() -> None:
+    """Import Keras and TensorFlow quietly, unless TF_CPP_MIN_LOG_LEVEL is 0, which -v sets.
 
-    TensorFlow's C++ side writes to file descriptor 2 before it reads TF_CPP_MIN_LOG_LEVEL, so that
-    is turned away while it loads. A failing import still raises.
+    TensorFlow's C++ side writes to file descriptor 2 before it reads that variable, so the
+    descriptor is turned away while it loads. A failing import still raises.
     """
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    if verbose:
+    loud = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0"
+    with nullcontext() if loud or "tensorflow" in sys.modules else stderr_to_nowhere():
         import keras
-    else:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        with stderr_to_nowhere():
-            import keras
-            import tensorflow  # noqa: F401
+        import tensorflow  # noqa: F401
     keras.utils.disable_interactive_logging()  # progress bars go to stdout, which belongs to data
 
 
@@ -42,6 +40,18 @@ def load_openvino() -> ModuleType:
     return openvino
 
 
+def release_generators() -> None:
+    """Free what fed the trainings that are over.
+
+    Keras feeds TensorFlow by ``Dataset.from_generator``, whose Python functions the outermost graph
+    keeps as long as the process lives (``script_ops._internal_py_func``), and with them all that
+    they refer to: photos, rows, networks, threads.
+    """
+    import tensorflow as tf
+
+    getattr(tf.compat.v1.get_default_graph(), "_py_funcs_used_in_graph", []).clear()
+
+
 @contextmanager
 def stderr_to_nowhere() -> Iterator[None]:
     """Turn file descriptor 2 away: C++ libraries write to it without asking."""
@@ -57,11 +67,14 @@ def stderr_to_nowhere() -> Iterator[None]:
         os.close(nowhere)
 
 
+@functools.cache
 def has_gpu() -> bool:
-    """Whether TensorFlow sees a GPU; imports TensorFlow."""
+    """Whether TensorFlow sees a GPU; imports TensorFlow. CUDA complains where there is none."""
+    load_keras()
     import tensorflow as tf
 
-    return bool(tf.config.list_physical_devices("GPU"))
+    with stderr_to_nowhere():
+        return bool(tf.config.list_physical_devices("GPU"))
 
 
 def gpu_has_bfloat16() -> bool:

@@ -22,6 +22,7 @@ from finetune.errors import BusyError
 if TYPE_CHECKING:
     import pandas as pd
 
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _TEMPORARY = ".*.tmp"  # files and folders of a commit that is under way, or was killed
@@ -48,19 +49,22 @@ def commit(path: Path, write: Callable[[BinaryIO], object], size: int = 0) -> No
         BusyError: the disk is full. OSError: the directory cannot be written.
         In both cases the old file is untouched.
     """
-    make_folder(path.parent)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file, _space_reported(path, size):
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes files for their owner alone
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    _sync_directory(path.parent)
+    with _space_reported(path, size):
+        make_folder(path.parent)
+        handle, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
+        )
+        try:
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes files for their owner alone
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        _sync_directory(path.parent)
 
 
 def commit_by_name(path: Path, write: Callable[[Path], object], size: int = 0) -> None:
@@ -71,19 +75,17 @@ def commit_by_name(path: Path, write: Callable[[Path], object], size: int = 0) -
         write: is called with a path of the same name in a directory of its own beside it.
         size: as for ``commit``.
     """
-    make_folder(path.parent)
-    with (
-        tempfile.TemporaryDirectory(
+    with _space_reported(path, size):
+        make_folder(path.parent)
+        with tempfile.TemporaryDirectory(
             dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
-        ) as folder,
-        _space_reported(path, size),
-    ):
-        temporary = Path(folder, path.name)
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    _sync_directory(path.parent)
+        ) as folder:
+            temporary = Path(folder, path.name)
+            write(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        _sync_directory(path.parent)
 
 
 def commit_folder(folder: Path, write: Callable[[Path], object]) -> None:
@@ -102,6 +104,7 @@ def commit_folder(folder: Path, write: Callable[[Path], object]) -> None:
     try:
         new.mkdir()
         write(new)
+        _sync_below(new)
         if folder.exists():
             os.replace(folder, old)
         os.replace(new, folder)
@@ -124,10 +127,14 @@ def commit_json(path: Path, value: Any) -> None:
 
 def commit_csv(path: Path, table: "pd.DataFrame") -> None:
     """Commit a table as CSV in which no text, not even a column's name, is a formula."""
-    safe = table.rename(columns=as_text).map(
-        lambda cell: as_text(cell) if isinstance(cell, str) else cell
-    )
+    safe = table.rename(columns=as_text).apply(_as_texts)
     commit(path, lambda file: safe.to_csv(file, index=False))
+
+
+def _as_texts(column: "pd.Series") -> "pd.Series":
+    if column.dtype.kind in "biuf":  # numbers keep their type, and so their digits
+        return column
+    return column.map(lambda cell: as_text(cell) if isinstance(cell, str) else cell)
 
 
 _FORMULA = tuple("=+-@\t\r\n")  # OWASP, "CSV Injection": spreadsheets compute cells that begin so
@@ -156,7 +163,9 @@ def locked(folder: Path) -> Iterator[None]:
     make_folder(folder)
     lock = folder / ".lock"
     try:
-        with FileLock(lock).acquire(timeout=0):
+        with _space_reported(lock, 0):
+            held = FileLock(lock).acquire(timeout=0)
+        with held:
             sweep(folder)
             yield
     except Timeout as error:
@@ -211,10 +220,11 @@ def need_space(path: Path, size: int) -> None:
 
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents, durably: each new entry is synced in the folder above it."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for made in reversed(missing):
-        _sync_directory(made.parent)
+    with _space_reported(folder, 0):
+        missing = [place for place in (folder, *folder.parents) if not place.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for made in reversed(missing):
+            _sync_directory(made.parent)
 
 
 @contextmanager
@@ -239,6 +249,15 @@ def _sync_directory(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _sync_below(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_dir():
+            _sync_directory(path)
+        else:
+            with path.open("rb+") as file:  # Windows syncs only what may be written
+                os.fsync(file.fileno())
 
 
 def _read_umask() -> int:

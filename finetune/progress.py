@@ -23,6 +23,13 @@ def _plural(noun: str) -> str:
     return f"{noun}es" if noun.endswith(("s", "ch")) else f"{noun}s"
 
 
+def visible(text: str) -> str:
+    """Text for a terminal or a log: what does not print (control sequences, bytes of a file name
+    that are no UTF-8) as Python escapes it; line ends stay.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 class Reporter:
     """Talks to stderr; stdout belongs to data. NO_COLOR and pipes are honoured by rich.
 
@@ -46,11 +53,11 @@ class Reporter:
     def say(self, text: str) -> None:
         """One line of progress."""
         if not self._quiet:
-            self.console.print(escape(text))
+            self.console.print(escape(visible(text)))
 
     def warn(self, text: str) -> None:
         """One line that must not be missed."""
-        self.console.print(f"[yellow]warning:[/] {escape(text)}")
+        self.console.print(f"[yellow]warning:[/] {escape(visible(text))}")
 
     @contextmanager
     def stage(self, name: str, total: int, noun: str = "photo") -> Iterator[Callable[[int], None]]:

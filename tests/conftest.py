@@ -2,11 +2,15 @@
 without them tests skip.
 """
 
+import io
 import os
+import shutil
 import subprocess
 import sys
 import zlib
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -70,6 +74,32 @@ def photos(tmp_path) -> Path:
     return tmp_path / "photos"
 
 
+def finetune_here(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
+    """Run the command line in this process, which has paid for TensorFlow already.
+
+    What libraries write to the descriptors themselves is not caught: see ``finetune``.
+    """
+    from finetune.cli import app
+
+    command = ["finetune", *map(str, arguments)]
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8", newline="", write_through=True)
+    err = io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", command),
+        mock.patch.object(app, "_watch_signals"),
+        mock.patch.dict(os.environ, environment),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            app.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+    text = out.buffer.getvalue().decode()
+    return subprocess.CompletedProcess(command, code, text, err.getvalue())
+
+
 def finetune(
     *arguments: object, timeout: float = 300, **environment: str
 ) -> subprocess.CompletedProcess:
@@ -82,3 +112,37 @@ def finetune(
         env={**os.environ, **environment},
         check=False,
     )
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Headless Chromium, driven over its own chromedriver; nothing is downloaded."""
+    chromium = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
+    driver = shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip(
+            "needs Chromium and chromedriver (Debian: apt-get install chromium chromium-driver)"
+        )
+    webdriver = pytest.importorskip(
+        "selenium.webdriver", reason="needs selenium (pip install selenium)"
+    )
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    flags = (
+        "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    )
+    for flag in (
+        *flags.split(),
+        "disable-component-update",
+        "disable-sync",
+        "disable-dev-shm-usage",
+    ):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as chrome:
+        yield chrome

@@ -1,9 +1,15 @@
 """The commit protocol: the old file or the new one, never a part."""
 
+import errno
 import json
 import os
+import re
 import stat
+import sys
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from finetune import files
@@ -39,6 +45,20 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, how, wri
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
+@pytest.mark.parametrize("call", [1, 2, 3])  # of the new folder's entry, the file, the folder
+def test_every_sync_that_finds_a_full_disk_names_the_path(tmp_path, monkeypatch, call):
+    calls = []
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) == call:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(BusyError, match=re.escape(str(tmp_path / "new"))):
+        commit_text(tmp_path / "new" / "a.txt", "text")
+
+
 def test_the_file_is_synced_before_it_is_renamed_and_the_folder_after(tmp_path, monkeypatch):
     order = []
     fsync, replace = os.fsync, os.replace
@@ -56,6 +76,26 @@ def test_the_file_is_synced_before_it_is_renamed_and_the_folder_after(tmp_path, 
     assert order == ["file", "rename", "folder"]
     assert (tmp_path / "new" / "a.txt").read_text() == "by name"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc names what is synced")
+def test_all_of_a_folder_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
+    synced = []
+    fsync = os.fsync
+
+    def noted(handle):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        fsync(handle)
+
+    def write(folder):
+        (folder / "a").mkdir()
+        (folder / "a" / "1.png").write_bytes(b"photo")
+
+    monkeypatch.setattr(files.os, "fsync", noted)
+    files.commit_folder(tmp_path / "set", write)
+    assert (tmp_path / "set" / "a" / "1.png").read_bytes() == b"photo"
+    assert {"1.png", "a"} < set(synced)
+    assert synced[-1] == tmp_path.name, "the rename comes after"
 
 
 def test_modes_follow_the_umask_and_json_refuses_nan(tmp_path):
@@ -117,3 +157,12 @@ def test_space_is_asked_for_before_work_begins(tmp_path):
 def test_a_digest_is_of_the_value_and_not_of_its_text():
     assert digest_of({"a": 1, "b": [0.1]}) == digest_of({"b": [0.1], "a": 1})
     assert digest_of({"a": 1}) != digest_of({"a": 2})
+
+
+def test_a_table_keeps_its_digits_and_holds_no_formula(tmp_path):
+    table = pd.DataFrame({"=file": ["=1+1", "'quoted", "plain"], "p": np.float32([0.1, 0.2, 1])})
+    files.commit_csv(tmp_path / "a.csv", table)
+    text = (tmp_path / "a.csv").read_text()
+    assert text == "'=file,p\n'=1+1,0.1\n''quoted,0.2\nplain,1.0\n"
+    files.commit_csv(tmp_path / "empty.csv", table[:0])
+    assert (tmp_path / "empty.csv").read_text() == "'=file,p\n"

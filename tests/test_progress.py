@@ -1,6 +1,7 @@
 """What a person reads on stderr."""
 
 import io
+import os
 
 from finetune.progress import SILENT, Reporter, count
 
@@ -19,3 +20,11 @@ def test_the_epoch_before_training_is_called_so_and_silence_is_silent(capsys):
     SILENT.warn("nothing")
     SILENT.epoch(row)
     assert capsys.readouterr().err == ""
+
+
+def test_what_is_reported_cannot_steer_a_terminal_or_break_a_log(tmp_path):
+    name = b"caf\xe9\x1b]0;title\x07 \xe2\x80\xae.jpg"
+    with (tmp_path / "log.txt").open("w", encoding="utf-8") as log:
+        Reporter(file=log).warn(os.fsdecode(name) + "\nnext line")
+    expected = "warning: caf\\udce9\\x1b]0;title\\x07 \\u202e.jpg\nnext line\n"
+    assert (tmp_path / "log.txt").read_text("utf-8") == expected

@@ -43,6 +43,7 @@ LAYERS = (
     "training",
     "evaluation",
     "runs",
+    "serving",
     "report",
     "execution",
     "commands",
@@ -165,12 +166,14 @@ def test_what_is_needed_by_an_extra_alone_is_imported_where_it_is_used():
     """The base install lacks these: a module that imports one at its top cannot be imported."""
     optional = {
         "onnx",
+        "safetensors",
         "onnxruntime",
         "tf2onnx",
         "ai_edge_litert",
         "pyarrow",
         "tensorboard",
         "yaml",
+        "optuna",
     }
     found = [
         f"{module} imports {name}"
@@ -234,7 +237,7 @@ def test_every_public_name_has_a_docstring():
 def test_the_tables_are_offered_in_recipes_and_on_the_command_line():
     from finetune.cli.options import OPTIONS
     from finetune.model.backbones import known_backbones
-    from finetune.recipe.recipe import Head, Recipe
+    from finetune.recipe.recipe import Head, Recipe, schema
     from finetune.recipe.strategies import STRATEGIES
 
     # Read from the source: importing the table of heads would import Keras.
@@ -243,9 +246,10 @@ def test_the_tables_are_offered_in_recipes_and_on_the_command_line():
         for node in TREES["finetune.model.heads"].body
         if isinstance(node, ast.Assign) and node.targets[0].id == "HEADS"
     )
-    tables = {"backbone": list(known_backbones()), "strategy": list(STRATEGIES), "pool": heads}
+    tables = {"strategy": list(STRATEGIES), "pool": heads}
     fields = {**Recipe.model_fields, **Head.model_fields}
     assert {key: list(get_args(fields[key].annotation)) for key in tables} == tables
+    assert schema()["properties"]["backbone"]["enum"] == list(known_backbones())
     assert OPTIONS["strategy"].choices == tuple(STRATEGIES)
     assert list(OPTIONS["head"].choices) == heads
 

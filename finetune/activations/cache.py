@@ -8,9 +8,9 @@ import numpy as np
 
 from finetune.activations.engine import Engine
 from finetune.activations.extract import Bad, extract
-from finetune.activations.store import Rows, Store, entry_fields, row_name
+from finetune.activations.store import Rows, Store, row_name
 from finetune.activations.trunk import Kept, Trunk
-from finetune.data.photos import Item, Photo, Pixels, chunks, read_photos, through
+from finetune.data.photos import Photo, Pixels, chunks, read_photos, through
 from finetune.errors import DataError
 from finetune.files import cache_dir, commit_text, digest_of
 from finetune.model.backbones import INPUT
@@ -97,9 +97,7 @@ class ActivationCache:
             self._entries.clear()  # those of a trunk that was still to be made
             self._is_calibrated = True
         if key not in self._entries:
-            precision = self.trunk.precision_key(cut)
-            weights = self.network.loaded.digest
-            fields = entry_fields(self._backbone, weights, cut, precision, self.pixels(view))
+            fields = self.trunk.fields(cut, self.trunk.precision_key(cut), self.pixels(view))
             self._entries[key] = open_entry(fields, "uint8" if cut == INPUT else self._dtype)
         return self._entries[key]
 
@@ -176,12 +174,12 @@ class ActivationCache:
 
     def _read(
         self, photos: Sequence[Photo], source: str, view: int
-    ) -> Iterator[tuple[Item, np.ndarray | str]]:
+    ) -> Iterator[tuple[Photo, np.ndarray | str]]:
         if source == INPUT:
             keys = [f"stored/{photo.sha256}/{view}" if view else None for photo in photos]
-            return read_photos(self.pixels(view), list[Item](photos), keys)
+            return read_photos(self.pixels(view), photos, keys)
         batches = self.entry(source, view).rows(_names(photos, view)).batches(_CHUNK)
-        return zip(list[Item](photos), chain.from_iterable(batches), strict=True)
+        return zip(photos, chain.from_iterable(batches), strict=True)
 
     def _tuples(self, source: str, cuts: tuple[str, ...]) -> Engine:
         """An engine whose rows are tuples, one value for each cut."""

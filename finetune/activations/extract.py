@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from finetune.activations.engine import Engine
 from finetune.activations.store import Store, row_name
-from finetune.data.photos import Item, Photo, through
+from finetune.data.photos import Photo, through
 from finetune.errors import DataError, IntegrityError
 from finetune.files import READ_ONLY, make_folder, need_space, sweep
 from finetune.progress import Reporter, count
@@ -31,7 +31,7 @@ class Extracted(NamedTuple):
 
 
 # photos -> what the engine takes of each, or why there is nothing
-Read = Callable[[Sequence[Photo]], Iterator[tuple[Item, np.ndarray | str]]]
+Read = Callable[[Sequence[Photo]], Iterator[tuple[Photo, np.ndarray | str]]]
 
 
 def extract(
@@ -133,7 +133,7 @@ def _acquired(lock: FileLock) -> bool:
 
 def _fill(
     stores: Sequence[Store],
-    stream: Iterator[tuple[Item, Any]],
+    stream: Iterator[tuple[Photo, Any]],
     view: int,
     advance: Callable[[int], None],
     reporter: Reporter,

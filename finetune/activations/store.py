@@ -27,12 +27,18 @@ from finetune.data.photos import Pixels
 from finetune.files import READ_ONLY, commit, commit_json, digest_of, sha256_of
 from finetune.model.backbones import INPUT
 from finetune.model.backbones import backbone as row_of
+from finetune.model.preprocessing import Preprocessing
 
 FORMAT_VERSION = 2
 
 
 def entry_fields(
-    backbone: str, weights: str, cut: str, precision: str, pixels: Pixels
+    backbone: str,
+    weights: str,
+    cut: str,
+    precision: str,
+    pixels: Pixels,
+    preprocessing: Preprocessing | None = None,
 ) -> dict[str, Any]:
     """What the activations of a photo are a function of: the fields of a cache entry's key.
 
@@ -42,17 +48,18 @@ def entry_fields(
         cut: name of the cut; photos themselves depend on nothing but ``pixels``.
         precision: what the trunk computes in; an int8 trunk adds its digest.
         pixels: how photos are loaded.
+        preprocessing: in front of the backbone; None is its own.
     """
     if cut == INPUT:
         return {"cut": INPUT, "pixels": pixels.fields()}
-    preprocessing = vars(row_of(backbone).preprocessing)
+    preprocessing = preprocessing or row_of(backbone).preprocessing
     return {
         "backbone": backbone,
         "weights": weights,
         "cut": cut,
         "precision": precision,
         "preprocessing": {
-            name: np.atleast_1d(value).tolist() for name, value in preprocessing.items()
+            name: np.atleast_1d(value).tolist() for name, value in vars(preprocessing).items()
         },
         "pixels": pixels.fields(),
     }

@@ -17,7 +17,7 @@ from finetune.activations.engine import (
 )
 from finetune.activations.store import entry_fields
 from finetune.data.photos import Photo, Pixels, chunks, read_photos
-from finetune.files import cache_dir
+from finetune.files import cache_dir, digest_of
 from finetune.model.backbones import INPUT
 from finetune.model.cut import find_cut
 from finetune.model.ir import Artefact, converted
@@ -88,8 +88,7 @@ class Trunk:
             precision: in place of the network's.
         """
         precision = precision or self._network.precision
-        trunk = (self._backbone, self._network.loaded.digest, self._pixels.size, self._engine)
-        key = (*trunk, source, targets, precision)
+        key = (digest_of(self._fields()), self._engine, source, targets, precision)
         if key not in self._kept.engines:
             if len(self._kept.engines) >= _ENGINES:
                 self._kept.engines.clear()
@@ -146,8 +145,13 @@ class Trunk:
         outputs = [find_cut(self._network.whole, name) for name in cuts]
         return keras.Model(self._network.whole.input, outputs)
 
+    def fields(self, cut: str, precision: str, pixels: Pixels) -> dict[str, Any]:
+        """Those of the cache entry of a cut, see ``entry_fields``."""
+        network = self._network
+        weights = network.loaded.digest
+        return entry_fields(self._backbone, weights, cut, precision, pixels, network.preprocessing)
+
     def _fields(self) -> dict[str, Any]:
-        weights = self._network.loaded.digest
-        plain = entry_fields(self._backbone, weights, "", "float32", self._pixels)
+        plain = self.fields("", "float32", self._pixels)
         kept = ("backbone", "weights", "preprocessing")
         return {name: plain[name] for name in kept} | {"image_size": self._pixels.size}

@@ -115,7 +115,8 @@ def _watch_signals() -> None:
     def terminated(*_: Any) -> None:
         raise Terminated
 
-    def count_signals() -> None:
+    def count_signals(reader: socket.socket, writer: socket.socket) -> None:
+        # The writer is held as long as signals may come: else its descriptor is another file's.
         seen = 0
         while received := reader.recv(1):
             seen += received[0] in (signal.SIGINT, signal.SIGTERM)
@@ -126,7 +127,7 @@ def _watch_signals() -> None:
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=count_signals, daemon=True).start()
+    threading.Thread(target=count_signals, args=(reader, writer), daemon=True).start()
 
 
 def _explained(error: Exception) -> FinetuneError:

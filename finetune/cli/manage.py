@@ -1,16 +1,23 @@
 """`finetune check`, `data`, `cache`, `backbones`, `strategies`, `recipe schema` for a person."""
 
 import json
+import shutil
+import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune.cli.options import verb
+from finetune.commands.advise import advise
 from finetune.commands.cache import gc, ls, verify
 from finetune.commands.check import check
 from finetune.commands.data import data
+from finetune.commands.describe import describe
+from finetune.commands.describe import table as described
 from finetune.commands.lists import backbones, schema, strategies
 from finetune.errors import DataError, IntegrityError
+from finetune.model.backbones import BACKBONES, CONTROLS
 from finetune.progress import count
 
 _LISTED = 5  # files of each kind, or classes, that are named; --json names them all
@@ -37,10 +44,32 @@ def _checked(report: Mapping[str, Any]) -> str:
             *_files(
                 "look alike, in two splits (a hint: look at them)", report["near_duplicates"], " ~ "
             ),
+            *_files("look alike, in one split (a burst?)", report["bursts"], " ~ "),
+            *_proposal(report),
+            f"always naming the largest class: test accuracy "
+            f"{100 * report['majority_baseline']:.1f} %, balanced accuracy "
+            f"{100 / len(report['classes']):.1f} %",
             f"{count(test['photos'], 'test photo')} tell an accuracy of 90 % to about "
             f"± {100 * test['half_width']:.1f} points (95 % interval)",
+            *(f"warning: {text}" for text in report["warnings"]),
         ]
     )
+
+
+def _proposal(report: Mapping[str, Any]) -> list[str]:
+    """How photos that look alike are kept together."""
+    number = len(report["groups_proposed"])
+    if not number:
+        return []
+    rule = report["groups_rule"]
+    how = (
+        f"--set 'groups={rule}' in `finetune run`, or groups: '{rule}' in a recipe, keeps each in "
+        "one split"
+        if rule
+        else "if their names or folders tell what belongs together, a recipe's `groups` keeps each "
+        "in one split"
+    )
+    return [f"{count(number, 'group')} of photos that look alike may not be independent: {how}"]
 
 
 def _reason(bad: Mapping[str, str]) -> str:
@@ -80,6 +109,37 @@ def _not_ready(report: Mapping[str, Any]) -> DataError | None:
         f"{count(len(report['leaks']), 'group')} of identical photos stand in more than one split "
         "or class; mend or remove them before you train."
     )
+
+
+def _advised(result: Mapping[str, Any]) -> str:
+    advice = result["recommendation"]
+    probes = [
+        f"  {row['backbone']} at {row['cut']}: linear probe {_share(row['linear_probe'])}, nearest "
+        f"neighbours {_share(row['nearest_neighbour'])}, LogME {row['log_me']:.3f}, H-score "
+        f"{row['h_score']:.3f}"
+        for row in result["scores"]
+    ]
+    steps = [
+        f"  {point['photos']:,} photos: {_share(point)}{', extrapolated' * point['extrapolated']}"
+        for point in result["learning_curve"]
+    ]
+    doubted = Counter(row["kind"] for row in result["suspects"])
+    listed = ", ".join(f"{number:,} {kind}" for kind, number in doubted.items())
+    lines = [
+        _wrapped(f"{advice['strategy']} on {advice['backbone']}. {advice['why']}"),
+        f"stored features of {count(result['photos'], 'photo')}, by cross-validation:",
+        *probes,
+        "learning curve of the linear probe:",
+        *steps,
+        f"photos to look at: {listed or 'none'}",
+        result["page"],
+    ]
+    return "\n".join(lines)
+
+
+def _share(found: Mapping[str, Any]) -> str:
+    low, high = (100 * share for share in found["interval"])
+    return f"{100 * found['accuracy']:.1f} % ({low:.1f} to {high:.1f})"
 
 
 def _data(result: Mapping[str, Any]) -> str:
@@ -148,12 +208,26 @@ def _removed(result: Mapping[str, Any]) -> str:
 
 
 def _backbones(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    return "\n".join(
+    core = "\n".join(
         f"{name}: {row['parameters']:,} parameters\n"
         f"  cuts, from the photo upwards: photo, {', '.join(row['cuts'])}\n"
         f"  weights: {row['weights']}\n  licence: {row['licence']}\n  {row['citation']}"
         for name, row in rows.items()
+        if name in BACKBONES
     )
+    others = [name for name in rows if name not in {**BACKBONES, **CONTROLS}]
+    return "\n".join(
+        [
+            core,
+            _wrapped(f"from scratch, with --weights random: {', '.join(CONTROLS)}"),
+            _wrapped(f"of keras.applications: {', '.join(others)}"),
+            _wrapped("`finetune describe NAME` shows any of them; --json has all rows in full"),
+        ]
+    )
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, shutil.get_terminal_size().columns, subsequent_indent="  ")
 
 
 def _strategies(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -174,7 +248,9 @@ def _mib(size: int) -> str:
 
 VERBS = {
     "check": verb(check, _checked, "finetune check photos", failure=_not_ready),
+    "advise": verb(advise, _advised, "finetune advise photos --backbone vgg16"),
     "data": verb(data, _data, "finetune data sketches"),
+    "describe": verb(describe, described, "finetune describe vgg16 --svg vgg16.svg"),
     "backbones": verb(backbones, _backbones, "finetune backbones --json"),
     "strategies": verb(strategies, _strategies, "finetune strategies"),
 }

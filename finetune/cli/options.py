@@ -13,7 +13,7 @@ import typer
 
 from finetune.errors import FinetuneError
 from finetune.model.formats import FORMATS
-from finetune.progress import Reporter
+from finetune.progress import Reporter, visible
 from finetune.recipe.strategies import POOLINGS, STRATEGIES
 
 settings = {"quiet": False, "verbose": False}  # of this process, set by `-q` and `-v`
@@ -56,8 +56,8 @@ OPTIONS = {
     "photos": Option("Photos, and folders of photos.", metavar="PHOTO|DIR...", type=list[Path]),
     "compare photos": Option("Show photos in the report, or only their names.", type=bool),
     "data": Option(
-        "Class folders, a CSV or Parquet table of photos, or cats-and-dogs-small, sketches, "
-        "digits.",
+        "Class folders, a CSV or Parquet table of photos, or cats-and-dogs-small, "
+        "clothing-small, sketches, digits.",
         metavar="DATA",
         type=str,
     ),
@@ -68,9 +68,34 @@ OPTIONS = {
         "imagenet, random or a weight file. Default: imagenet.", metavar="NAME|FILE", type=str
     ),
     "image_size": Option("Side of the photos in pixels. Default: 224.", metavar="PIXELS"),
+    "describe backbone": Option("One of `finetune backbones`.", metavar="BACKBONE"),
+    "advise backbone": Option(
+        "One of `finetune backbones`, any number of times. Default: vgg16.",
+        metavar="NAME",
+        type=list[str],
+    ),
+    "blocks": Option("Score the cuts below so many top blocks, too.", metavar="N", least=0),
+    "describe image_size": Option("Side of the photos in pixels.", metavar="PIXELS", least=28),
+    "alpha": Option("Width multiplier, for backbones that have one.", metavar="SHARE"),
+    "describe layers": Option("Layer by layer."),
+    "describe top": Option("With the classifier of ImageNet's 1,000 classes."),
+    "svg": Option("Write a picture of the graph with its cuts.", metavar="FILE", type=Path),
     "epochs": Option("Epochs at most. Default: the strategy's.", metavar="N"),
     "seed": Option("Of everything that is drawn. Default: 0.", metavar="N"),
     "precision": Option("Of the network's arithmetic. Default: auto.", choices=PRECISIONS),
+    "groups": Option(
+        "What in a file's path names the photos that belong together: folder:N, or a regular "
+        "expression with a group; as `groups` in a recipe.",
+        metavar="RULE",
+    ),
+    "margin": Option(
+        "Differences of accuracy within so many points do not matter. Default: the recipes', 1.",
+        metavar="POINTS",
+    ),
+    "track": Option(
+        "Write epochs, figures and files to this tracker, too. Default: none.",
+        choices=("none", "mlflow", "wandb", "tensorboard"),
+    ),
     "min_per_class": Option(
         "Leave out classes of fewer photos. Default: 1, none.", metavar="N", least=1
     ),
@@ -88,6 +113,12 @@ OPTIONS = {
         "Write to this file, whole or not at all, in the format of its suffix.",
         metavar="FILE",
         type=Path,
+    ),
+    "tune recipe": Option("A recipe in YAML, with a search.", metavar="RECIPE", type=Path),
+    "trials": Option("How many settings to try.", metavar="N", least=1),
+    "timeout": Option("Begin no trial after so many minutes.", metavar="MIN", least=0),
+    "tune out": Option(
+        "Its folder; the same command again goes on with it.", metavar="DIR", type=Path
     ),
     "resume": Option("Go on with the run in this folder.", metavar="RUN", type=Path),
     "cut": Option("Name of the cut. Default: above the last block.", metavar="NAME"),
@@ -116,8 +147,16 @@ OPTIONS = {
         "Channels of feature maps at most, the most active ones.", metavar="N", least=1
     ),
     "size": Option("Side of the photos in pixels.", metavar="PIXELS", least=32, most=1024),
-    "name": Option("cats-and-dogs-small, sketches or digits.", metavar="NAME"),
-    "source": Option("A local copy: Kaggle's train/ folder or zip.", "--from", "PATH", type=Path),
+    "name": Option("cats-and-dogs-small, clothing-small, sketches or digits.", metavar="NAME"),
+    "source": Option(
+        "A local copy: Kaggle's train/ folder or zip; the folder of clothing-small.",
+        "--from",
+        "PATH",
+        type=Path,
+    ),
+    "serve model": Option("The folder of a finished run.", metavar="RUN", type=Path),
+    "host": Option("The address to listen on; 0.0.0.0 is all.", metavar="ADDRESS"),
+    "port": Option("0 is any free one.", metavar="N", least=0, most=65535),
     "older_than": Option("Days that an entry was not used.", metavar="DAYS", least=0),
     "dry_run": Option("Print what would be done and do nothing."),
 }
@@ -155,7 +194,8 @@ def verb(
         result = _called(chosen, given)
         shown = plan_text if chosen is plan and plan_text else text
         print_json(result) if as_json else print(shown(as_dict(result)))
-        if error := failure(as_dict(result)):
+        error = failure(as_dict(result)) if chosen is command else None
+        if error:
             raise error
 
     extra = {"dry_run": False} if plan and "dry_run" not in inspected else {}
@@ -263,7 +303,7 @@ def reporter() -> Reporter:
 
 def say(text: str) -> None:
     """One line on stderr."""
-    print(text, file=sys.stderr)
+    print(visible(text), file=sys.stderr)
 
 
 def as_dict(result: Any) -> Any:

@@ -1,7 +1,7 @@
-"""`finetune run`, `compare`, `extract-features`, `ensemble`: their results for a person."""
+"""`finetune run`, `compare`, `tune`, `extract-features`, `ensemble`: their results for a person."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from finetune.commands.compare import compare, plan_compare
 from finetune.commands.ensemble import ensemble
 from finetune.commands.extract_features import extract_features
 from finetune.commands.run import plan_run, run
+from finetune.commands.tune import tune
 from finetune.errors import SomeCellsFailed
 from finetune.progress import count
 
@@ -93,8 +94,29 @@ def _compare_plan(plan: Mapping[str, Any]) -> str:
             f"{count(len(plan['cells']), 'trial')}, {count(plan['extractions'], 'extraction')} "
             f"({plan['extractions_saved']} saved by sharing), {_mib(plan['bytes_to_store'])} to "
             f"store, {_estimate(plan)}",
+            *_needed(plan["needed"]),
         ]
     )
+
+
+def _needed(needed: Mapping[str, Any]) -> Iterator[str]:
+    """What it takes to find a true gap between two recipes."""
+    if needed["recipes"] < 2 or not needed["photos"]:
+        return
+    pair = needed["share_of"]
+    why = f"as {pair[0]} and {pair[1]} did" if pair else "an assumption: nothing was measured yet"
+    noise = f", with {100 * needed['seed_sd']:.2f} points (sd) between seeds"
+    yield (
+        f"a true gap is found four times in five ({count(needed['photos'], 'test photo')}, "
+        f"{count(needed['recipes'], 'recipe')}, {count(needed['seeds'], 'seed')} each; if two "
+        f"differ on {_percent(needed['share'])} of the photos, {why}"
+        f"{noise if needed['seed_sd'] else ''}) with:"
+    )
+    for row in needed["gaps"]:
+        photos, seeds = row["photos"], row["seeds"]
+        more = "more photos alone do not" if photos is None else f"{photos:,} test photos"
+        again = "more seeds alone do not" if seeds is None else count(seeds, "seed")
+        yield f"  {row['gap']:g} point{'s' if row['gap'] != 1 else ''}: {more}, or {again}"
 
 
 def _trial_plan(row: Mapping[str, Any]) -> str:
@@ -112,6 +134,27 @@ def _some_failed(result: Mapping[str, Any]) -> SomeCellsFailed | None:
     return SomeCellsFailed(
         f"{len(failed)} of {count(len(cells), 'trial')} have no result: {names}; the report says "
         "why."
+    )
+
+
+def _tune(result: Mapping[str, Any]) -> str:
+    test, expected = result["test"], result["expected"]
+    low, high = test["accuracy_interval"]
+    best = ", ".join(f"{key}: {value}" for key, value in result["best"].items())
+    compared = result["trials"] - result["pruned"] - result["failed"]
+    important = ", ".join(f"{key} {_percent(share)}" for key, share in result["importance"].items())
+    return "\n".join(
+        [
+            f"best of {count(result['trials'], 'trial')} ({result['pruned']} pruned, "
+            f"{result['failed']} failed): {best}",
+            f"validation accuracy {_percent(result['validation']['accuracy'])}; having chosen the "
+            f"best of {compared} flatters it: expect {_percent(expected['accuracy'])} "
+            f"({100 * expected['accuracy_optimism']:+.1f} points of optimism)",
+            f"test accuracy {_percent(test['accuracy'])} ({_percent(low)} to {_percent(high)}) on "
+            f"{count(test['n'], 'photo')}, which chose nothing",
+            *([f"validation loss depended on {important}"] if important else []),
+            f"{result['recipe']}\n{result['run']}",
+        ]
     )
 
 
@@ -161,6 +204,7 @@ VERBS = {
         plan_text=_compare_plan,
         failure=_some_failed,
     ),
+    "tune": verb(tune, _tune, "finetune tune recipe.yaml --trials 50 --out tuned"),
     "ensemble": verb(ensemble, _ensemble, "finetune ensemble runs/a runs/b --blend weighted"),
     "extract-features": verb(
         extract_features, _features, "finetune extract-features --data photos --pooling gap"

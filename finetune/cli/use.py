@@ -1,4 +1,4 @@
-"""`finetune predict`, `evaluate`, `explain`, `export`: their results for a person."""
+"""`finetune predict`, `evaluate`, `explain`, `export`, `serve`: their results for a person."""
 
 import signal
 import sys
@@ -12,6 +12,7 @@ from finetune.commands.evaluate import evaluate
 from finetune.commands.explain import explain
 from finetune.commands.export import export
 from finetune.commands.predict import FORMATS, Prediction, predict, printed, write
+from finetune.commands.serve import serve
 from finetune.errors import DataError, UsageError
 from finetune.files import commit
 from finetune.progress import Reporter, count
@@ -80,8 +81,11 @@ def _evaluated(result: Mapping[str, Any]) -> str:
     lines = [
         f"accuracy {percent[0]} % ({percent[1]} to {percent[2]}) on {count(result['n'], 'photo')}, "
         f"log loss {result['loss']:.4f}",
-        f"balanced accuracy {100 * result['balanced_accuracy']:.1f} %, calibration error "
-        f"{result['ece']:.4f}, AUC {auc}",
+        f"balanced accuracy {100 * result['balanced_accuracy']:.1f} %; always naming the most "
+        f"frequent class has an accuracy of {100 * result['majority_baseline']:.1f} %",
+        f"calibration error {result['ece']:.4f} (by chance up to {result['ece_null']:.4f}), AUC "
+        f"{auc}",
+        result["known"]["text"],
         "",
         *_per_class(result["per_class"]),
         "",
@@ -134,6 +138,10 @@ def _exported(result: Mapping[str, Any]) -> str:
     )
 
 
+def _serve(**given: Any) -> None:
+    serve(**given, reporter=Reporter(settings["quiet"]))
+
+
 VERBS = {
     "predict": derived(
         predict,
@@ -146,4 +154,5 @@ VERBS = {
         explain, _explained, "finetune explain runs/mine cat.jpg --out explained", failure=_some_bad
     ),
     "export": verb(export, _exported, "finetune export runs/mine --format onnx"),
+    "serve": derived(serve, _serve, "finetune serve runs/mine --port 8000", {}),
 }

@@ -4,8 +4,8 @@ report.
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -15,7 +15,8 @@ from typing import Any
 from finetune.backend import load_keras
 from finetune.data import catalog
 from finetune.data.dataset import Dataset
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, UsageError
+from finetune.execution.foresight import needed
 from finetune.execution.local import Board, Outcome, Worker
 from finetune.execution.sharing import (
     cuts_together,
@@ -30,12 +31,15 @@ from finetune.files import commit_json, locked
 from finetune.model.backbones import INPUT
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.matrix import Trial, collect
+from finetune.recipe.recipe import missing_tracker
 from finetune.runs.folder import RunResult, finished_run
 from finetune.runs.interruption import said_if_interrupted
+from finetune.training.trackers import Tracker, tracked
 
 Place = str | PathLike[str]
 
 FAILURE = "failure.json"
+_GAPS = (1.0, 2.0, 3.0, 5.0)  # points, of which a plan says what it takes to find them
 _FINISHED = "finished trials are kept in"
 _AGAIN = "Give the same command again to go on."
 
@@ -43,6 +47,8 @@ _AGAIN = "Give the same command again to go on."
 def compare(
     *recipes: Place,
     precision: str | None = None,
+    track: str | None = None,
+    margin: float | None = None,
     out: Place = "compared",
     photos: bool = True,
     reporter: Reporter = SILENT,
@@ -54,7 +60,10 @@ def compare(
 
     Args:
         recipes: YAML files, or folders of them.
-        precision: in place of what the recipes say.
+        precision, track: in place of what the recipes say. A tracker gets a parent run, whose
+            children the trials are.
+        margin: points of accuracy; differences within them do not matter, so that an interval
+            inside them is told as no difference. The smallest of the recipes' margins if missing.
         out: the comparison's folder, whose ``cells/NAME`` are the run folders of its trials; trials
             that have a result there, of the same recipe and photos, are not run again.
         photos: whether the report's galleries show photos, or only their names.
@@ -69,33 +78,60 @@ def compare(
             full.
         A failing trial is no error: its row says why it failed.
     """
-    trials = read_trials(recipes, precision)
+    trials = read_trials(recipes, precision, track)
+    margin = _margin(trials, margin)
     with said_if_interrupted(lambda: f"{_FINISHED} {out}. {_AGAIN}", reporter):
-        return compare_trials(trials, Path(out), reporter, photos)
+        return compare_trials(trials, Path(out), reporter, photos, margin)
 
 
 def plan_compare(
-    *recipes: Place, precision: str | None = None, reporter: Reporter = SILENT
+    *recipes: Place,
+    precision: str | None = None,
+    margin: float | None = None,
+    out: Place = "compared",
+    reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
-    """What ``compare`` would do and cost, without doing it."""
+    """What ``compare`` would do and cost, and which differences it could find, without doing it.
+
+    An earlier comparison in ``out`` says how many photos two recipes differ on.
+    """
     trials = read_trials(recipes, precision)
+    gaps = sorted({*_GAPS, _margin(trials, margin)})
     load_keras()
     from finetune.execution.plan import plan_trials
 
-    return plan_trials(trials, reporter)
+    plan = plan_trials(trials, reporter)
+    return plan | {"needed": needed(trials, plan["test_photos"], gaps, Path(out))}
 
 
-def read_trials(recipes: Sequence[Place], precision: str | None = None) -> list[Trial]:
+def _margin(trials: Sequence[Trial], margin: float | None) -> float:
+    """Points of accuracy."""
+    if margin is None:
+        return min(trial.recipe.margin for trial in trials)
+    if not 0 < margin <= 100:
+        raise UsageError(f"--margin is {margin:g}; allowed: points of accuracy, above 0 to 100.")
+    return margin
+
+
+def read_trials(
+    recipes: Sequence[Place], precision: str | None = None, track: str | None = None
+) -> list[Trial]:
     """The trials of recipe files and folders of them, as they will be run."""
     trials = collect([Path(recipe) for recipe in recipes])
-    given = {"precision": precision} if precision else {}
+    given = {key: v for key, v in (("precision", precision), ("track", track)) if v}
+    if problem := missing_tracker(track or "none"):
+        raise UsageError(f"--{problem.replace(': ', ' ', 1)}.")
     return [
         replace(trial, recipe=settled(trial.recipe.model_copy(update=given))) for trial in trials
     ]
 
 
 def compare_trials(
-    trials: Sequence[Trial], out: Path, reporter: Reporter = SILENT, photos: bool = True
+    trials: Sequence[Trial],
+    out: Path,
+    reporter: Reporter = SILENT,
+    photos: bool = True,
+    margin: float | None = None,
 ) -> dict[str, Any]:
     """Run all trials that have no result yet, and report on all; see ``compare``."""
     from finetune.report.report import write_report
@@ -104,10 +140,11 @@ def compare_trials(
         datasets = _datasets(trials)
         board = Board(in_order(trials), reporter)
         together = cuts_together(trials)
-        with Worker() as worker, board.shown():
+        with Worker() as worker, _parents(trials, out, reporter) as parents, board.shown():
             for trial in board.trials:
                 board.set(trial, "running")
-                run = partial(worker.run, together=together[trial.name])
+                parent = parents[trial.recipe.track].name
+                run = partial(worker.run, together=together[trial.name], parent=parent)
                 outcome = _run(trial, out, datasets[_data_key(trial)], run)
                 board.set(trial, outcome["status"])
         rows, results = _rows(trials, out)
@@ -119,10 +156,27 @@ def compare_trials(
             for data in datasets.values()
             if photos and isinstance(data, Dataset)
         }
-        plan = {"cells": len(trials), "extractions": extractions, "data": named, "roots": roots}
+        plan = {
+            "cells": len(trials),
+            "extractions": extractions,
+            "data": named,
+            "roots": roots,
+            "margin": _margin(trials, margin) / 100,
+            "overlaps": {result.split: vars(result) for result in results if result},
+        }
         result = {"cells": rows, "extractions": extractions, **write_report(out, rows, plan)}
         commit_json(out / "compare.json", result)
         return result
+
+
+@contextmanager
+def _parents(
+    trials: Sequence[Trial], out: Path, reporter: Reporter
+) -> Iterator[Mapping[str, Tracker]]:
+    """The parent run of each tracker that the trials write to."""
+    with ExitStack() as stack:
+        kinds = {trial.recipe.track for trial in trials}
+        yield {kind: stack.enter_context(tracked(kind, out.name, reporter.warn)) for kind in kinds}
 
 
 def _data_key(trial: Trial) -> tuple:
@@ -161,8 +215,9 @@ def _run(
     result = finished_run(folder)
     if is_same and result and result.listed == data.digest:
         return {"status": "done"}
-    if not is_same or (folder / "metrics.json").exists():  # of other photos, or damaged
-        shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists() and (not is_same or (folder / "metrics.json").exists()):
+        with locked(folder):  # what is of other photos, or damaged; but not another process's
+            shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     outcome = run(trial, folder, data)
     return {"status": "done"} if outcome is None else _fail(folder, *outcome)

@@ -1,5 +1,8 @@
 """`finetune describe`: a backbone as a table and a picture, before anything is trained."""
 
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,37 +80,56 @@ def _trains(blocks: list[int]) -> dict[str, Any]:
     return {name: learns[strategy.learns] for name, strategy in STRATEGIES.items()}
 
 
+_NOTE = (
+    "memory, training: activations of one photo that live at once, and that training keeps; field: "
+    "side of the receptive field in pixels; stored: bytes per photo at this cut (float16), - where "
+    "it is none."
+)
 _HEADER = ("", "shape", "parameters", "multiply-adds", "memory", "training", "field", "stored")
 
 
-def table(result: dict[str, Any]) -> list[str]:
-    """The lines that the command prints."""
+def table(result: Mapping[str, Any], columns: int | None = None) -> str:
+    """What the command prints, for a terminal of so many columns; None is this one's."""
+    columns = columns or shutil.get_terminal_size().columns
     memory = result["activation_bytes"]
     total = (
         f"{result['backbone']} at {result['image_size']} px: {result['parameters']:,} parameters, "
+        f"{result['multiply_adds'] / 1e9:.2f} G multiply-adds; activations of one "
+        f"photo in float32: {_size(memory['inference'])} in inference, {_size(memory['training'])} in training."
     )
-    total += f"{result['multiply_adds'] / 1e9:.2f} G multiply-adds; "
-    total += "activations of one photo in float32: "
-    total += f"{_size(memory['inference'])} in inference, {_size(memory['training'])} in training."
-    found = [_HEADER, *map(_cells, result.get("layers") or result["blocks"])]
-    widths = [max(len(cells[column]) for cells in found) for column in range(len(_HEADER))]
-    lines = [total, ""]
-    for cells in found:
-        first, *rest = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-        lines.append("  ".join([first.strip().ljust(widths[0]), *rest]))
-    lines += [
-        "",
-        "memory, training: activations of one photo that live at once, and that training keeps; "
-        "field: side of the "
-        "receptive field in pixels; stored: bytes per photo at this cut (float16), - where it is "
-        "none.",
-        "",
-        "What learns of the backbone, beside the head (BatchNorm stays still):",
-    ]
-    for name, count in result["trains"].items():
-        counts = dict(enumerate(count, 1)) if isinstance(count, list) else {"": count}
-        shown = [f"{n:,}" + (f" with {blocks}" if blocks else "") for blocks, n in counts.items()]
-        lines.append(f"  {name}: {', '.join(shown)}")
+    rows = [_HEADER, *map(_cells, result.get("layers") or result["blocks"])]
+    learns = [f"  {name}: {_learning(n)}" for name, n in result["trains"].items()]
+    return "\n".join(
+        [
+            textwrap.fill(total, columns),
+            "",
+            *_aligned(rows, columns),
+            "",
+            textwrap.fill(_NOTE, columns),
+            "",
+            "What learns of the backbone, beside the head (BatchNorm stays still):",
+            *(textwrap.fill(line, columns, subsequent_indent="    ") for line in learns),
+        ]
+    )
+
+
+def _learning(found: int | list[int]) -> str:
+    if isinstance(found, int):
+        return f"{found:,}"
+    return ", ".join(f"{n:,} with {blocks}" for blocks, n in enumerate(found, 1))
+
+
+def _aligned(rows: Sequence[Sequence[str]], columns: int) -> list[str]:
+    """Columns of equal width; names on lines of their own where the terminal is too narrow."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    is_narrow = sum(widths) + 2 * (len(widths) - 1) > columns
+    lines = []
+    for name, *rest in rows:
+        cells = "  ".join(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
+        if is_narrow:
+            lines += [name, f"  {cells}"] if name else [f"  {cells}"]
+        else:
+            lines.append(f"{name.ljust(widths[0])}  {cells}")
     return lines
 
 

@@ -42,9 +42,9 @@ def evaluate(
 
     Args:
         model: a run folder, a ``.keras`` file or an open Classifier.
-        data: class folders, as such or in split folders, or a data set's name; classes are matched
-            by name.
-        split: one of ``SPLITS``; test if missing. Of a folder without splits all photos are used.
+        data: class folders, as such or in split folders, a table of photos, or a data set's name;
+            classes are matched by name.
+        split: one of ``SPLITS``; test if missing. Without splits all photos are used.
         skip_bad: leave out photos that cannot be decoded.
         precision: of the network's arithmetic: auto, float32, bfloat16 or int8.
         out: the folder for ``metrics.json``, ``predictions.csv``, ``confusion.png`` and
@@ -62,17 +62,15 @@ def evaluate(
             has no splits.
     """
     from finetune.data import catalog
-    from finetune.data.dataset import read_labelled
     from finetune.files import sha256_of
     from finetune.runs.classifier import opened
 
     if split not in (*SPLITS, None):
         raise UsageError(f"split is '{split}'; allowed are {', '.join(SPLITS)}.")
     classifier, data = opened(model), str(data)
-    name = data if data in catalog.NAMES else None
-    dataset = read_labelled(_root(data), classifier.classes, split, name)
+    dataset = catalog.resolve_labelled(data, classifier.classes, split)
     used = split or "test" if dataset.photos[0].split else "all"
-    _warn_of_flattery(classifier, data, used, dataset, reporter)
+    _warn_of_absence(classifier, dataset, reporter)
     out = Path(out) if out else _default_out(classifier.path, dataset.name, split)
     file = classifier.path / "model.keras" if classifier.path.is_dir() else classifier.path
     digests = {"model": sha256_of(file)}
@@ -81,27 +79,24 @@ def evaluate(
         dataset, probabilities = _score(classifier, dataset, skip_bad, precision, reporter)
         digests = {"photos": dataset.digest, **digests}
         _check_free(out, digests)
+        measures = _measures(dataset, probabilities)
+        known = _known(classifier, data, used, dataset, probabilities)
+        warnings = _warnings(classifier, dataset, measures, known)
         result = {
             "run": str(classifier.path),
             "data": data,
             "split": used,
             "out": str(out),
-            **_measures(dataset, probabilities),
+            **measures,
+            "known": known,
+            "warnings": warnings,
             "bad": len(dataset.excluded),
             "digests": digests,
         }
         _write(out, dataset, probabilities, result)
+    for warning in warnings:
+        reporter.warn(warning)
     return result
-
-
-def _root(data: str) -> Path:
-    from finetune.data import catalog
-
-    if data in catalog.NAMES:
-        return catalog.locate(data)
-    folder = Path(data).expanduser()
-    # What is no folder is refused by `resolve`, which knows the names that there are.
-    return folder if folder.exists() else catalog.resolve(data).root
 
 
 def _default_out(model: Path, data: str, split: str | None) -> Path:
@@ -109,13 +104,7 @@ def _default_out(model: Path, data: str, split: str | None) -> Path:
     return Path("evaluations", f"{model.resolve().name.removesuffix('.keras')}-{data}{suffix}")
 
 
-def _warn_of_flattery(
-    classifier: "Classifier", data: str, used: str, dataset: "Dataset", reporter: Reporter
-) -> None:
-    """Warn of what makes the figures worth less than they look."""
-    recipe = classifier.recipe
-    if recipe and used in _USED and _place(recipe.data) == _place(data):
-        reporter.warn(f"{_USED[used]}; the figures do not tell how it does on new photos.")
+def _warn_of_absence(classifier: "Classifier", dataset: "Dataset", reporter: Reporter) -> None:
     found = {photo.label for photo in dataset.photos}
     absent = [name for index, name in enumerate(classifier.classes) if index not in found]
     if absent:
@@ -123,6 +112,41 @@ def _warn_of_flattery(
         reporter.warn(
             f"No photos of {len(absent)} of the model's {len(classifier.classes)} classes: {names}."
         )
+
+
+def _known(
+    classifier: "Classifier", data: str, used: str, dataset: "Dataset", probabilities: "np.ndarray"
+) -> dict[str, Any]:
+    """What ``runs.known.known`` finds; where it cannot tell, the place of the photos may."""
+    import numpy as np
+
+    from finetune.runs.known import known
+
+    labels = np.array([photo.label for photo in dataset.photos])
+    contents = [photo.sha256 for photo in dataset.photos]
+    found = known(classifier.path, contents, probabilities, labels)
+    recipe = classifier.recipe
+    if not found["photos"] and recipe and used in _USED and _place(recipe.data) == _place(data):
+        text = f"{_USED[used]}; the figures do not tell how it does on new photos."
+        return {**found, "flatters": True, "text": text}
+    return found
+
+
+def _warnings(
+    classifier: "Classifier", dataset: "Dataset", measures: dict[str, Any], known: dict[str, Any]
+) -> list[str]:
+    """What makes the figures worth less than they look."""
+    from finetune.data.audit import few_warning, imbalance_warning
+    from finetune.evaluation.caveats import caveats
+
+    counts = {row["class"]: row["n"] for row in measures["per_class"] if row["n"]}
+    balanced = bool(classifier.recipe and classifier.recipe.class_weight == "balanced")
+    return [
+        *([known["text"]] if known["flatters"] else []),
+        *imbalance_warning(counts, measures["majority_baseline"], balanced, "test"),
+        *few_warning(counts),
+        *caveats(measures),
+    ]
 
 
 def _place(data: str) -> str | Path:
@@ -169,7 +193,7 @@ def _check_free(out: Path, digests: dict[str, str]) -> None:
         return
     try:
         found = json.loads(metrics.read_text(encoding="utf-8")).get("digests", {})
-    except ValueError as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"{metrics} cannot be read ({error}). Choose another --out, or delete the folder."
         ) from error
@@ -187,6 +211,7 @@ def _measures(dataset: "Dataset", probabilities: "np.ndarray") -> dict[str, Any]
     from finetune.evaluation.metrics import confusion, measure, per_photo
 
     labels = np.array([photo.label for photo in dataset.photos])
+    groups = np.array([photo.group or photo.sha256 for photo in dataset.photos])
     photos = per_photo(probabilities, labels)
     worst = np.argsort(-photos["loss"].to_numpy(), kind="stable")[:_LISTED]
     top_losses = [
@@ -201,7 +226,7 @@ def _measures(dataset: "Dataset", probabilities: "np.ndarray") -> dict[str, Any]
         for i in worst
     ]
     return {
-        **measure(probabilities, labels, dataset.classes),
+        **measure(probabilities, labels, dataset.classes, groups),
         "confusion": confusion(probabilities, labels).tolist(),
         "top_losses": top_losses,
     }

@@ -1,6 +1,5 @@
 """`finetune export`: a classifier in another format, proved in that format's own runtime."""
 
-import csv
 import importlib.metadata
 import json
 import os
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune import __version__
 from finetune.errors import IntegrityError, UsageError
-from finetune.files import commit_json, from_text, sha256_of
+from finetune.files import commit_json, sha256_of
 from finetune.model.formats import FORMATS, Format
 from finetune.progress import SILENT, Reporter
 
@@ -141,15 +140,16 @@ def _test_photos(classifier: "Classifier") -> list[Path]:
 
     A named data set is looked for, and never built or downloaded.
     """
+    from finetune.data.photos import unprintable
+    from finetune.runs.predictions import read_predictions
+
     table, recipe = classifier.path / "predictions.csv", classifier.recipe
     root = _data_root(recipe.data) if recipe else None
     if root is None or not table.is_file():
         return []
-    with table.open(encoding="utf-8", newline="") as file:
-        # Each row is file, class, one probability per class, split.
-        rows = [row for row in csv.reader(file) if row[-1] == "test"]
-    rows.sort(key=lambda row: max(map(float, row[2:-1])))
-    return [root / from_text(row[0]) for row in rows[:_PHOTOS]]
+    test = read_predictions(classifier.path)[1]["test"]
+    least_sure = test.probabilities.max(axis=1).argsort(kind="stable")[:_PHOTOS]
+    return [root / unprintable(test.files[index]) for index in least_sure]
 
 
 def _data_root(data: str) -> Path | None:

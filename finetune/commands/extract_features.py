@@ -11,7 +11,7 @@ import numpy as np
 from finetune.backend import load_keras
 from finetune.data.dataset import SPLITS, Dataset
 from finetune.execution.sharing import Need, settled
-from finetune.files import commit, need_space
+from finetune.files import commit, commit_csv, need_space
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.recipe import load
 
@@ -109,7 +109,7 @@ def _write(
             file.write(np.ascontiguousarray(batch).data)
 
     commit(out / "features.npy", write, size)
-    commit(out / "index.csv", lambda file: index(dataset).to_csv(file, index=False))
+    commit_csv(out / "index.csv", index(dataset))
 
 
 def index(dataset: Dataset):

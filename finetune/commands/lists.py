@@ -5,17 +5,20 @@ from typing import Any
 
 def backbones() -> dict[str, dict[str, Any]]:
     """List the backbones: size, cuts, licence, and where their weights would come from."""
-    from finetune.model.backbones import BACKBONES
+    from finetune.model.backbones import alphas, backbone, known_backbones
 
+    rows = {name: backbone(name) for name in known_backbones()}
     return {
         name: {
             "parameters": row.parameters,
+            "min_size": row.min_size,
+            "alphas": alphas(name),
             "cuts": row.blocks,
             "weights": row.weights_file,
             "licence": row.licence,
             "citation": row.citation,
         }
-        for name, row in BACKBONES.items()
+        for name, row in rows.items()
     }
 
 

@@ -13,12 +13,14 @@ from finetune.data.alike import SMALLEST, alike, components, thumbnail
 from finetune.data.class_folders import listed
 from finetune.data.dataset import SPLITS, Dataset, duplicates, leaks
 from finetune.data.decode import BadPhoto, decode, sides
+from finetune.data.groups import propose_rule
 from finetune.data.photos import Photo, map_ahead, read_bytes
 from finetune.progress import count
 
 _IMBALANCED = 3.0  # largest class over smallest from which on accuracy misleads
 _FEW_TEST = 20  # photos of a class: one of them is 5 points of its recall
 _FEW_VALIDATION = 50  # photos: their accuracy is known to about 8 points
+_WIDE = 0.10  # width of an interval of accuracy that tells little, 0-1
 _SHOWN = 5  # largest and smallest classes that a summary names
 
 
@@ -48,10 +50,11 @@ def audit(
         of files with the same bytes in more than one split or class, ``duplicates`` such groups
         within one class of one split; ``near_duplicates`` are pairs of files in two splits that
         look alike, ``bursts`` such pairs within one split, and ``groups_proposed`` the groups that
-        both connect (hints all). ``imbalance`` is the largest class of the training split over the
-        smallest; ``majority_baseline`` the test accuracy, 0-1, of always naming the largest class;
-        ``warnings`` are sentences. ``sizes`` are sides in pixels and the number of photos with a
-        side below ``size``; ``test`` has the half width of Wilson's 95 % interval at 90 %
+        both connect (hints all), and ``groups_rule`` what a recipe's ``groups`` may say so that
+        they stay together, or None. ``imbalance`` is the largest class of the training split over
+        the smallest; ``majority_baseline`` the test accuracy, 0-1, of always naming the largest
+        class; ``warnings`` are sentences. ``sizes`` are sides in pixels and the number of photos
+        with a side below ``size``; ``test`` has the half width of Wilson's 95 % interval at 90 %
         accuracy, a fraction. ``ok`` if nothing is bad or leaks.
     """
     looks = []
@@ -82,10 +85,11 @@ def audit(
         "near_duplicates": _files([pair for pair in pairs if pair[0].split != pair[1].split]),
         "bursts": _files([pair for pair in pairs if pair[0].split == pair[1].split]),
         "groups_proposed": _files(proposed),
+        "groups_rule": propose_rule(dataset, proposed),
         "ignored": dataset.ignored,
         "imbalance": round(imbalance(dataset), 3),
         "majority_baseline": round(majority_baseline(dataset), 4),
-        "warnings": warnings_of(dataset),
+        "warnings": [*warnings_of(dataset), *_wide_warning(test)],
         "sizes": _sizes([one.sides for one in looks if not one.reason], size),
         "test": {"photos": test, "half_width": round(half_width(test), 4)},
         "ok": not bad and not shared,
@@ -170,6 +174,17 @@ def few_warning(counts: Mapping[str, int]) -> list[str]:
     return [
         f"{subject} fewer than {_FEW_TEST} test photos "
         f"({listed(few, _SHOWN)}): figures per class are coarse."
+    ]
+
+
+def _wide_warning(test: int) -> list[str]:
+    """At most one sentence, before anything is measured; a run has its own interval."""
+    reach = half_width(test)
+    if 2 * reach <= _WIDE:
+        return []
+    return [
+        f"The test set is small: {count(test, 'photo')} know an accuracy of 90 % to "
+        f"± {100 * reach:.1f} points, an interval wider than 10 points."
     ]
 
 

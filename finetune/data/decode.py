@@ -55,6 +55,10 @@ class BadPhoto(ValueError):
     """The file is no picture that can be decoded; the message is the reason."""
 
 
+class TooLarge(ValueError):
+    """The cause of a ``BadPhoto`` that would take too much memory."""
+
+
 def decode(data: bytes, size: int, resize: str = "squash") -> np.ndarray:
     """Decode one photo file and resize it to a square.
 
@@ -102,7 +106,7 @@ def _check_cost(photo: Image.Image, declared: int, data: bytes, size: int) -> No
     """Refuse from the header alone what would take too much memory or time.
 
     Raises:
-        ValueError: which says how much.
+        TooLarge: it says how much memory. ValueError: too many scans.
     """
     needed = _BYTES_PER_PIXEL * photo.width * photo.height
     needed += 4 * size * max(photo.size)  # resized along one side first
@@ -116,7 +120,7 @@ def _check_cost(photo: Image.Image, declared: int, data: bytes, size: int) -> No
         tags = photo.tag_v2  # type: ignore[attr-defined]
         needed += _BYTES_PER_PIXEL * tags.get(322, 0) * tags.get(323, 0)  # sides of a tile
     if needed > MAX_MEMORY:
-        raise ValueError(
+        raise TooLarge(
             f"{declared / 1e6:,.0f} megapixels would take up to {needed / 1e6:,.0f} MB of memory; "
             f"allowed: {MAX_MEMORY / 1e6:,.0f} MB"
         )

@@ -118,7 +118,9 @@ def _receive(url: str, part: Path, size: int | None, report: Report) -> None:
             return _receive(url, part, size, report)
         response.raise_for_status()
         have = have if resumed else 0
-        length = response.headers.get("Content-Length")
+        length = response.headers.get("Content-Length", "")
+        if length and not length.isdecimal():
+            raise DataError(f"{url} names no length: {length!r}. Use a local copy instead.")
         total = have + int(length) if length else size
         if size and total != size:
             part.unlink(missing_ok=True)

@@ -1,11 +1,13 @@
 """Photos that are not independent of each other: of one patient, one place, one burst."""
 
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from finetune.data.class_folders import listed
 from finetune.data.dataset import Dataset, ordered, too_few
+from finetune.data.photos import Photo
 from finetune.data.splits import SPLITS, draw_photos
 from finetune.errors import DataError, UsageError
 
@@ -36,12 +38,38 @@ def groups(dataset: Dataset, rule: str) -> Dataset:
         return replace(dataset, photos=tuple(photos))
     drawn = replace(dataset, photos=ordered(draw_photos(photos)))
     keys = [(split, name) for split in SPLITS for name in dataset.classes]
-    if problems := too_few(drawn.photos, dataset.classes, keys, fewest=1):
+    if problems := too_few(drawn.photos, dataset.classes, keys, 1, dataset.photos):
         raise DataError(
             f"{dataset.root} cannot be split by groups: {rule}: {'; '.join(problems)}. "
             "Needed: at least 3 groups in each class; or give splits by folders."
         )
     return drawn
+
+
+# By folder, by the name to its last or first separator, and by the name without its last number.
+_RULES = ("folder:3", "folder:2", r"^(.+)[-_. ].+\.", r"^([^-_. ]+)[-_. ]", r"^(.*[^0-9])[0-9]+\.")
+
+
+def propose_rule(dataset: Dataset, together: Sequence[Sequence[Photo]]) -> str | None:
+    """A rule for ``groups`` under which photos that look alike are of one group, the finest one.
+
+    Args:
+        dataset: the photos.
+        together: sets of photos that belong together.
+
+    Returns:
+        None if no simple rule fits, or it leaves too few groups to split.
+    """
+    fitting: list[tuple[int, str]] = []
+    for rule in _RULES if together else ():
+        find = _group_rule(rule)
+        whole = all(len({find(photo.file) for photo in group}) == 1 for group in together)
+        names = {(photo.label, find(photo.file)) for photo in dataset.photos}
+        if whole and "" not in {name for _, name in names} and len(names) < len(dataset.photos):
+            per_class = Counter(label for label, _ in names)
+            if min(per_class.values()) >= 3:
+                fitting.append((len({name for _, name in names}), rule))
+    return max(fitting)[1] if fitting else None
 
 
 def _group_rule(rule: str) -> Callable[[str], str]:

@@ -1,4 +1,4 @@
-"""Photos that stand, as they are or nearly so, in more than one split: a test on them asks memory."""
+"""Photos that stand, as they are or nearly so, in more than one split: their test asks memory."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -5,6 +5,7 @@ Everywhere ``probabilities`` is a float array of shape (n, classes) whose rows s
 ValueError says what does not fit.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 from sklearn.metrics import (
     confusion_matrix,
     f1_score,
@@ -29,14 +30,19 @@ _FOLDS = 5  # of the validation photos, to see whether a temperature helps
 _NULL_DRAWS = 500
 
 
-def summarize(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def summarize(
+    probabilities: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
+) -> dict[str, Any]:
     """One run's measures as plain Python values, ready for JSON.
 
+    Args:
+        groups: (n,) what each photo shows, see ``interval``.
+
     Returns:
-        n (photos); accuracy and accuracy_interval (95 %, Wilson), majority_baseline (accuracy of
-        always naming the most frequent class), balanced_accuracy (mean recall over the classes that
-        occur), macro_f1 and auc as fractions 0-1; zero_recall (indexes of classes with photos of
-        which none was recognised); loss (mean negative log likelihood, nats); ece (fraction) and
+        n (photos); accuracy and accuracy_interval (95 %, ``interval``), majority_baseline (accuracy
+        of always naming the most frequent class), balanced_accuracy (mean recall over the classes
+        that occur), macro_f1 and auc as fractions 0-1; zero_recall (indexes of classes with photos
+        of which none was recognised); loss (mean negative log likelihood, nats); ece (fraction) and
         ece_null (what the ECE of a perfectly calibrated model stays under 95 times in 100). auc is
         that of class 1 for two classes, the macro average of one-versus-rest for more, and None
         where it is undefined because a class has no photo.
@@ -44,14 +50,13 @@ def summarize(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     probabilities, labels = _checked(probabilities, labels)
     photos = per_photo(probabilities, labels)
     predicted = photos["predicted"]
-    hits = int(photos["correct"].sum())
     n = len(labels)
     present, counts = np.unique(labels, return_counts=True)
     recalls = recall_score(labels, predicted, labels=present, average=None, zero_division=0)
     return {
         "n": n,
-        "accuracy": hits / n,
-        "accuracy_interval": list(wilson(hits, n)),
+        "accuracy": float(photos["correct"].mean()),
+        "accuracy_interval": list(interval(photos["correct"].to_numpy(), groups)),
         "majority_baseline": float(counts.max() / n),
         "loss": float(photos["loss"].mean()),
         "balanced_accuracy": float(recalls.mean()),
@@ -64,21 +69,50 @@ def summarize(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def measure(
-    probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    groups: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """``summarize``, with per_class and top_confusions as lists of dicts, for metrics.json."""
     table = per_class(probabilities, labels, classes)
     return {
-        **summarize(probabilities, labels),
+        **summarize(probabilities, labels, groups),
         "per_class": table.to_dict("records"),
         "top_confusions": top_confusions(confusion(probabilities, labels), classes),
     }
 
 
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share, Wilson 1927."""
-    interval = binomtest(hits, n).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+def wilson(hits: float, n: float) -> tuple[float, float]:
+    """The 95 % interval of a share, Wilson 1927 (JASA 22:209); fractions, as n may be one."""
+    z = float(norm.isf(0.025))
+    share = hits / n
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    reach = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def interval(correct: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float]:
+    """The 95 % interval of an accuracy: Wilson's, of as many photos as there are independent ones.
+
+    Their number is what gives the variance between groups (Kish 1965, Survey Sampling: the design
+    effect), at most the number of photos; where all groups are right, it is that of the groups.
+
+    Args:
+        correct: (n,) bool, or a float 0-1 where it is a mean over seeds.
+        groups: (n,) what each photo shows (an animal, a patient); None: photos are independent.
+    """
+    n = len(correct)
+    share = float(np.mean(correct))
+    effective = float(n)
+    if groups is not None:
+        names, index = np.unique(groups, return_inverse=True)
+        off = np.bincount(index, np.asarray(correct, dtype=float) - share)
+        variance = float(off @ off) * len(off) / max(1, len(off) - 1) / n**2
+        if len(names) < n:
+            effective = share * (1 - share) / variance if variance > 0 else float(len(names))
+    effective = min(effective, float(n))
+    return wilson(share * effective, effective)
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

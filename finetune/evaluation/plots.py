@@ -95,6 +95,23 @@ def penalty_path(path: Sequence[Mapping[str, float]], file: BinaryIO) -> None:
     figure.savefig(file, format="png", dpi=_DPI)
 
 
+def importance(shares: Mapping[str, float], file: BinaryIO) -> None:
+    """Draw how much each setting of a search matters as PNG, the most important one on top.
+
+    Args:
+        shares: setting -> its share of the variance of validation loss, fractions; at least one.
+        file: where the PNG goes.
+    """
+    names = sorted(shares, key=lambda name: shares[name])[-_LABELLED:]
+    figure = Figure(figsize=(6, min(1.2 + 0.3 * len(names), _LARGEST)), layout="constrained")
+    axes = figure.subplots()
+    _bare(axes, "what validation loss depended on", "share of its variance between trials")
+    axes.barh(range(len(names)), [shares[name] for name in names], color=_VALIDATION)
+    axes.set_yticks(range(len(names)), [_shortened(name) for name in names], parse_math=False)
+    axes.set_xlim(0, 1)
+    figure.savefig(file, format="png", dpi=_DPI)
+
+
 def _write_numbers(axes: Axes, matrix: np.ndarray, share: np.ndarray, size: int) -> None:
     few = len(matrix) <= 10  # in a larger matrix the zeros hide the mistakes
     for row, column in np.argwhere((matrix > 0) | few):

@@ -68,7 +68,8 @@ class Bench:
 
 
 def _network_key(recipe: Recipe, classes: int) -> str:
-    names = ("backbone", "weights", "image_size", "batchnorm", "resize", "store", "engine", "views")
+    names = ("backbone", "weights", "alpha", "preprocessing", "image_size", "batchnorm", "resize")
+    names += ("store", "engine", "views")  # type: ignore[assignment]
     fields = {name: getattr(recipe, name) for name in names}
     head = recipe.head.model_dump(exclude={"solver"})
     augment = recipe.augment.model_dump()
@@ -82,6 +83,8 @@ def _network(recipe: Recipe, classes: int) -> Network:
         recipe.image_size,
         classes,
         weights=recipe.weights,
+        alpha=recipe.alpha,
+        preprocessing=recipe.preprocessing,
         pool=recipe.head.pool,
         hidden=recipe.head.hidden,
         dropout=recipe.head.dropout,

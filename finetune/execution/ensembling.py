@@ -13,11 +13,11 @@ from finetune.backend import load_keras
 from finetune.errors import DataError, UsageError
 from finetune.evaluation import plots
 from finetune.evaluation.metrics import confusion, mcnemar, measure, per_photo
-from finetune.files import commit, commit_by_name, commit_json, commit_text, locked
+from finetune.files import commit, commit_by_name, commit_csv, commit_json, commit_text, locked
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.recipe import Recipe, reopen
 from finetune.runs.card import render_ensemble
-from finetune.runs.folder import read_recipe, read_result, write_result
+from finetune.runs.folder import PHOTOS, checked, read_recipe, read_result, write_result
 from finetune.runs.predictions import Predictions, read_predictions
 
 Blend = Literal["mean", "weighted"]
@@ -171,7 +171,9 @@ def _read(name: str, path: Path) -> Member:
         raise UsageError(
             f"{path} is an ensemble, and an ensemble is made of runs. Give its members instead."
         )
-    return Member(name, path, reopen(read_recipe(path)), result, *read_predictions(path))
+    recipe = read_recipe(path)
+    checked(path, "recipe.yaml", "classes.json", "predictions.csv")
+    return Member(name, path, reopen(recipe), result, *read_predictions(path))
 
 
 def _check_alike(first: Member, other: Member) -> None:
@@ -213,7 +215,10 @@ def _measured(members: Sequence[Member], splits: Mapping[str, Predictions]) -> d
     best = min(members, key=lambda member: member.result["validation"]["loss"])
     pair = paired_test(splits["test"], best.splits["test"], ("ensemble", best.name))
     return {
-        **{name: measure(p.probabilities, p.labels, classes) for name, p in splits.items()},
+        **{
+            name: measure(p.probabilities, p.labels, classes, p.groups)
+            for name, p in splits.items()
+        },
         "best_member": best.name,
         "against_best": pair,
         "verdict": verdict(pair, len(splits["test"].labels)),
@@ -234,11 +239,14 @@ def _write(
     for name, split in splits.items():
         part = pd.DataFrame({"file": split.files, "class": np.take(classes, split.labels)})
         columns = pd.DataFrame(split.probabilities.astype(np.float32))
-        parts.append(pd.concat([part, columns], axis=1).assign(split=name))
-    header = ["file", "class", *classes, "split"]  # a class may be called "file"
-    table = pd.concat(parts)
-    commit(folder / "predictions.csv", lambda f: table.to_csv(f, index=False, header=header))
+        group = {} if split.groups is None else {"group": split.groups}
+        parts.append(pd.concat([part, columns], axis=1).assign(split=name, **group))
+    header = ["file", "class", *classes, "split", *group]  # a class may be called "file"
+    commit_csv(folder / "predictions.csv", pd.concat(parts).set_axis(header, axis=1))
     commit_json(folder / "classes.json", classes)
+    if (members[0].path / PHOTOS).exists():
+        contents = (members[0].path / PHOTOS).read_text(encoding="utf-8")
+        commit_text(folder / PHOTOS, contents)
     commit_json(folder / "input.json", {"resize": members[0].recipe.resize})
     commit(folder / "confusion.png", lambda file: plots.confusion(matrix, classes, file))
     commit_text(folder / "README.md", render_ensemble(result, members, folder))

@@ -54,10 +54,12 @@ class Worker:
         folder: Path,
         dataset: Dataset | None = None,
         together: Together | None = None,
+        parent: str = "",
     ) -> Outcome | None:
         """Run a trial; None if it is done, else status and reason.
 
-        ``together``: cuts that other trials need of the same photos, see ``cuts_together``.
+        ``together``: cuts that other trials need of the same photos, see ``cuts_together``;
+        ``parent`` is as for ``run_trial``.
 
         Raises:
             BusyError: another process works in the folder, or the disk is full.
@@ -67,7 +69,9 @@ class Worker:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(1, context, initializer=_begin)
         try:
-            future: Future = self._pool.submit(_work, trial, folder, dataset, together or {})
+            future: Future = self._pool.submit(
+                _work, trial, folder, dataset, together or {}, parent
+            )
             outcome = future.result()
         except BrokenProcessPool:
             self._pool = None
@@ -101,7 +105,7 @@ def _end_with_parent() -> None:
 
 
 def _work(
-    trial: Trial, folder: Path, dataset: Dataset | None, together: Together
+    trial: Trial, folder: Path, dataset: Dataset | None, together: Together, parent: str = ""
 ) -> Outcome | None:
     """In the worker: one trial; everything that goes wrong becomes its outcome."""
     from finetune.execution.trial import run_trial
@@ -109,9 +113,9 @@ def _work(
 
     assert _bench
     _bench.shared.together = together
-    with (folder / "log.txt").open("a") as log:
+    with (folder / "log.txt").open("a", encoding="utf-8") as log:
         try:
-            run_trial(trial.recipe, folder, Reporter(file=log), dataset, _bench)
+            run_trial(trial.recipe, folder, Reporter(file=log), dataset, _bench, parent=parent)
         except Diverged as error:
             return "diverged", str(error)
         except BusyError as error:

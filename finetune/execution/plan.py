@@ -37,7 +37,7 @@ from finetune.files import cache_dir
 from finetune.model.backbones import INPUT
 from finetune.model.cut import find_cut
 from finetune.model.network import Network
-from finetune.progress import SILENT, Reporter, count
+from finetune.progress import SILENT, Reporter
 from finetune.recipe.matrix import Trial
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
@@ -67,7 +67,7 @@ class Calibration:
         """Time the engine between two cuts, once; (0, 0) where both are the same."""
         if source == target:
             return (0.0, 0.0)
-        key = (recipe.backbone, recipe.image_size, recipe.engine, source, target)
+        key = (recipe.backbone, recipe.alpha, recipe.image_size, recipe.engine, source, target)
         if key not in self.parts:
             self.parts[key] = _timed(cache, source, target)
         return self.parts[key]
@@ -236,6 +236,7 @@ def plan_trials(trials: Sequence[Trial], reporter: Reporter = SILENT) -> dict[st
     }
     return {
         "cells": rows,
+        "test_photos": min((row.pop("test") for row in rows if "test" in row), default=0),
         "extractions": extractions(recipes),
         "extractions_saved": alone - extractions(recipes),
         "bytes_to_store": sum(row.get("bytes_to_store", 0) for row in rows),
@@ -253,31 +254,9 @@ def _shared_cost(
     estimate = planned["estimate"]
     spared = estimate["extraction"] if shares else 0.0
     return {
+        "test": planned["photos"]["test"],
         "to_extract": 0 if shares else planned["to_extract"],
         "bytes_to_store": 0 if is_stored else planned["bytes_to_store"],
         "seconds": round(estimate["seconds"] - spared, 2),
         "seconds_at_least": round(estimate["seconds_at_least"] - spared, 2),
     }
-
-
-def plan_text(plan: dict[str, Any]) -> str:
-    """The plan of a comparison for a person."""
-    lines = [f"{row['name']}: {_row_text(row)}" for row in plan["cells"]]
-    minutes = [plan[key] / 60 for key in ("seconds_at_least", "seconds")]
-    total = (
-        f"{count(len(plan['cells']), 'trial')}, {count(plan['extractions'], 'extraction')} "
-        f"({plan['extractions_saved']} saved by sharing), "
-        f"{plan['bytes_to_store'] / 2**20:,.0f} MiB to store, "
-        f"{minutes[0]:,.0f} to {minutes[1]:,.0f} minutes"
-    )
-    return "\n".join([*lines, total])
-
-
-def _row_text(row: dict[str, Any]) -> str:
-    if row["reason"]:
-        return str(row["reason"])
-    return (
-        "shares its activations"
-        if row["shares"]
-        else f"{count(row['to_extract'], 'row')} to compute"
-    )

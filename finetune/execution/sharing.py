@@ -12,7 +12,7 @@ from finetune.activations.store import entry_fields
 from finetune.data.catalog import NAMES
 from finetune.data.photos import Pixels
 from finetune.files import digest_of
-from finetune.model.backbones import INPUT, backbone
+from finetune.model.backbones import INPUT, backbone, preprocessing_of
 from finetune.recipe.matrix import Trial
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
@@ -106,13 +106,16 @@ def entries(recipe: Recipe) -> list[Entry]:
     """
     views = pixels(recipe)
     plain = Pixels(recipe.image_size, recipe.resize)
+    before = preprocessing_of(recipe.backbone, recipe.weights, recipe.preprocessing)
+    shared = {"data": recipe.data, "dtype": recipe.store, "alpha": recipe.alpha}
     found = []
     for cut, _, view in needs(recipe):
         if cut != INPUT:
             loaded = views if view else plain
-            fields = entry_fields(recipe.backbone, recipe.weights, cut, recipe.precision, loaded)
-            shared = {"data": recipe.data, "dtype": recipe.store, **fields, "cut": None}
-            found.append(Entry(digest_of(shared), cut, view > 0))
+            fields = entry_fields(
+                recipe.backbone, recipe.weights, cut, recipe.precision, loaded, before
+            )
+            found.append(Entry(digest_of({**shared, **fields, "cut": None}), cut, view > 0))
     return list(dict.fromkeys(found))
 
 
@@ -178,7 +181,7 @@ def trial_row(trial: Trial, result: Mapping[str, Any], shared: Counter[str]) -> 
         "trainable": result["parameters"]["trainable"],
         **{name: result["cost"][name] for name in ("stored_bytes", "peak_memory", "multiply_adds")},
     }
-    kept = ("split", "test", "validation", "seconds", "extracted")
+    kept = ("split", "test", "validation", "seconds", "extracted", "unseen", "warnings")
     return {**trial_settings(trial), "cost": cost, **{name: result[name] for name in kept}}
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from finetune.activations.cache import ActivationCache
 from finetune.activations.engine import resolve_engine
-from finetune.backend import peak_bytes, reset_peak
+from finetune.activations.rows import close_shards
+from finetune.backend import peak_bytes, release_generators, reset_peak
 from finetune.data.audit import warnings_of
 from finetune.data.dataset import Dataset
 from finetune.data.overlap import overlap, overlap_warning
@@ -45,9 +46,16 @@ from finetune.runs.folder import RunResult
 from finetune.runs.ir import write_int8, write_ir
 from finetune.training.fit import Batches, Settings, best_epoch, fit, read_views
 from finetune.training.linear_head import Linear, check_size, fit_linear, fits_memory
+from finetune.training.trackers import Tracker, log_epoch, numbers, tracked
 
 _CHECKED = 4  # photos that the network is compared on as OpenVINO and as Keras compute it
-_HEAD_SETTINGS = {"epochs": 100, "patience": 5, "learning_rate": 1e-3}  # with a hidden layer
+_HEAD_SETTINGS = {  # with a hidden layer
+    "epochs": 100,
+    "patience": 5,
+    "learning_rate": 1e-3,
+    "optimizer": "adam",
+    "momentum": 0.0,
+}
 
 
 def run_trial(
@@ -57,6 +65,7 @@ def run_trial(
     dataset: Dataset | None = None,
     bench: Bench | None = None,
     started: float | None = None,
+    parent: str = "",
     for_use: bool = False,
 ) -> RunResult:
     """Train one recipe and write its run folder; a checkpoint in the folder is continued.
@@ -68,6 +77,7 @@ def run_trial(
         dataset: the photos, if they are read already.
         bench: what earlier trials of this process left.
         started: ``time.perf_counter()`` when the command began.
+        parent: the tracker's run that this one is a child of, see ``training.trackers``.
         for_use: also leave the network as OpenVINO IR, which `predict` opens without TensorFlow;
             else that is done by the first `predict`.
 
@@ -76,11 +86,19 @@ def run_trial(
     """
     bench = bench or Bench()
     try:
-        with locked(out):
-            return _run(recipe, out, reporter, dataset, bench, started, for_use)
+        with (
+            locked(out),
+            tracked(recipe.track, out.name, reporter.warn, recipe.model_dump(), parent) as tracker,
+        ):
+            result = _run(recipe, out, reporter, dataset, bench, started, tracker, for_use)
+            tracker.finish(numbers(result.to_json()), out)
+            return result
     except BaseException:
         bench.forget()
         raise
+    finally:
+        close_shards()
+        release_generators()
 
 
 def _run(
@@ -90,6 +108,7 @@ def _run(
     dataset: Dataset | None,
     bench: Bench,
     started: float | None,
+    tracker: Tracker,
     for_use: bool,
 ) -> RunResult:
     begun = time.perf_counter()
@@ -104,12 +123,13 @@ def _run(
     listed = dataset.digest
     dataset, rows = gather(recipe, dataset, cache, needs(recipe))
     extracted = time.perf_counter()
-    shared = overlap(dataset, reporter)
-    warnings.add(overlap_warning(shared))
     trial = _Trial(recipe, dataset, network, cache, rows, reporter, bench, out, warnings)
+    trial.tracker = tracker
     head = trial.fit_head()
     history = [*head.pop("history", []), *trial.train_tail()]
     trained = time.perf_counter()
+    shared = overlap(dataset, reporter)
+    warnings.add(overlap_warning(shared), is_shown_elsewhere=bool(shared["test_photos"]))
     checked = audit(network.whole, network.frozen)
     reporter.say(f"freeze audit: {count(checked['frozen'], 'frozen variable')}, none moved")
     probabilities = {split: trial.probabilities(split) for split in ("validation", "test")}
@@ -160,7 +180,10 @@ def _run(
         test=test,
         leaks=shared["leaks"],
         near_duplicates=shared["near_duplicates"],
-        unseen=unseen(files, probabilities["test"], dataset.labels("test"), shared["test_photos"]),
+        unseen={
+            **unseen(files, probabilities["test"], dataset.labels("test"), shared["test_photos"]),
+            "look_alikes": shared["near_duplicates"] is not None,
+        },
         warnings=warnings.texts,
         ignored=dataset.ignored,
         excluded=len(dataset.excluded),
@@ -179,6 +202,46 @@ def _run(
     )
 
 
+def try_trial(
+    recipe: Recipe,
+    dataset: Dataset,
+    bench: Bench,
+    watch: keras.callbacks.Callback | None = None,
+    reporter: Reporter = SILENT,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Train one recipe and classify its validation photos, and no others; writes no folder.
+
+    Args:
+        recipe: fully resolved.
+        dataset: the photos.
+        bench: what earlier trials of this process left.
+        watch: a callback of the tail's epochs, which may stop the training.
+        reporter: of progress.
+
+    Returns:
+        Probabilities, float32 (n, classes), and labels, int (n,), of the validation photos.
+
+    Raises:
+        FinetuneError: see its subclasses.
+    """
+    try:
+        recipe = settled(recipe)
+        network, cache = bench.prepare(recipe, len(dataset.classes), reporter)
+        _check_memory(recipe, dataset, network)
+        dataset, rows = gather(recipe, dataset, cache, needs(recipe))
+        warnings = _Warnings(reporter, [])
+        trial = _Trial(
+            recipe, dataset, network, cache, rows, reporter, bench, None, warnings, watch
+        )
+        trial.fit_head()
+        trial.train_tail()
+        audit(network.whole, network.frozen)
+        return trial.probabilities("validation"), dataset.labels("validation")
+    except BaseException:
+        bench.forget()
+        raise
+
+
 class _Warnings:
     """What the run warns of, kept for its result."""
 
@@ -188,11 +251,12 @@ class _Warnings:
         for text in texts:
             self.add(text)
 
-    def add(self, text: str | None) -> None:
-        """Warn, if there is anything to warn of."""
+    def add(self, text: str | None, is_shown_elsewhere: bool = False) -> None:
+        """Warn, if there is anything to warn of; keep it unless the result says it in figures."""
         if text:
-            self.texts.append(text)
             self._reporter.warn(text)
+        if text and not is_shown_elsewhere:
+            self.texts.append(text)
 
 
 def _check_memory(recipe: Recipe, dataset: Dataset, network: Network) -> None:
@@ -213,9 +277,11 @@ class _Trial:
         rows: StoredRows,
         reporter: Reporter,
         bench: Bench,
-        out: Path,
+        out: Path | None,
         warnings: _Warnings,
+        watch: keras.callbacks.Callback | None = None,
     ):
+        self.watch = watch  # of the tail's epochs
         self.warnings = warnings
         self.recipe = recipe
         self.dataset = dataset
@@ -225,6 +291,7 @@ class _Trial:
         self.reporter = reporter
         self.bench = bench
         self.out = out
+        self.tracker: Tracker | None = None
         self.linear: Linear | None = None  # the whole of what was learned, if it is not None
         self.learns_head_only = STRATEGIES[recipe.strategy].learns == "head"
 
@@ -267,12 +334,14 @@ class _Trial:
         if key not in self.bench.heads:
             views, validation = self._features()
             labels = self.dataset.labels("train")
+            weights = self.dataset.weights("train")
             self.bench.heads[key] = fit_linear(
                 np.concatenate(views),
                 np.tile(labels, len(views)),
                 validation,
                 self.dataset.labels("validation"),
                 self._class_weight(),
+                None if weights is None else np.tile(weights, len(views)),
             )
         return self.bench.heads[key]
 
@@ -281,7 +350,7 @@ class _Trial:
         views, validation = self._features()
         labels = self.dataset.labels("train")
         size = self.recipe.batch_size
-        train = Batches(read_views(views), labels, size, self.recipe.seed)
+        train = Batches(read_views(views), labels, size, self.recipe.seed, self._weights())
         held_out = Batches(read_views([validation]), self.dataset.labels("validation"), size)
         settings = self._settings(**_HEAD_SETTINGS)
         return self._fit(self.network.head(), train, held_out, "head", settings)
@@ -292,7 +361,7 @@ class _Trial:
             return []
         recipe = self.recipe
         labels = self.dataset.labels("train")
-        train = Batches(self._reader(), labels, recipe.batch_size, recipe.seed)
+        train = Batches(self._reader(), labels, recipe.batch_size, recipe.seed, self._weights())
         settings = self._settings()
         model = self.network.trained_copy(tail_precision(recipe), recipe.seed)
         history = self._fit(model, train, self._batches("validation"), "tail", settings, self.out)
@@ -362,7 +431,7 @@ class _Trial:
     def write_ir(self) -> None:
         """Leave the network in a form that predicts without TensorFlow, see ``runs.ir``."""
         cut = self.recipe.cut
-        if resolve_engine(self.recipe.engine) != "openvino":
+        if self.out is None or resolve_engine(self.recipe.engine) != "openvino":
             return
         photos = self.dataset.split("validation")[:_CHECKED]
         stream = read_photos(self.cache.pixels(0), photos)
@@ -391,7 +460,9 @@ class _Trial:
         identity = digest_of([record.identity(self.recipe), self.dataset.digest])
         with self.reporter.stage(label, photos * settings.epochs) as advance:
             callbacks: list[keras.callbacks.Callback] = [_Bar(advance, photos, settings.batch_size)]
-            if self.recipe.tensorboard and out:
+            if self.watch and phase == "tail":
+                callbacks.append(self.watch)
+            if out and (self.recipe.tensorboard or self.recipe.track == "tensorboard"):
                 callbacks.append(keras.callbacks.TensorBoard(out / "tensorboard"))
             return fit(
                 model,
@@ -402,14 +473,23 @@ class _Trial:
                 identity,
                 out / record.CHECKPOINT if out else None,
                 callbacks,
-                self.reporter.epoch,
+                self._epoch,
             )
+
+    def _epoch(self, row: dict[str, Any]) -> None:
+        """One row of the history, as it comes."""
+        self.reporter.epoch(row)
+        if self.tracker:
+            log_epoch(self.tracker, row)
 
     def _settings(self, **changes: Any) -> Settings:
         names = ("epochs", "patience", "batch_size", "learning_rate")
         names += ("schedule", "weight_decay", "seed")  # type: ignore[assignment]
         values = {name: getattr(self.recipe, name) for name in names}
-        return Settings(**values | changes, class_weight=self._class_weight())
+        optimizer = self.recipe.optimizer
+        values |= {"optimizer": optimizer.name, "momentum": optimizer.momentum}
+        class_weight = None if self._weights() is not None else self._class_weight()
+        return Settings(**values | changes, class_weight=class_weight)
 
     def _class_weight(self) -> dict[int, float] | None:
         if self.recipe.class_weight != "balanced":
@@ -417,6 +497,15 @@ class _Trial:
         labels = self.dataset.labels("train")
         counts = np.bincount(labels)
         return {index: len(labels) / (len(counts) * n) for index, n in enumerate(counts)}
+
+    def _weights(self) -> np.ndarray | None:
+        """Of each training photo, its class in it: Keras takes one kind of weight or the other."""
+        weights = self.dataset.weights("train")
+        classes = self._class_weight()
+        if weights is None or classes is None:
+            return weights
+        of_class = np.array([classes[label] for label in self.dataset.labels("train")])
+        return (weights * of_class).astype(np.float32)
 
 
 class _Bar(keras.callbacks.Callback):

@@ -19,6 +19,7 @@ from finetune.model.preprocessing import PREPROCESSING, Preprocessing
 
 INPUT = "photo"  # the name of the input layer, and of the cut below everything
 OURS = (INPUT, "as_float", "preprocess")  # the layers that are in front of every backbone
+FOREIGN = (".safetensors", ".onnx")  # weight files in torchvision's layout
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ CONTROLS = {
     # torchvision's stride placement: its weights come with --weights FILE
     "resnet50-v1.5": _control(
         "resnet50_v15",
-        23_508_032,
+        23_561_152,
         "pool1_pool conv2_block3_out conv3_block4_out conv4_block6_out conv5_block3_out",
         "He et al., CVPR 2016, arXiv:1512.03385; the stride is in the 3x3 convolutions",
         pixels="torch",
@@ -228,6 +229,20 @@ def backbone(name: str, alpha: float = 1.0) -> Backbone:
             + (f"comes with alpha {allowed}." if allowed else "has no alpha: leave it out.")
         )
     return row or _derived(name, alpha)
+
+
+def preprocessing_of(name: str, weights: str, wanted: str = "backbone") -> Preprocessing:
+    """What happens to pixels in front of a backbone.
+
+    Args:
+        name: one of ``known_backbones()``.
+        weights: as for ``load_weights``: those in torchvision's layout bring torchvision's.
+        wanted: ``backbone``, or a key of ``PREPROCESSING``.
+    """
+    if wanted != "backbone":
+        return PREPROCESSING[wanted]
+    is_foreign = Path(weights).suffix in FOREIGN
+    return PREPROCESSING["torch"] if is_foreign else backbone(name).preprocessing
 
 
 def block_cut(name: str, blocks: int) -> str:

@@ -16,7 +16,6 @@ import numpy as np
 from finetune.errors import IntegrityError, UsageError
 from finetune.model.weight_files import Arrays, check_shapes
 
-SUFFIXES = (".safetensors", ".onnx")
 _IGNORED = re.compile(r"(classifier|fc|head|pre_logits)\..*|.*\.num_batches_tracked")
 _PARTS = {"weight": 0, "bias": 1, "running_mean": 2, "running_var": 3}
 
@@ -84,8 +83,8 @@ def read_foreign(path: Path, base: keras.Model, builder: str) -> Arrays:
                 found.setdefault(_keras_name(layer, builder), {})[_PARTS[part]] = value
     except ImportError as error:
         raise UsageError(
-            f"{path} needs the package {error.name}: `pip install {error.name}`, or give Keras's "
-            ".h5."
+            f"{path} needs the package {error.name}, which is not installed: "
+            '`pip install "finetune-cut[weights]"`, or give Keras\'s .h5.'
         ) from error
     except Exception as error:  # safetensors, onnx and protobuf each raise their own
         raise IntegrityError(

@@ -1,6 +1,7 @@
 """A network: backbone, head and cut, with exactly the layers that learn set to learn."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import numpy as np
 
 from finetune.errors import IntegrityError
 from finetune.model.backbones import backbone as row_of
-from finetune.model.backbones import build_base
+from finetune.model.backbones import build_base, preprocessing_of
 from finetune.model.cut import between, split
 from finetune.model.heads import CLASSIFIER, add_head
 from finetune.model.precision import computing_in
+from finetune.model.preprocessing import Preprocessing
 from finetune.model.saved import with_classifier
 from finetune.model.weights import Loaded, load_weights
 
@@ -31,6 +33,7 @@ class Network:
     pool: str
     precision: str  # of the trunk as an engine runs it; the layers' own is float32
     loaded: Loaded
+    preprocessing: Preprocessing
     initial: dict[str, list[np.ndarray]] = field(repr=False)  # layer that may learn -> its weights
     frozen: dict[str, str] = field(repr=False)  # digests of what must not move
     copies: dict[str, keras.Model] = field(default_factory=dict, repr=False)
@@ -99,8 +102,10 @@ def build_network(
     classes: int,
     *,
     weights: str,
+    alpha: float = 1.0,
+    preprocessing: str = "backbone",
     pool: str,
-    hidden: int = 0,
+    hidden: int | Sequence[int] = 0,
     dropout: float = 0.0,
     cut: str,
     batchnorm: str = "frozen",
@@ -114,6 +119,8 @@ def build_network(
         image_size: side of the square photos in pixels.
         classes: number of classes.
         weights: ``imagenet``, ``random`` or a file, see ``load_weights``.
+        alpha: width multiplier, see ``backbones.backbone``.
+        preprocessing: ``backbone`` or ``scale-only``, see ``build_base``.
         pool, hidden, dropout: of the head, see ``add_head``.
         cut: name of the cut below everything that learns.
         batchnorm: see ``freeze``.
@@ -126,8 +133,9 @@ def build_network(
     keras.utils.clear_session()  # names and memory of earlier networks in this process
     keras.utils.disable_interactive_logging()  # which clear_session turned on; it goes to stdout
     keras.utils.set_random_seed(seed)
-    base = build_base(backbone, image_size)
-    loaded = load_weights(base, backbone, weights)
+    base = build_base(backbone, image_size, alpha=alpha, preprocessing=preprocessing)
+    loaded = load_weights(base, backbone, weights, alpha, preprocessing)
+    pixels = preprocessing_of(backbone, weights, preprocessing)
     whole = add_head(base, classes, pool, hidden, dropout)
     draw_head(whole, seed)
     tail = split(whole, cut).tail
@@ -137,7 +145,7 @@ def build_network(
     initial = {layer.name: layer.get_weights() for layer in learning}
     top = row_of(backbone).blocks[-1]
     frozen = frozen_digests(whole)
-    return Network(whole, tail, cut, top, pool, precision, loaded, initial, frozen)
+    return Network(whole, tail, cut, top, pool, precision, loaded, pixels, initial, frozen)
 
 
 def draw_head(whole: keras.Model, seed: int) -> None:

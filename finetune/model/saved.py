@@ -22,21 +22,20 @@ from finetune.errors import DataError, IntegrityError
 
 _WEIGHTS = "model.weights.h5"
 _MEMBERS = {"metadata.json", "config.json", _WEIGHTS}
-# Where the configuration of a model of standard layers, compiled or not, takes its classes from;
-# None is a tensor's place.
+# Where the configuration of a model of standard layers takes its classes from; None is a tensor's.
 _MODULES = {None, "keras"} | {
     f"keras.{name}"
     for name in (
-        "initializers",
-        "layers",
-        "losses",
-        "metrics",
-        "optimizers",
-        "optimizers.schedules",
-        "regularizers",
-        "src.models.functional",
-        "src.models.sequential",
+        *("initializers", "layers", "losses", "metrics", "optimizers", "optimizers.schedules"),
+        *("regularizers", "src.models.functional", "src.models.sequential"),
     )
+}
+# Of Keras's own modules nothing but these: what keras.applications builds some networks of.
+_EXACT = {
+    ("keras.src.ops.numpy", "Add"),
+    ("keras.src.ops.numpy", "Multiply"),
+    ("keras.src.applications.convnext", "LayerScale"),
+    ("keras.src.applications.inception_resnet_v2", "CustomScaleLayer"),
 }
 # They carry or fetch code.
 _UNSAFE_LAYERS = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "FlaxLayer", "JaxLayer"}
@@ -139,7 +138,8 @@ def _parts(config: Any) -> Iterator[dict[str, Any]]:
 def _check_part(part: dict[str, Any]) -> None:
     place, name = part.get("module"), part["class_name"]
     registered = part.get("registered_name")
-    if place not in _MODULES or name in _UNSAFE_LAYERS or registered not in (None, name):
+    is_known = place in _MODULES or (place, name) in _EXACT
+    if not is_known or name in _UNSAFE_LAYERS or registered not in (None, name):
         raise ValueError(f"it holds {place}.{name}, which is none of Keras's own layers")
 
 

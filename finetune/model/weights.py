@@ -15,7 +15,7 @@ import numpy as np
 
 from finetune.errors import DataError, IntegrityError, UsageError
 from finetune.model import foreign_weights
-from finetune.model.backbones import CONTROLS, Backbone, backbone
+from finetune.model.backbones import CONTROLS, FOREIGN, Backbone, backbone, preprocessing_of
 from finetune.model.preprocessing import PREPROCESSING
 from finetune.model.weight_files import Arrays, check_shapes, read_hdf5, weighted_layers
 
@@ -53,7 +53,9 @@ def weights_digest(arrays: Arrays) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def load_weights(base: keras.Model, name: str, weights: str, alpha: float = 1.0) -> Loaded:
+def load_weights(
+    base: keras.Model, name: str, weights: str, alpha: float = 1.0, preprocessing: str = "backbone"
+) -> Loaded:
     """Find, verify and set a backbone's weights. Nothing is set unless everything fits.
 
     Args:
@@ -61,7 +63,7 @@ def load_weights(base: keras.Model, name: str, weights: str, alpha: float = 1.0)
         name: one of ``known_backbones()``.
         weights: ``imagenet``, ``random`` or the path of a weight file: .h5, .weights.h5, or
             .safetensors and .onnx in torchvision's layout, which bring torchvision's preprocessing.
-        alpha: as ``build_base`` was given it.
+        alpha, preprocessing: as ``build_base`` was given them.
 
     Raises:
         UsageError: ``weights`` is none of these.
@@ -90,16 +92,14 @@ def load_weights(base: keras.Model, name: str, weights: str, alpha: float = 1.0)
         layer.set_weights(arrays[layer.name])
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()  # it computes with copies of its weights
-    digest = weights_digest(arrays)
-    if Path(weights).suffix in foreign_weights.SUFFIXES:
-        # Trained with torchvision's preprocessing, which then is part of what these weights are.
-        base.get_layer("preprocess").set_weights(PREPROCESSING["torch"].affine())
-        digest = hashlib.sha256(f"torch {digest}".encode()).hexdigest()
-    return Loaded(source, digest)
+    if Path(weights).suffix in FOREIGN:
+        pixels = preprocessing_of(name, weights, preprocessing)
+        base.get_layer("preprocess").set_weights(pixels.affine())
+    return Loaded(source, weights_digest(arrays))
 
 
 def _read_file(path: Path, base: keras.Model, row: Backbone) -> Arrays:
-    if path.suffix in foreign_weights.SUFFIXES:
+    if path.suffix in FOREIGN:
         return foreign_weights.read_foreign(path, base, row.builder)
     return read_hdf5(path, base)
 

@@ -117,6 +117,8 @@ def expand(path: Path) -> list[Trial]:
         UsageError: with file and line; also for more than ``MOST_TRIALS``.
     """
     values, lines = parse(read(path), str(path))
+    if "search" in values:
+        raise UsageError(f"{path} holds a search; `finetune tune {path}` runs it.")
     swept = values.pop("matrix", {})
     place = f"{path}:{lines.get(('matrix',), 1)}"
     if not isinstance(swept, dict):

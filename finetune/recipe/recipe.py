@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -21,45 +20,22 @@ from pydantic import (
 from finetune.data.augment import NONE, PRESETS
 from finetune.data.photos import RESIZE_MODES
 from finetune.errors import UsageError
-from finetune.model.backbones import BACKBONES, known_backbones
+from finetune.model.backbones import backbone, block_cut, known_backbones
+from finetune.recipe.parts import (
+    FROZEN,
+    PARTS,
+    Augment,
+    Head,
+    Optimizer,
+    full_head,
+    full_optimizer,
+    written_out,
+)
 from finetune.recipe.strategies import POOLINGS, STRATEGIES
 from finetune.recipe.yaml import Lines, dump, parse, read
 
-_FROZEN = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 _MOST_VIEWS = 1_000  # stored ones; each takes as much space as the photos themselves
 _STORED_VIEWS = 4  # per photo, where a recipe augments and its strategy cannot take fresh views
-
-
-class Head(BaseModel):
-    """What stands on the backbone: pooling, an optional hidden layer, dropout, and how a linear
-    head is fitted first.
-    """
-
-    model_config = _FROZEN
-    pool: Literal[POOLINGS] = "gap"  # type: ignore[valid-type]
-    hidden: int = Field(0, ge=0, le=65_536)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    solver: Literal["lbfgs", "keras"]
-
-    @model_validator(mode="after")
-    def _linear(self) -> "Head":
-        if self.solver == "lbfgs" and self.hidden:
-            raise ValueError(
-                "solver lbfgs fits a linear head; with a hidden layer set solver: keras"
-            )
-        return self
-
-
-class Augment(BaseModel):
-    """Largest changes of a random view, see ``data.augment.augment``."""
-
-    model_config = _FROZEN
-    flip: bool = False
-    rotation: float = Field(0.0, ge=0, le=180)
-    zoom: float = Field(0.0, ge=0, le=0.5)
-    shear: float = Field(0.0, ge=0, le=45)
-    translation: float = Field(0.0, ge=0, le=0.5)
-    contrast: float = Field(0.0, ge=0, lt=1)
 
 
 class Recipe(BaseModel):
@@ -67,16 +43,18 @@ class Recipe(BaseModel):
     photos.
     """
 
-    model_config = _FROZEN
+    model_config = FROZEN
     data: str = "cats-and-dogs-small"
     min_per_class: int = Field(0, ge=0)
     groups: str | None = None
-    backbone: Literal[known_backbones()] = "vgg16"  # type: ignore[valid-type]
+    backbone: str = Field("vgg16", json_schema_extra={"enum": list(known_backbones())})
+    alpha: float = Field(1.0, gt=0)
+    preprocessing: Literal["backbone", "scale-only"] = "backbone"
     weights: str = "imagenet"
     strategy: Literal[tuple(STRATEGIES)] = "top-blocks"  # type: ignore[valid-type]
-    blocks: int = Field(1, ge=1, le=4)
+    blocks: int = Field(1, ge=1)
     head: Head
-    image_size: int = Field(224, ge=32, le=1024)
+    image_size: int = Field(224, ge=28, le=1024)
     resize: Literal[RESIZE_MODES] = "squash"  # type: ignore[valid-type]
     augment: Augment
     views: Literal["fresh"] | Annotated[int, Field(ge=0, le=_MOST_VIEWS)]
@@ -84,6 +62,7 @@ class Recipe(BaseModel):
     patience: int = Field(3, ge=1)
     batch_size: int = Field(32, ge=1, le=65_536)
     learning_rate: float = Field(gt=0)
+    optimizer: Optimizer
     schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: float = Field(0.0, ge=0)
     class_weight: Literal["none", "balanced"] = "none"
@@ -94,6 +73,7 @@ class Recipe(BaseModel):
     margin: float = Field(1.0, gt=0, le=100)  # points of accuracy
     skip_bad: bool = False
     tensorboard: bool = False
+    track: Literal["none", "mlflow", "wandb", "tensorboard"] = "none"
     seed: int = Field(0, ge=0, lt=2**32)
 
     @model_validator(mode="before")
@@ -108,27 +88,37 @@ class Recipe(BaseModel):
             values.get("strategy", ""), STRATEGIES[cls.model_fields["strategy"].default]
         )
         values = {**strategy.defaults, **values}
-        head = values.get("head", "gap")
-        head = {"pool": head} if isinstance(head, str) else head
-        if isinstance(head, Mapping):
-            head = {"solver": "keras" if head.get("hidden") else strategy.solver, **head}
+        head = full_head(values.get("head", {}), values.get("backbone"), strategy.solver)
+        optimizer = full_optimizer(values.get("optimizer", {}))
         if "views" not in values:
             stored = 0 if values["augment"] == "none" else _STORED_VIEWS
             values["views"] = "fresh" if strategy.streams and stored else stored
-        return {**values, "head": head}
+        return {**values, "head": head, "optimizer": optimizer}
 
-    @field_validator("backbone", mode="before")
+    @field_validator("backbone")
     @classmethod
-    def _known(cls, name: Any) -> Any:
-        """A mistake gets the nearest names: a list of all forty would hide them."""
-        if name in known_backbones():
-            return name
-        near = difflib.get_close_matches(str(name), known_backbones(), n=1)
-        hint = f"did you mean '{near[0]}'? Allowed" if near else "allowed"
-        raise ValueError(
-            f"backbone is {name!r}; {hint} are {', '.join(BACKBONES)} "
-            "and all others that `finetune backbones` prints"
-        )
+    def _is_known(cls, name: str) -> str:
+        try:
+            backbone(name)
+        except UsageError as error:
+            raise ValueError(str(error).removesuffix(".")) from error
+        return name
+
+    @model_validator(mode="after")
+    def _backbone_fits(self) -> "Recipe":
+        """Its width and blocks, and that the photos are large enough for it."""
+        try:
+            row = backbone(self.backbone, self.alpha)
+            if STRATEGIES[self.strategy].learns == "blocks":
+                block_cut(self.backbone, self.blocks)
+        except UsageError as error:
+            raise ValueError(str(error).removesuffix(".")) from error
+        if self.image_size < row.min_size:
+            raise ValueError(
+                f"image_size is {self.image_size}; {self.backbone} takes photos of {row.min_size} "
+                "px and more"
+            )
+        return self
 
     @field_validator("augment", mode="before")
     @classmethod
@@ -158,6 +148,14 @@ class Recipe(BaseModel):
                 '`pip install "finetune-cut[tensorboard]"`, or set tensorboard: false'
             )
         return wanted
+
+    @field_validator("track")
+    @classmethod
+    def _tracker_installed(cls, name: str, info: ValidationInfo) -> str:
+        """As for ``tensorboard``."""
+        if not (info.context or {}).get("finished") and (problem := missing_tracker(name)):
+            raise ValueError(problem)
+        return name
 
     @model_validator(mode="after")
     def _views_fit(self) -> "Recipe":
@@ -212,6 +210,8 @@ def load(
     if "matrix" in values:
         raise UsageError(f"{path} holds a matrix of recipes; `finetune compare {path}` runs them.")
     values |= {key: value for key, value in overrides.items() if value is not None}
+    if "search" in values:
+        raise UsageError(f"{path or 'recipe'} holds a search; `finetune tune` runs it.")
     for setting in settings or []:
         _set(values, setting)
     return build(values, str(path) if path else "recipe", lines)
@@ -246,7 +246,7 @@ def assign(values: dict[str, Any], key: str, value: Any, source: str) -> None:
     for parent in parents:
         inner = values.get(parent) or {}
         if isinstance(inner, str):
-            inner = {"pool": inner} if parent == "head" else dict(PRESETS.get(inner, {}))
+            inner = written_out(parent, inner)
         if not isinstance(inner, dict):
             raise UsageError(f"{source}: {parent} is {inner!r} and has no keys of its own.")
         values[parent] = dict(inner)
@@ -260,10 +260,16 @@ def schema() -> dict[str, Any]:
     properties = dict(Recipe.model_json_schema()["properties"])
     properties["head"] = {"anyOf": [{"enum": list(POOLINGS)}, {**head, "required": []}]}
     properties["augment"] = {"anyOf": [{"enum": list(PRESETS)}, augment]}
+    optimizer = {**Optimizer.model_json_schema(), "required": []}
+    properties["optimizer"] = {"anyOf": [{"enum": ["adam", "sgd"]}, optimizer]}
     combination = {"type": "object", "description": "a partial combination to leave out"}
     properties["exclude"] = {"type": "array", "items": combination}
     swept = {"type": "object", "additionalProperties": {"type": "array", "minItems": 1}}
     properties["matrix"] = {**swept, "properties": {"exclude": properties["exclude"]}}
+    ends = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
+    domains = [{"type": "object", "properties": {scale: ends}} for scale in ("log", "range")]
+    domain = {"anyOf": [{"type": "array", "minItems": 1}, *domains]}
+    properties["search"] = {"type": "object", "additionalProperties": domain}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "finetune recipe",
@@ -273,7 +279,17 @@ def schema() -> dict[str, Any]:
     }
 
 
-_BRANCHES = ("literal[", "int", "constrained-int")  # of a union, in pydantic's places
+def missing_tracker(name: str) -> str:
+    """What to do where a tracker's package is not installed; "" where it is."""
+    if name == "none" or importlib.util.find_spec(name) is not None:
+        return ""
+    return (
+        f"track: {name} needs a package that is not installed; "
+        f'`pip install "finetune-cut[{name}]"`, or set track: none'
+    )
+
+
+_BRANCHES = ("literal[", "int", "constrained-int", "list[")  # of a union, in pydantic's places
 
 
 def build(values: Mapping[str, Any], source: str, lines: Lines, finished: bool = False) -> Recipe:
@@ -295,8 +311,7 @@ def _explain(mistake: Mapping[str, Any], source: str, lines: Lines) -> str:
     where = f"{source}:{line}" if line else source
     key = ".".join(map(str, path))
     if mistake["type"] == "extra_forbidden":
-        nested: dict[str, type[BaseModel]] = {"head": Head, "augment": Augment}
-        model = nested.get(str(path[0]), Recipe) if len(path) > 1 else Recipe
+        model = PARTS.get(str(path[0]), Recipe) if len(path) > 1 else Recipe
         near = difflib.get_close_matches(str(path[-1]), model.model_fields, n=1)
         hint = (
             f"did you mean '{near[0]}'?"

@@ -13,6 +13,7 @@ from finetune.evaluation.metrics import (
     apply_temperature,
     expected_calibration_error,
     fit_temperature,
+    interval,
     per_photo,
 )
 from finetune.runs.predictions import Predictions, read_predictions
@@ -72,6 +73,12 @@ class Entry:
     @cached_property
     def scaled_ece(self) -> float:
         return expected_calibration_error(self.scaled, self.test.labels)
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """Of the mean accuracy over the seeds: another set of photos would give another one."""
+        hits = np.mean([photos["correct"] for photos in self.scores], axis=0)
+        return interval(hits, self.test.groups)
 
     @property
     def cut_short(self) -> bool:

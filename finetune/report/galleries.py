@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from finetune.data.decode import FORMATS
-from finetune.data.photos import BadPhoto, decode
+from finetune.data.photos import BadPhoto, decode, read_bytes, unprintable
 from finetune.evaluation.overlays import percent
 from finetune.report.sections import Section
 
@@ -50,7 +50,7 @@ def galleries(section: Section, root: Path | None, limit: int) -> list[dict[str,
                 "file": test.files[i],
                 "true": section.classes[test.labels[i]],
                 "text": text,
-                **_thumbnail(root, test.files[i]),
+                **thumbnail(root, test.files[i]),
             }
             for i, text in list(texts.items())[:limit]
         ]
@@ -115,12 +115,12 @@ def _confident(section: Section, correct: np.ndarray) -> dict[int, str]:
     return texts
 
 
-def _thumbnail(root: Path | None, file: str) -> Mapping[str, Any]:
+def thumbnail(root: Path | None, file: str) -> Mapping[str, Any]:
     """src, width and height; src is None for a photo that is gone or cannot be decoded."""
     if root is None:
         return {"src": None}
     try:
-        data = (root / file).read_bytes()
+        data = read_bytes(root / unprintable(file))
         with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
             width, height = ImageOps.exif_transpose(photo).size
         pixels = decode(data, 2 * _SIDE, "squash")

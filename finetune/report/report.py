@@ -6,6 +6,7 @@ script by their sha256, and pictures inside the page; every text goes through ji
 
 import base64
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +20,7 @@ from markupsafe import Markup
 from finetune import __version__
 from finetune.evaluation.metrics import confusion, top_confusions
 from finetune.evaluation.planning import MARGIN
-from finetune.files import commit, commit_text
+from finetune.files import commit_csv, commit_text
 from finetune.report import figures
 from finetune.report.entries import Cell, Entry
 from finetune.report.galleries import explanations, galleries
@@ -34,6 +35,7 @@ SHOWN_PAIRS = 300
 SHOWN_PHOTOS = 48
 SHOWN_CLASSES = 12
 SHOWN_MISTAKES = 6
+SHOWN_WARNINGS = 8
 _COSTS = (
     "seconds",
     "seconds_alone",
@@ -56,17 +58,22 @@ def write_report(out: Path, cells: Sequence[Cell], plan: Mapping[str, Any]) -> d
             (``metrics.summarize``), seconds (extract, train, total) and cost (seconds,
             seconds_alone, parameters, trainable, stored_bytes, peak_memory, multiply_adds).
         plan: cells, extractions, data (names), roots (split digest -> folder of the photos) and, if
-            known, command.
+            known, command, margin (fraction) and overlaps (split digest -> leaks and
+            near_duplicates).
 
     Returns:
-        report (path), verdict (one sentence per split digest) and ranking: per recipe split, group,
-        recipe, accuracy, accuracy_interval, seeds, mean, sd, cost_seconds and recommended, in the
-        order of the table.
+        report (path); verdict (one sentence per split digest); ranking: per recipe split, group,
+        recipe, accuracy (mean over seeds) with accuracy_interval, accuracy_unseen (without test
+        photos that another split holds, too), seeds, mean, sd, cost_seconds and recommended, in the
+        order of the table; pairs: what ``compare_pairs`` found, with their split; leaks and
+        near_duplicates (files, see ``data.overlap``); warnings (sentences); ledger (split digest ->
+        models and comparisons); margin (points).
 
     Raises:
         DataError: cells with the same split digest name different photos.
     """
-    ranked = sections(out, cells, plan.get("margin", MARGIN))
+    margin = plan.get("margin", MARGIN)
+    ranked = sections(out, cells, margin)
     rows = [row for section in ranked for row in _rows(section)]
     parts = [_context(section, out, plan, len(ranked)) for section in ranked]
     context: dict[str, Any] = {
@@ -79,16 +86,28 @@ def write_report(out: Path, cells: Sequence[Cell], plan: Mapping[str, Any]) -> d
         "unfinished": sum(cell["status"] != "done" for cell in cells),
         "dropped": _dropped(cells),
     }
-    commit(
-        out / "results.csv", lambda file: results_table(out, cells, rows).to_csv(file, index=False)
-    )
-    commit_text(out / "results.md", _environment().get_template("results.md").render(context))
-    commit_text(out / "report.html", _page(context))
+    commit_csv(out / "results.csv", results_table(out, cells, rows))
+    commit_text(out / "results.md", environment().get_template("results.md").render(context))
+    commit_text(out / "report.html", page("report.html", context))
     ranking = [
         {key: value for key, value in row.items() if not isinstance(value, Entry)} for row in rows
     ]
     verdict = " ".join(f"{sentence}." for sentence in context["verdicts"])
-    return {"report": str(out / "report.html"), "verdict": verdict, "ranking": ranking}
+    return {
+        "report": str(out / "report.html"),
+        "verdict": verdict,
+        "ranking": ranking,
+        "pairs": [
+            {"split": section.split, **pair}
+            for section in ranked
+            for pair in json.loads(section.pairs.to_json(orient="records", double_precision=15))
+        ],
+        "leaks": [group for part in parts for group in part["leaks"]],
+        "near_duplicates": [pair for part in parts for pair in part["near_duplicates"]],
+        "warnings": [text for section in ranked for text in section.warnings],
+        "ledger": {part["section"].split: part["ledger"] for part in parts},
+        "margin": 100 * margin,
+    }
 
 
 def _verdicts(parts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -128,8 +147,9 @@ def _rows(section: Section) -> list[dict[str, Any]]:
             "number": number,
             "group": int(groups[entry.name]),
             "recipe": entry.name,
-            "accuracy": entry.shown["test"]["accuracy"],
-            "accuracy_interval": entry.shown["test"]["accuracy_interval"],
+            "accuracy": float(section.seeds["mean"][entry.name]),
+            "accuracy_interval": list(entry.interval),
+            "accuracy_unseen": section.unseen[entry.name],
             "seeds": len(entry.cells),
             "mean": float(section.seeds["mean"][entry.name]),
             "sd": _known(section.seeds["sd"][entry.name]),
@@ -148,9 +168,14 @@ def _context(section: Section, out: Path, plan: Mapping[str, Any], splits: int) 
     points = [row for row in rows if row["cost_seconds"] is not None]
     low, high = np.array([row["accuracy_interval"] for row in rows]).T
     pairs = section.pairs.sort_values("p", kind="stable")
+    counts = ledger.record(section.split, [out / run for run in section.runs])
+    held_twice = plan.get("overlaps", {}).get(section.split, {})
     return {
         "section": section,
-        "scored": scored(ledger.record(section.split, [out / run for run in section.runs])),
+        "ledger": counts,
+        "scored": scored(counts),
+        "leaks": held_twice.get("leaks", []),
+        "near_duplicates": held_twice.get("near_duplicates") or [],
         "rows": rows,
         "costs": {
             entry.name: {key: _known(entry.cost(key)) for key in _COSTS}
@@ -210,7 +235,8 @@ def _histories(entry: Entry, out: Path) -> tuple[pd.DataFrame, list[pd.DataFrame
     return seeds[entry.shown["name"]], list(seeds.values())
 
 
-def _page(context: Mapping[str, Any]) -> str:
+def page(template: str, context: Mapping[str, Any]) -> str:
+    """A page of its own: a template with style, script and the policy that allows no others."""
     folder = files("finetune.report").joinpath("templates")
     style = folder.joinpath("report.css").read_text()
     script = folder.joinpath("report.js").read_text()
@@ -218,15 +244,18 @@ def _page(context: Mapping[str, Any]) -> str:
         f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src "
         f"{_digest(script)}; base-uri 'none'; form-action 'none'"
     )
-    page = _environment(autoescape=True).get_template("report.html")
-    return page.render(context, policy=policy, style=Markup(style), script=Markup(script))
+    return (
+        environment(autoescape=True)
+        .get_template(template)
+        .render(context, policy=policy, style=Markup(style), script=Markup(script))
+    )
 
 
 def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _environment(autoescape: bool = False) -> Environment:
+def environment(autoescape: bool = False) -> Environment:
     """HTML escapes every text; Markdown none, but for the ``cell`` filter."""
     environment = templates(PackageLoader("finetune.report", "templates"), autoescape)
     environment.filters |= {
@@ -239,6 +268,7 @@ def _environment(autoescape: bool = False) -> Environment:
         "panel": figures.PANEL,
         "isnan": np.isnan,
         "shown_classes": SHOWN_CLASSES,
+        "shown_warnings": SHOWN_WARNINGS,
     }
     return environment
 

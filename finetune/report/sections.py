@@ -68,6 +68,42 @@ class Section:
         entries = {entry.name: entry for entry in self.entries}
         return entries[good[0]], entries[best]
 
+    @cached_property
+    def unseen(self) -> dict[str, float | None]:
+        """Recipe -> mean accuracy without the test photos that another split holds, too."""
+        found: dict[str, float | None] = {}
+        for entry in self.entries:
+            values = [(cell.get("unseen") or {}).get("accuracy") for cell in entry.cells]
+            known = [value for value in values if value is not None]
+            found[entry.name] = float(np.mean(known)) if len(known) == len(values) else None
+        return found
+
+    @property
+    def known(self) -> int | None:
+        """How many test photos have a copy or a look-alike in another split; None: not recorded."""
+        left = (self.entries[0].shown.get("unseen") or {}).get("n")
+        return None if left is None else self.photos - left
+
+    @property
+    def shared(self) -> str:
+        """What test photos that another split holds, too, do to the accuracies."""
+        accuracy = {entry.name: self.seeds["mean"][entry.name] for entry in self.entries}
+        alike = (self.entries[0].shown.get("unseen") or {}).get("look_alikes", True)
+        return sentences.shared(accuracy, self.unseen, self.known, alike)
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What the trials warned of; what not all of them did names its recipe."""
+        told: dict[str, list[str]] = {}
+        for entry in self.entries:
+            for text in dict.fromkeys(w for cell in entry.cells for w in cell.get("warnings", ())):
+                told.setdefault(text, []).append(entry.name)
+        everybody = len(self.entries)
+        return [
+            text if len(names) == everybody else f"{sentences.listed(names)}: {text}"
+            for text, names in told.items()
+        ]
+
     @property
     def advice(self) -> str:
         """What the recommendation rests on, and how far it may be from the best."""

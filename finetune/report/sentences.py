@@ -12,6 +12,9 @@ from typing import Any
 import pandas as pd
 
 from finetune.evaluation.planning import MARGIN
+from finetune.progress import count
+
+_SHOWN = 5  # recipes that a sentence names with their figures
 
 
 def verdict(
@@ -72,9 +75,9 @@ def recommendation(pairs: pd.DataFrame, name: str) -> str:
 def effect(axis: str, found: Mapping[str, Any], margin: float = MARGIN) -> str:
     """A swept setting's pooled main effect; ``found`` is a contrast of ``axes.effects``."""
     low, high = (signed(found[key]) for key in ("low", "high"))
-    count = f"{found['pairs']} pair{'s' if found['pairs'] > 1 else ''}"
+    pairs = count(found["pairs"], "pair")
     size = f"{signed(found['difference'])} points ({low} to {high})"
-    sentence = f"{axis}: {found['value']} over {found['against']}: {size}, mean of {count}"
+    sentence = f"{axis}: {found['value']} over {found['against']}: {size}, mean of {pairs}"
     if found["p"] <= 0.05:
         subject = "these trained models" if found["scope"] == "models" else "the recipes"
         return f"{sentence}; a difference of {subject}, p {shown_p(found['p'])}"
@@ -103,10 +106,36 @@ def identical(pairs: pd.DataFrame, unchanged: Collection[str] = ()) -> list[str]
     return sentences
 
 
+def shared(
+    accuracy: Mapping[str, float],
+    unseen: Mapping[str, float | None],
+    known: int | None,
+    alike: bool = True,
+) -> str:
+    """Mean accuracy with and without ``known`` test photos that another split holds, too.
+
+    Empty where it was not recorded how many there are; ``alike``: whether look-alikes are counted.
+    """
+    copy = "a copy or a look-alike" if alike else "a copy (look-alikes were not sought)"
+    if known is None:
+        return ""
+    if not known:
+        return f"No test photo has {copy} in another split"
+    subject = f"{count(known, 'test photo')} {'has' if known == 1 else 'have'}"
+    sizes = [
+        f"{name} {100 * left:.1f} instead of {100 * accuracy[name]:.1f} %"
+        for name, left in unseen.items()
+        if left is not None
+    ]
+    without = f"; without {'it' if known == 1 else 'them'}: {', '.join(sizes[:_SHOWN])}"
+    more = f" and {len(sizes) - _SHOWN} more in compare.json" if len(sizes) > _SHOWN else ""
+    return f"{subject} {copy} in another split{without if sizes else ''}{more}"
+
+
 def scored(ledger: Mapping[str, int]) -> str:
     """How often a test split was looked at; ``ledger`` is from ``runs.ledger.read``."""
-    models = f"{ledger['models']:,} model{'s' if ledger['models'] != 1 else ''}"
-    times = f"{ledger['comparisons']:,} comparison{'s' if ledger['comparisons'] != 1 else ''}"
+    models = count(ledger["models"], "model")
+    times = count(ledger["comparisons"], "comparison")
     return (
         f"On this machine {models} {'have' if ledger['models'] != 1 else 'has'} been scored on "
         f"this test split so far, in {times}"

@@ -75,16 +75,6 @@ def templates(loader: BaseLoader, autoescape: bool = False) -> Environment:
     return environment
 
 
-def _shared(result: Mapping[str, Any]) -> str:
-    """How many test photos stand in another split, too."""
-    known = result["test"]["n"] - result.get("unseen", {}).get("n", 0)
-    looked = result.get("near_duplicates") is not None
-    also = " or a look-alike" if looked else ""
-    note = "" if looked else " Look-alikes were not sought: `finetune check` does it."
-    subject = f"{count(known, 'test photo')} {'has' if known == 1 else 'have'}"
-    return f"{subject if known else 'No test photo has'} a copy{also} in another split.{note}"
-
-
 def _fill(
     result: Mapping[str, Any],
     classes: Sequence[str],
@@ -103,8 +93,7 @@ def _fill(
         "backbones": [backbone(name) for name in dict.fromkeys(r.backbone for r in recipes)],
         "warnings": result.get("warnings", caveats(result["test"])),
         "unseen": result.get("unseen"),
-        "known": result["test"]["n"] - result.get("unseen", {}).get("n", 0),
-        "shared": _shared(result),
+        "count": count,
         "table": table,
         "pictures": [path.name for path in folder.glob("*.png")],
     }

@@ -5,6 +5,7 @@ written last: a folder with one is a finished run. It holds the sha256 of every 
 under ``sha256``, the digest of its own content, which whoever reads a file checks.
 """
 
+import csv
 import json
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -37,7 +38,8 @@ class RunResult:
         audit: frozen (variables compared) and moved.
         validation, test: see ``evaluation.metrics.summarize``, and per_class.
         leaks, near_duplicates: files in more than one split or class, see ``data.overlap``.
-        unseen: n and accuracy of the test photos that have no copy or look-alike in another split.
+        unseen: n and accuracy of the test photos that have no copy or look-alike in another split;
+            look_alikes: whether these were sought.
         warnings: sentences on what the figures are worth.
         ignored: entries of the data folder that are no photos, by kind; ``excluded``: bad photos.
         fidelity: how far a trunk that is not float32 is off, see ``docs/design.md``.
@@ -160,6 +162,20 @@ def finished_run(folder: Path) -> RunResult | None:
     except (IntegrityError, DataError):
         return None
     return result
+
+
+def read_contents(folder: Path) -> dict[str, str] | None:
+    """sha256 -> split of every photo of a run, training first; None if it did not keep them.
+
+    Raises:
+        IntegrityError: the table is not as the run wrote it.
+    """
+    if not (folder / PHOTOS).is_file():
+        return None
+    checked(folder, PHOTOS)
+    with (folder / PHOTOS).open(newline="", encoding="utf-8") as file:
+        rows = [(row["sha256"], row["split"]) for row in csv.DictReader(file)]
+    return dict(reversed(rows))  # of copies the first counts: splits begin with training
 
 
 def read_recipe(out: Path) -> Path:

@@ -99,6 +99,12 @@ def open_ir(run: Path, precision: str = "auto") -> Engine:
         UsageError: this run has no int8 network, or the precision is none of this machine.
         IntegrityError: the network is missing or damaged.
     """
+    graph, resolved = read_ir(run, precision)
+    return compile_graph(graph, resolved, batch=1)
+
+
+def read_ir(run: Path, precision: str = "auto") -> tuple[Any, str]:
+    """A run's network as ``openvino.Model``, and its precision on this machine; see ``open_ir``."""
     folder = run / FOLDER / ("int8" if precision == "int8" else "float32")
     if precision == "int8" and not folder.exists():
         raise UsageError(
@@ -108,4 +114,4 @@ def open_ir(run: Path, precision: str = "auto") -> Engine:
         )
     # A finished int8 network needs no NNCF.
     resolved = precision if precision == "int8" else resolve_precision(precision, "openvino")
-    return compile_graph(load(folder).graph(), resolved, batch=1)
+    return load(folder).graph(), resolved

@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from finetune.files import cache_dir, commit_json
+from finetune.files import READ_ONLY, cache_dir, commit_json, make_folder
 
 
 def record(split: str, runs: Collection[Path], comparison: bool = True) -> dict[str, int]:
@@ -28,15 +28,19 @@ def record(split: str, runs: Collection[Path], comparison: bool = True) -> dict[
         What ``read`` returns now.
     """
     path = _path(split)
-    path.parent.mkdir(parents=True, exist_ok=True)
     models = sorted(hashlib.sha256(_scores(run)).hexdigest()[:16] for run in runs)
     together = hashlib.sha256(" ".join(models).encode()).hexdigest()[:16]
-    with FileLock(path.with_suffix(".lock")):
-        entries = _entries(path)
-        entries["models"] = sorted({*entries["models"], *models})
-        if comparison and len(models) > 1:
-            entries["comparisons"] = sorted({*entries["comparisons"], together})
-        commit_json(path, entries)
+    try:
+        make_folder(path.parent)
+        with FileLock(path.with_suffix(".lock")):
+            entries = _entries(path)
+            entries["models"] = sorted({*entries["models"], *models})
+            if comparison and len(models) > 1:
+                entries["comparisons"] = sorted({*entries["comparisons"], together})
+            commit_json(path, entries)
+    except OSError as error:
+        if error.errno not in READ_ONLY:  # such a cache will do for a run, and counts none
+            raise
     return read(split)
 
 
@@ -46,10 +50,12 @@ def read(split: str) -> dict[str, int]:
 
 
 def _entries(path: Path) -> dict[str, Any]:
+    empty: dict[str, list[str]] = {"models": [], "comparisons": []}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # damaged: what can be counted begins now
-        return {"models": [], "comparisons": []}
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {name: [str(key) for key in found[name]] for name in empty}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # damaged: counting begins now
+        return empty
 
 
 def _path(split: str) -> Path:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from finetune.errors import DataError
+from finetune.files import from_text
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def read_predictions(run: Path) -> tuple[list[str], dict[str, Predictions]]:
 
     ``predictions.csv`` may end in a column that says what each photo shows (an animal, a patient).
     """
-    classes = json.loads((run / "classes.json").read_text())
+    classes = json.loads((run / "classes.json").read_text(encoding="utf-8"))
     # Columns by position and text as it stands: a class may be called "file", "split" or "NA".
     columns = ["file", "class", *range(len(classes)), "split", "group"]
     text = dict.fromkeys(("file", "class", "split", "group"), str)
@@ -55,6 +56,8 @@ def read_predictions(run: Path) -> tuple[list[str], dict[str, Predictions]]:
     table = pd.read_csv(
         run / "predictions.csv", header=0, names=columns[:width], dtype=text, keep_default_na=False
     )
+    for name in {"file", "class", "group"} & set(table):
+        table[name] = table[name].map(from_text)
     label = {name: index for index, name in enumerate(classes)}
     return classes, {
         split: Predictions(

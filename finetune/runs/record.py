@@ -35,7 +35,7 @@ HISTORY = (
     "seconds",
 )
 # keys of a recipe that change how a run goes and not what it finds on the same photos
-INCIDENTAL = {"skip_bad", "tensorboard", "engine", "margin"}
+INCIDENTAL = {"skip_bad", "tensorboard", "track", "engine", "margin"}
 _PACKAGES = (
     "tensorflow",
     "keras",
@@ -91,7 +91,8 @@ def begin(out: Path, recipe: Recipe, dataset: Dataset) -> None:
 
 def measured(dataset: Dataset, split: str, probabilities: np.ndarray) -> dict[str, Any]:
     """The metrics of a split, with those of each class."""
-    return measure(probabilities, dataset.labels(split), dataset.classes)
+    groups = dataset.group_ids(split)
+    return measure(probabilities, dataset.labels(split), dataset.classes, groups)
 
 
 def finish(
@@ -126,9 +127,9 @@ def finish(
     commit_by_name(out / "model.keras", save, size)  # Keras writes in place and by name only
     if dataset.excluded:
         excluded = pd.DataFrame(dataset.excluded, columns=["file", "reason"])
-        _commit_csv(out / "excluded.csv", excluded)
-    _commit_csv(out / "history.csv", pd.DataFrame(history, columns=list(HISTORY)))
-    _commit_csv(out / "predictions.csv", predictions_table(dataset, probabilities))
+        commit_csv(out / "excluded.csv", excluded)
+    commit_csv(out / "history.csv", pd.DataFrame(history, columns=list(HISTORY)))
+    commit_csv(out / "predictions.csv", predictions_table(dataset, probabilities))
     commit_csv(out / PHOTOS, photos_table(dataset))
     matrix = confusion(probabilities["test"], dataset.labels("test"))
     commit(out / "confusion.png", lambda file: plots.confusion(matrix, dataset.classes, file))
@@ -197,7 +198,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _commit_csv(path: Path, table: pd.DataFrame) -> None:
-    commit(path, lambda file: table.to_csv(file, index=False))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import finetune
+from conftest import finetune_here
 
 from finetune.activations.maintenance import DAY, HOUR, collect, shards, verify
 from finetune.activations.store import Store, nearest_difference
@@ -58,7 +58,7 @@ def names(root: Path) -> set[str]:
 def test_a_sound_store_is_left_as_it_is(cache):
     store = filled(cache, shards=3)
     before = names(cache)
-    done = finetune("cache", "verify", "--json")
+    done = finetune_here("cache", "verify", "--json")
     assert done.returncode == 0, done.stderr
     size = sum(path.stat().st_size for path in store.folder.glob("*.npy"))
     assert json.loads(done.stdout) == {
@@ -109,7 +109,7 @@ def test_verify_ends_with_4_once_and_names_the_file(cache):
     store = filled(cache)
     flip(bad := shard(store, "p0"))
     (store.folder / "shard-0.npy").write_bytes(b"12345")
-    first, second = finetune("cache", "verify"), finetune("-q", "cache", "verify")
+    first, second = finetune_here("cache", "verify"), finetune_here("-q", "cache", "verify")
     assert (first.returncode, second.returncode, second.stderr) == (4, 0, "")
     assert (
         f"damaged: {bad}\nshards: 2 (0.0 MiB), damaged: 1\nfiles of interrupted writes: 1 (0.0 "
@@ -176,7 +176,7 @@ def test_a_entry_that_was_not_used_goes_and_one_that_was_read_stays(cache):
     written.add(["p9"], np.ones((1, 2, 3), np.float32))
     assert collect(cache, days=32) == []
     size = sum(path.stat().st_size for path in unused.folder.iterdir())
-    done = finetune("cache", "gc", "--json")
+    done = finetune_here("cache", "gc", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["bytes"], result["dry_run"]) == (size, False)
@@ -191,14 +191,14 @@ def test_a_entry_that_was_not_used_goes_and_one_that_was_read_stays(cache):
 
 def test_gc_prints_what_it_would_remove_and_days_are_chosen(cache):
     age(filled(cache).folder, days=3)
-    dry = finetune("cache", "gc", "--older-than", 2, "--dry-run")
+    dry = finetune_here("cache", "gc", "--older-than", 2, "--dry-run")
     assert (dry.returncode, len(shards(cache))) == (0, 2)
     assert "entry" in dry.stdout
     assert "3.0 days old" in dry.stdout
     assert f"would be removed from {cache}" in dry.stdout
-    assert f"0.0 MiB removed from {cache}" in finetune("cache", "gc", "--older-than", 2).stdout
+    assert f"0.0 MiB removed from {cache}" in finetune_here("cache", "gc", "--older-than", 2).stdout
     assert shards(cache) == []
-    assert finetune("cache", "gc", "--older-than", -1).returncode == 2
+    assert finetune_here("cache", "gc", "--older-than", -1).returncode == 2
 
 
 def test_a_entry_in_use_and_foreign_folders_are_never_removed(cache):
@@ -215,8 +215,8 @@ def test_a_entry_in_use_and_foreign_folders_are_never_removed(cache):
 
 
 def test_an_empty_cache_is_no_error(cache):
-    assert finetune("cache", "verify").returncode == 0
-    assert json.loads(finetune("cache", "gc", "--json").stdout)["removed"] == []
+    assert finetune_here("cache", "verify").returncode == 0
+    assert json.loads(finetune_here("cache", "gc", "--json").stdout)["removed"] == []
     assert names(cache) == set()
 
 
@@ -296,10 +296,10 @@ def network(cache):
 
 
 def test_kept_networks_are_listed_verified_and_set_aside(cache, network):
-    listed = finetune("cache", "ls", "--json")
+    listed = finetune_here("cache", "ls", "--json")
     (item,) = json.loads(listed.stdout)["networks"]
     assert (item["digest"], item["cuts"]) == (network.digest, ["block5_pool"])
-    assert "block5_pool" in finetune("cache", "ls").stdout
+    assert "block5_pool" in finetune_here("cache", "ls").stdout
     assert (verify(cache)["networks"], verify(cache)["ok"]) == (1, True)
     flip(next(network.folder.glob("*.xml")))
     assert verify(cache)["damaged"] == [str(network.folder)]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import finetune, paint
+from conftest import finetune, finetune_here, paint
 
 SMALL = ("--weights", "random", "--image-size", 32, "--set", "batch_size=8", "--epochs", 1)
 
@@ -33,13 +33,24 @@ def test_help_and_errors_are_quick_and_do_not_import_tensorflow(tmp_path):
         assert (done.returncode, done.stderr.splitlines()[-1]) == (code, "[]"), done.stderr
 
 
+def test_signals_are_written_to_a_socket_that_stays_open():
+    """A closed one's number goes to the next file that is opened, and signals into that file."""
+    code = (
+        "import os, signal, stat\nfrom finetune.cli.app import _watch_signals\n_watch_signals()\n"
+    )
+    code += "assert stat.S_ISSOCK(os.fstat(signal.set_wakeup_fd(-1)).st_mode)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_version_and_backbones_and_schema():
-    assert finetune("--version").stdout.startswith("finetune 0.")
-    found = json.loads(finetune("backbones", "--json").stdout)
-    assert set(found) == {"vgg16", "resnet50", "densenet121"}
+    assert finetune_here("--version").stdout.startswith("finetune 0.")
+    found = json.loads(finetune_here("backbones", "--json").stdout)
+    assert {"vgg16", "resnet50", "densenet121", "mobilenet", "mini-cnn"} <= set(found)
     assert found["vgg16"]["cuts"][-1] == "block5_pool"
     assert (
-        json.loads(finetune("recipe", "schema").stdout)["properties"]["epochs"]["type"] == "integer"
+        json.loads(finetune_here("recipe", "schema").stdout)["properties"]["epochs"]["type"]
+        == "integer"
     )
 
 
@@ -62,16 +73,16 @@ def test_run_json_keeps_the_contract_and_stdout_pure(photos, tmp_path):
     assert set(result["test"]) >= {"accuracy", "loss", "n"}
     assert set(result["seconds"]) >= {"extract", "train", "total"}
     assert "oneDNN" not in done.stderr, "TensorFlow's own messages are for -v"
-    again = finetune("run", "--resume", out, "--json")
+    again = finetune_here("run", "--resume", out, "--json")
     assert (again.returncode, json.loads(again.stdout)["test"]) == (0, result["test"])
-    quiet = finetune("-q", "run", out / "recipe.yaml", "--out", tmp_path / "again")
+    quiet = finetune_here("-q", "run", out / "recipe.yaml", "--out", tmp_path / "again")
     assert quiet.returncode == 0, quiet.stderr
     assert "freeze audit" not in quiet.stderr
     assert "test accuracy" in quiet.stdout
 
 
 def test_dry_run_prints_the_plan_and_does_nothing(photos, tmp_path, cache):
-    done = finetune("run", "--data", photos, *SMALL, "--dry-run", "--out", tmp_path / "out")
+    done = finetune_here("run", "--data", photos, *SMALL, "--dry-run", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "cut at block4_pool (2 x 2 x 512)" in done.stdout
     assert "26 still to be computed" in done.stdout
@@ -90,7 +101,7 @@ def test_extract_features_writes_aligned_rows_and_reuses_them(photos, tmp_path):
         32,
         "--json",
     )
-    first = json.loads(finetune(*arguments, "--out", tmp_path / "f").stdout)
+    first = json.loads(finetune_here(*arguments, "--out", tmp_path / "f").stdout)
     assert (first["n"], first["shape"], first["cached"]) == (26, [26, 512], False)
     assert first["images_per_second"] > 0
     pooled, index = (
@@ -99,13 +110,15 @@ def test_extract_features_writes_aligned_rows_and_reuses_them(photos, tmp_path):
     )
     assert list(index.columns) == ["row", "file", "class", "label", "split"]
     assert (index["file"].str.split("/").str[1] == index["class"]).all()
-    second = json.loads(finetune(*arguments, "--out", tmp_path / "m", "--pooling", "none").stdout)
+    second = json.loads(
+        finetune_here(*arguments, "--out", tmp_path / "m", "--pooling", "none").stdout
+    )
     assert (second["shape"], second["cached"]) == ([26, 1, 1, 512], True)
     maps = np.load(tmp_path / "m" / "features.npy").astype(np.float32)
     np.testing.assert_allclose(pooled, maps.mean(axis=(1, 2)), rtol=1e-3)
-    listed = json.loads(finetune("cache", "ls", "--json").stdout)["entries"]
+    listed = json.loads(finetune_here("cache", "ls", "--json").stdout)["entries"]
     assert [(entry["rows"], entry["fields"]["cut"]) for entry in listed] == [(26, "block5_pool")]
-    wrong = finetune(*arguments, "--cut", "block4_pol")
+    wrong = finetune_here(*arguments, "--cut", "block4_pol")
     assert wrong.returncode == 2
     assert "block4_pool" in wrong.stderr
 
@@ -122,22 +135,24 @@ def one_paragraph(done, code: int, *words: str) -> None:
 def test_bad_data_is_one_paragraph_with_the_fix_and_exit_code_3(tmp_path):
     (tmp_path / "empty").mkdir()
     one_paragraph(
-        finetune("run", "--data", tmp_path / "empty"), 3, "holds no class folders", "Needed:"
+        finetune_here("run", "--data", tmp_path / "empty"), 3, "holds no class folders", "Needed:"
     )
     for i in range(5):
         paint(tmp_path / "one" / "cats" / f"{i}.png", (9, 9, 9), i)
-    one_paragraph(finetune("run", "--data", tmp_path / "one"), 3, "only one class")
+    one_paragraph(finetune_here("run", "--data", tmp_path / "one"), 3, "only one class")
     paint(tmp_path / "one" / "dogs" / "1.png", (9, 9, 9), 99)
-    one_paragraph(finetune("run", "--data", tmp_path / "one"), 3, "dogs/ has too few", "1 of 3")
     one_paragraph(
-        finetune("run", "--data", "cats-and-dog-small"), 3, "did you mean cats-and-dogs-small?"
+        finetune_here("run", "--data", tmp_path / "one"), 3, "dogs/ has too few", "1 of 3"
+    )
+    one_paragraph(
+        finetune_here("run", "--data", "cats-and-dog-small"), 3, "did you mean cats-and-dogs-small?"
     )
     for split, names in {"train": "ab", "validation": "ab", "test": "ac"}.items():
         for name in names:
             for i in range(3):
                 paint(tmp_path / "sets" / split / name / f"{i}.png", (9, 9, 9), i)
     one_paragraph(
-        finetune("run", "--data", tmp_path / "sets"),
+        finetune_here("run", "--data", tmp_path / "sets"),
         3,
         "test/ lacks the class 'b'",
         "new class 'c'",
@@ -145,20 +160,24 @@ def test_bad_data_is_one_paragraph_with_the_fix_and_exit_code_3(tmp_path):
 
 
 def test_bad_recipes_and_weights_have_their_exit_codes(photos, tmp_path):
-    one_paragraph(finetune("run", "--set", "lerning_rate=1"), 2, "did you mean 'learning_rate'?")
-    one_paragraph(finetune("run", tmp_path / "none.yaml"), 2, "cannot be read as a recipe")
-    assert "Traceback" in finetune("run", tmp_path / "none.yaml", "-v").stderr
     one_paragraph(
-        finetune("run", "--data", photos, "--weights", "imagnet"), 2, "imagenet, random or the path"
+        finetune_here("run", "--set", "lerning_rate=1"), 2, "did you mean 'learning_rate'?"
+    )
+    one_paragraph(finetune_here("run", tmp_path / "none.yaml"), 2, "cannot be read as a recipe")
+    assert "Traceback" in finetune_here("run", tmp_path / "none.yaml", "-v").stderr
+    one_paragraph(
+        finetune_here("run", "--data", photos, "--weights", "imagnet"),
+        2,
+        "imagenet, random or the path",
     )
     (tmp_path / "w.h5").write_text("text")
     one_paragraph(
-        finetune("run", "--data", photos, "--weights", tmp_path / "w.h5"),
+        finetune_here("run", "--data", photos, "--weights", tmp_path / "w.h5"),
         4,
         "no weight file",
         "Nothing was loaded",
     )
-    assert finetune("run", "--epochs", "two").returncode == 2
+    assert finetune_here("run", "--epochs", "two").returncode == 2
 
 
 def test_resnet_without_a_route_to_weights_says_the_three_ways_out(photos, tmp_path):
@@ -168,7 +187,6 @@ def test_resnet_without_a_route_to_weights_says_the_three_ways_out(photos, tmp_p
         "KERAS_HOME": str(tmp_path),
         "https_proxy": "http://127.0.0.1:9",
     }
-    start = time.perf_counter()
     done = finetune(
         "run", "--data", photos, "--backbone", "resnet50", "--strategy", "top-blocks", **refuse
     )
@@ -179,7 +197,6 @@ def test_resnet_without_a_route_to_weights_says_the_three_ways_out(photos, tmp_p
         "Three ways out",
         "resnet50_weights_tf_dim_ordering",
     )
-    assert time.perf_counter() - start < 30
 
 
 def test_ctrl_c_ends_with_130_and_resume_finishes(photos, tmp_path):
@@ -224,7 +241,7 @@ def test_ctrl_c_ends_with_130_and_resume_finishes(photos, tmp_path):
 
 @pytest.mark.parametrize("name", ["sketches", "digits"])
 def test_data_builds_the_embedded_sets(name):
-    done = finetune("data", name, "--json")
+    done = finetune_here("data", name, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert sum(result["photos"].values()) == {"sketches": 400, "digits": 1797}[name]
@@ -249,14 +266,14 @@ def test_data_builds_the_embedded_sets(name):
     ],
 )
 def test_a_slip_is_answered_with_what_was_meant(arguments, code, words):
-    done = finetune(*arguments)
+    done = finetune_here(*arguments)
     assert (done.returncode, done.stdout) == (code, "")
     assert words in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
 
 
 def test_a_folder_given_as_a_recipe_is_offered_as_data(tmp_path):
-    done = finetune("run", tmp_path)
+    done = finetune_here("run", tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"finetune run --data {tmp_path}" in done.stderr
 
@@ -330,8 +347,14 @@ def test_sigterm_is_143_and_ctrl_c_130():
 
 
 def test_a_second_ctrl_c_ends_at_once_whatever_the_first_one_waits_for():
-    blocked = "__import__('threading').Event().wait(60) if 0 else sum(1 for _ in iter(int, 1))"
-    assert signalled(blocked, signal.SIGINT, signal.SIGINT) == 130
+    in_c = "__import__('hashlib').pbkdf2_hmac('sha256', b'', b'', 10**8)"  # looks at no signal
+    assert signalled(in_c, signal.SIGINT, signal.SIGINT) == 130
+
+
+def test_signals_are_written_to_a_descriptor_that_stays_open():
+    code = "import os, signal; from finetune.cli.app import _watch_signals; _watch_signals(); "
+    code += "os.fstat(signal.set_wakeup_fd(-1))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_what_is_said_to_be_saved_is_what_is_there(tmp_path):

@@ -70,8 +70,8 @@ def test_a_matrix_expands_in_a_fixed_order_with_names_and_exclusions(tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("matrix: {head: gap}", "r.yaml:6: the axis head is 'gap'; expected a list"),
-        ("matrix: [a]", "expected axes"),
+        ("matrix: {head: gap}", "r.yaml:6: head is 'gap'; expected a list"),
+        ("matrix: [a]", "expected swept settings"),
         ("matrix: {hed: [gap]}", "did you mean 'head'?"),
         ("matrix: {seed: [0], exclude: [{hed: gap}]}", "exclude names hed"),
         ("matrix: {seed: [0], exclude: gap}", "expected a list of combinations"),

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import finetune, paint
+from conftest import finetune_here, paint
 from finetune.cli.ensemble import BlendName
 from scipy.special import softmax
 
@@ -277,7 +277,7 @@ def test_a_member_without_weight_costs_nothing_and_is_named(made, tmp_path):
         rows["apples"] = np.where(right, 0.01, 0.99)
         rows["plums"] = 1 - rows["apples"]
         rows.to_csv(useless[name] / "predictions.csv", index=False)
-    done = finetune(
+    done = finetune_here(
         *("ensemble", made["gap"], *useless.values(), "--blend", "weighted"),
         *("--out", tmp_path / "out"),
     )
@@ -338,7 +338,7 @@ def test_the_interval_excludes_nothing_exactly_where_p_is_small(gained, lost):
 
 def test_json_and_folder(made, tmp_path):
     out = tmp_path / "out"
-    done = finetune("ensemble", *made.values(), "--blend", "weighted", "--out", out, "--json")
+    done = finetune_here("ensemble", *made.values(), "--blend", "weighted", "--out", out, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)  # one object and nothing else
     assert (result["run"], result["out"], result["blend"]) == (str(out), str(out), "weighted")
@@ -363,7 +363,7 @@ def test_json_and_folder(made, tmp_path):
     card = (out / "README.md").read_text()
     assert result["verdict"] in card
     assert all(f"| {name} | " in card for name in MEMBERS)
-    nested = finetune("ensemble", out, made["gap"])
+    nested = finetune_here("ensemble", out, made["gap"])
     assert (nested.returncode, "is an ensemble" in nested.stderr) == (2, True)
     with pytest.raises(UsageError, match="already holds a finished run"):
         ensemble(*made.values(), out=out)

@@ -10,12 +10,12 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import finetune, paint
+from conftest import finetune_here, paint
 from PIL import Image
 
 from finetune.commands.evaluate import evaluate
 from finetune.commands.run import run as train
-from finetune.data.dataset import read_labelled
+from finetune.data.labelled import read_labelled
 from finetune.errors import DataError, UsageError
 from finetune.progress import Reporter
 from finetune.runs.classifier import Classifier
@@ -91,7 +91,11 @@ def test_the_test_split_gets_the_figures_that_the_run_itself_has(folder, classif
     assert result["loss"] == pytest.approx(
         own["loss"], abs=2e-3
     )  # the run's own come from float16 activations
-    assert str(told) == "", "test photos are as new as they look"
+    assert "trained on" not in str(told), "test photos are as new as they look"
+    assert result["known"]["text"] == (
+        "By content, none of 15 photos is among the 27 photos that the model was trained and "
+        "chosen on."
+    )
     mine = pd.read_csv(tmp_path / "out" / "predictions.csv")
     theirs = pd.read_csv(folder / "run" / "predictions.csv").query("split == 'test'")
     assert list(mine.columns) == ["file", "class", *COLORS]
@@ -242,9 +246,9 @@ def test_folders_without_photos_are_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("split", "words"),
     [
-        ("train", "These are the photos that the model was trained on"),
-        ("validation", "chose"),
-        ("all", "Among these"),
+        ("train", "18 of 18 photos are among those that the model was trained on"),
+        ("validation", "9 among those that chose its settings"),
+        ("all", "18 of 42 photos are among those that the model was trained on and 9 among"),
     ],
 )
 def test_photos_that_the_model_knows_are_said_to_be(
@@ -256,17 +260,33 @@ def test_photos_that_the_model_knows_are_said_to_be(
     assert words in str(told)
 
 
-def test_photos_of_other_folders_are_not_said_to_be_known(folder, classifier, tmp_path):
-    shutil.copytree(folder / "photos", tmp_path / "copy")
+def test_photos_are_known_by_content_wherever_they_lie(folder, classifier, tmp_path):
+    shutil.copytree(folder / "flat", tmp_path / "others")
+    shutil.copy(folder / "photos/train/plums/0.png", tmp_path / "others/plums/renamed.png")
     told = Told()
-    evaluate(
-        classifier,
-        str(tmp_path / "copy"),
-        split="validation",
-        out=tmp_path / "out",
-        reporter=told.reporter,
-    )
-    assert str(told) == ""
+    result = evaluate(classifier, tmp_path / "others", out=tmp_path / "out", reporter=told.reporter)
+    assert (result["known"]["train"], result["known"]["validation"]) == (1, 0)
+    assert result["known"]["unseen"]["n"] == result["n"] - 1 == 9
+    assert "1 of 10 photos are among those that the model was trained on" in str(told)
+    assert "on 9 photos" in str(told)
+
+
+def test_a_model_without_its_photos_says_that_it_cannot_tell(folder, tmp_path):
+    shutil.copy(folder / "run" / "model.keras", tmp_path / "alone.keras")
+    shutil.copy(folder / "run" / "classes.json", tmp_path / "classes.json")
+    result = evaluate(tmp_path / "alone.keras", folder / "photos", out=tmp_path / "out")
+    assert "cannot be told" in result["known"]["text"]
+
+
+def test_a_newcomer_is_warned_of_what_accuracy_hides(folder, classifier, tmp_path):
+    for name, n in {"apples": 1, "pears": 12}.items():
+        for i in range(n):
+            paint(tmp_path / "uneven" / name / f"{i}.png", COLORS["pears"], 9000 + i + len(name))
+    told = Told()
+    evaluate(classifier, tmp_path / "uneven", out=tmp_path / "out", reporter=told.reporter)
+    for words in ("imbalance", "--set class_weight=balanced", "fewer than 20", "than 10 points"):
+        assert words in str(told)
+    assert "(recall 0): 'apples'" in str(told)
 
 
 def test_bad_photos_stop_it_or_are_left_out_and_counted(folder, classifier, flat, tmp_path):
@@ -339,7 +359,9 @@ def test_names_that_are_formulas_are_neutralised(classifier, tmp_path):
 
 def test_the_command_prints_one_object_and_names_its_folder_itself(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = finetune("evaluate", folder / "run", folder / "photos", "--split", "train", "--json")
+    done = finetune_here(
+        "evaluate", folder / "run", folder / "photos", "--split", "train", "--json"
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert list(result)[:7] == ["run", "data", "split", "out", "n", "accuracy", "accuracy_interval"]
@@ -355,7 +377,7 @@ def test_the_command_prints_one_object_and_names_its_folder_itself(folder, tmp_p
     assert (result["run"], result["out"]) == (str(folder / "run"), "evaluations/run-photos-train")
     assert (tmp_path / result["out"] / "metrics.json").exists()
     assert "trained on" in done.stderr
-    wrong = finetune("evaluate", folder / "run", "cats-and-dog-small")
+    wrong = finetune_here("evaluate", folder / "run", "cats-and-dog-small")
     assert (wrong.returncode, wrong.stdout) == (3, "")
     assert "did you mean cats-and-dogs-small?" in wrong.stderr
 
@@ -367,16 +389,16 @@ def test_the_table_names_every_class_and_the_highest_losses(flat):
     lines = _text(result).splitlines()
     assert lines[0].startswith(f"accuracy {100 * result['accuracy']:.1f} % (")
     assert "on 9 photos" in lines[0]
-    assert [line.split()[:2] for line in lines[4:7]] == [
+    assert [line.split()[:2] for line in lines[6:9]] == [
         ["apples", "3"],
         ["pears", "4"],
         ["plums", "2"],
     ]
-    assert result["top_losses"][0]["file"] in lines[9]
+    assert result["top_losses"][0]["file"] in lines[11]
     assert lines[-1] == str(out)
     part = {**result, "auc": None, "per_class": [{**result["per_class"][0], "n": 0}]}
     assert "AUC undefined: a class is missing" in _text(part)
-    assert _text(part).splitlines()[4].split() == ["apples", "0", "-", "-", "-"]
+    assert _text(part).splitlines()[6].split() == ["apples", "0", "-", "-", "-"]
 
 
 def test_every_photo_is_decoded_once(folder, classifier, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import finetune, paint
+from conftest import finetune_here, paint
 from PIL import Image
 
 from finetune.commands.explain import explain
@@ -425,7 +425,7 @@ def test_the_command_goes_on_past_a_bad_photo_and_says_so_at_the_end(trained, tm
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no picture")
     photo = trained[1] / "test/plums/0.png"
-    done = finetune(
+    done = finetune_here(
         "explain",
         trained[0],
         bad,

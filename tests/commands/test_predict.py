@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import finetune, paint
+from conftest import finetune, finetune_here, paint
 from PIL import Image, ImageOps
 
 from finetune.activations.engine import batch_size
@@ -330,7 +330,7 @@ def test_the_command_keeps_stdout_pure_and_ends_with_3_if_a_photo_is_bad(folder,
 )
 def test_mistakes_are_told_at_once(arguments, code, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = finetune("predict", "no-run", *arguments)
+    done = finetune_here("predict", "no-run", *arguments)
     assert (done.returncode, done.stdout) == (code, "")
     assert words in done.stderr
     assert list(tmp_path.iterdir()) == []

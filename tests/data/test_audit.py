@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import finetune, paint
+from conftest import finetune_here, paint
 from PIL import Image
 from statsmodels.stats.proportion import proportion_confint
 
@@ -47,7 +47,7 @@ def faulty(photos) -> Path:
 
 
 def test_a_sound_folder_is_reported_and_ends_with_0(photos):
-    done = finetune("check", photos, "--json")
+    done = finetune_here("check", photos, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)  # one object and nothing else
     assert (report["data"], report["folder"], report["ok"]) == (str(photos), str(photos), True)
@@ -62,16 +62,16 @@ def test_a_sound_folder_is_reported_and_ends_with_0(photos):
     ] == [[], [], [], [], {}]
     assert report["imbalance"] == 1.4
     assert report["sizes"] == {"shortest": 30, "longest": 40, "size": 224, "smaller": 26}
-    text = finetune("-q", "check", photos, "--size", 32)
+    text = finetune_here("-q", "check", photos, "--size", 32)
     assert (text.returncode, text.stderr) == (0, "")
     assert re.search(r"^  together +12 +7 +7$", text.stdout, re.MULTILINE)
-    assert "26 photos are smaller than 32 px" in text.stdout
+    assert "26 photos smaller than 32 px" in text.stdout
     assert "cannot be decoded: none" in text.stdout
     assert "7 test photos tell an accuracy of 90 % to about ± 22." in text.stdout
 
 
 def test_every_fault_is_named_and_ends_with_3(faulty):
-    done = finetune("check", faulty, "--json")
+    done = finetune_here("check", faulty, "--json")
     report = json.loads(done.stdout)
     assert done.returncode == 3
     assert done.stderr.splitlines()[-1].startswith(
@@ -85,7 +85,7 @@ def test_every_fault_is_named_and_ends_with_3(faulty):
     assert report["ignored"] == {"other suffix": 1, "hidden": 1} | report["ignored"]
     assert report["sizes"] == {"shortest": 30, "longest": 120, "size": 224, "smaller": 30}
     assert not report["ok"]
-    text = finetune("check", faulty).stdout
+    text = finetune_here("check", faulty).stdout
     assert "train/plums/0.png = test/plums/leak.png" in text
     assert "train/apples/scene.png ~ validation/apples/scene.jpg" in text
     assert "train/apples/broken.jpg (" in text
@@ -121,14 +121,14 @@ def test_a_broken_photo_alone_is_wrong_and_is_what_a_run_would_stop_at(photos):
 def test_a_folder_without_splits_and_what_is_no_data_set(tmp_path, photos):
     for i in range(12):
         paint(tmp_path / "loose" / ("a", "b")[i % 2] / f"{i}.png", (10 * i, 99, 30), seed=i)
-    done = finetune("check", tmp_path / "loose")
+    done = finetune_here("check", tmp_path / "loose")
     assert done.returncode == 0
     assert "split: drawn by content, 60/20/20" in done.stdout
     for wrong, word in (
         (tmp_path / "nowhere", "neither a folder nor the name"),
         (photos / "train/plums", "no class"),
     ):
-        done = finetune("check", wrong, "--json")
+        done = finetune_here("check", wrong, "--json")
         assert (done.returncode, done.stdout) == (3, "")
         assert word in done.stderr
 

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 import finetune.data.sketches
-from finetune.data import catalog, cats_and_dogs, download
+from finetune.data import catalog, cats_and_dogs, clothing, download
 from finetune.data.catalog import NAMES, build, cache_dir, locate, resolve
 from finetune.data.dataset import SPLITS
 from finetune.data.download import extract_members, fetch
@@ -738,3 +738,42 @@ def test_no_network_names_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\n" not in message
     for words in ("--from PATH", "FINETUNE_DATA_DIR", "--data sketches", "127.0.0.1", "refused"):
         assert words in message
+
+
+# Clothing small from a copy
+
+
+def clothes(*names: str, validation: str = "validation") -> dict[str, bytes]:
+    """A stand-in for the public set: 2 + 1 + 1 photos of each class."""
+    splits = {"train": 2, validation: 1, "test": 1}
+    places = [f"{split}/{name}/{i}.jpg" for split, n in splits.items() for name in names
+              for i in range(n)]  # fmt: skip
+    return {place: jpeg("cat", 1) + place.encode() for place in places}
+
+
+def test_clothing_small_is_taken_from_a_copy(tmp_path: Path) -> None:
+    source = put(tmp_path / "copy", clothes(*clothing.CLASSES, validation="val"))
+    put(source, {"README.md": b"x", "train/hat/more/9.jpg": jpeg("dog", 9)})
+    folder = build("clothing-small", source)
+    expected = [*clothes(*clothing.CLASSES), "train/hat/more/9.jpg", "source.json"]
+    assert files_in(folder) == sorted(expected)
+    assert folder == locate("clothing-small")
+    dataset = resolve("clothing-small")
+    assert len(dataset.classes) == 10
+    assert [len(dataset.split(split)) for split in SPLITS] == [21, 10, 10]
+    record = json.loads((folder / "source.json").read_text())
+    assert record["split"] == dataset.digest
+    assert record["licence"] == "CC0-1.0"
+
+
+def test_clothing_small_from_what_is_no_copy(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"not downloaded.*data clothing-small --from PATH"):
+        resolve("clothing-small")
+    with pytest.raises(DataError, match=r"nowhere: no such folder"):
+        build("clothing-small", tmp_path / "nowhere")
+    fewer = put(tmp_path / "fewer", clothes("hat", "dress"))
+    with pytest.raises(DataError, match=r"classes dress, hat\. Needed: .* t-shirt"):
+        build("clothing-small", fewer)
+    flat = {f"{name}/{i}.jpg": jpeg("dog", i) for name in clothing.CLASSES for i in range(3)}
+    with pytest.raises(DataError, match="no split folders"):
+        build("clothing-small", put(tmp_path / "flat", flat))

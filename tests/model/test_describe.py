@@ -89,9 +89,11 @@ def test_blocks_and_layers_add_up(name):
 
 def test_the_table_and_the_picture(tmp_path):
     found = describe("mobilenet", image_size=64, alpha=0.25, svg=tmp_path / "graph.svg")
-    lines = table(found)
-    for row in found["blocks"]:
-        assert any(line.startswith(row["name"]) for line in lines)
+    for columns in (60, 80, 120):
+        lines = table(found, columns).splitlines()
+        assert max(map(len, lines)) <= columns
+        for row in found["blocks"]:
+            assert any(line.startswith(row["name"]) for line in lines)
     text = (tmp_path / "graph.svg").read_text()
     assert text.count('class="cut"') == len(found["blocks"])
     assert text.count("<circle") > len(build_base("mobilenet", 64, alpha=0.25).layers)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from finetune.errors import DataError, IntegrityError
+from finetune.model.backbones import build_base
 from finetune.model.saved import load_model
 
 
@@ -117,3 +118,19 @@ def test_links_and_code_are_refused(saved, tmp_path):
     refused(rewritten(saved, tmp_path / "deep.keras", config=deep))
     (tmp_path / "text.keras").write_text("text")
     refused(tmp_path / "text.keras")
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("convnexttiny", 32), ("mobilenetv3small", 32), ("inceptionresnetv2", 75)]
+)
+def test_what_keras_applications_are_built_of_opens(name, size, tmp_path):
+    base = build_base(name, size)
+    base.save(tmp_path / "model.keras")
+    model = load_model(tmp_path / "model.keras")
+    assert [layer.name for layer in model.layers] == [layer.name for layer in base.layers]
+    changed = config(tmp_path / "model.keras")
+    changed["config"]["layers"][-1] |= {"module": "keras.src.ops.numpy", "class_name": "Where"}
+    other = rewritten(
+        tmp_path / "model.keras", tmp_path / "x.keras", config=json.dumps(changed).encode()
+    )
+    assert "keras.src.ops.numpy.Where" in refused(other)

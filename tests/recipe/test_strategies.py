@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import finetune
+from conftest import finetune_here
 
 from finetune.recipe.recipe import load
 from finetune.recipe.strategies import LEARNS, STRATEGIES, is_deterministic
@@ -26,13 +26,13 @@ def test_what_crosses_the_cut_is_what_the_recipe_does(name):
 
 
 def test_the_list_has_every_strategy_with_its_cut():
-    rows = json.loads(finetune("strategies", "--json").stdout)
+    rows = json.loads(finetune_here("strategies", "--json").stdout)
     assert list(rows) == list(STRATEGIES)
     assert [row["cut"] for row in rows.values()] == [
         LEARNS[s.learns][0] for s in STRATEGIES.values()
     ]
     assert rows["top-blocks"]["defaults"]["learning_rate"] == 1e-5
-    text = finetune("strategies")
+    text = finetune_here("strategies")
     assert text.returncode == 0, text.stderr
     for name, row in rows.items():
         assert (

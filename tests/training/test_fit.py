@@ -185,16 +185,21 @@ def test_nan_is_an_error_that_names_the_learning_rate():
 def test_class_weights_schedule_and_decay_change_training():
     plain = small(0.0)
     train(plain)
+    found = []
     for change in (
         {"class_weight": {0: 5.0, 1: 0.2}},
         {"schedule": "cosine"},
         {"weight_decay": 0.5},
+        {"optimizer": "sgd"},
+        {"optimizer": "sgd", "momentum": 0.9},
     ):
         other = small(0.0)
         train(other, Settings(**{**vars(SETTINGS), **change}))
         assert any(
             (a != b).any() for a, b in zip(plain.get_weights(), other.get_weights(), strict=True)
         ), change
+        found.append(other.get_weights()[0].tobytes())
+    assert len(set(found)) == len(found)
 
 
 @pytest.mark.parametrize("place", [0.1, 0.5])

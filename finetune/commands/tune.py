@@ -1,0 +1,54 @@
+"""`finetune tune`: the best settings of a recipe, sought on validation photos."""
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from finetune.backend import load_keras
+from finetune.errors import UsageError, need
+from finetune.progress import SILENT, Reporter
+from finetune.recipe.search import read_search
+from finetune.runs.interruption import said_if_interrupted
+
+Place = str | PathLike[str]
+
+
+def tune(
+    recipe: Place | Mapping[str, Any],
+    *,
+    trials: int = 20,
+    timeout: float | None = None,
+    out: Place = "tuned",
+    reporter: Reporter = SILENT,
+) -> dict[str, Any]:
+    """Search the settings of a recipe on stored activations; test the best of them, once.
+
+    Args:
+        recipe: a YAML file with a ``search``, or a mapping of its keys.
+        trials: how many to make.
+        timeout: minutes after which no more are begun.
+        out: the folder; the same command again goes on with it.
+        reporter: of progress.
+
+    Returns:
+        What ``tune --json`` prints: best (settings), trials, pruned, failed, recipe (a file), run
+        (the best one's folder), validation (of the chosen trial: loss, accuracy), expected (the
+        same, corrected for having chosen the best), test, importance (setting -> share).
+
+    Raises:
+        UsageError: a mistake in the recipe, Optuna is not installed, or ``out`` holds another
+            search.
+        SomeCellsFailed: no trial has a result.
+        BusyError: another process works in ``out``, or the disk is full.
+    """
+    search = read_search(recipe)
+    if trials < 1:
+        raise UsageError(f"trials is {trials}; allowed are 1 and more.")
+    need("optuna", "tune")
+    saved = f"finished trials are kept in {out}. Give the same command again to go on."
+    with said_if_interrupted(lambda: saved, reporter):
+        load_keras()
+        from finetune.execution.tuning import tune_recipe
+
+        return tune_recipe(search, trials, timeout, Path(out), reporter)

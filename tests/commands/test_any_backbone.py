@@ -1,0 +1,61 @@
+"""Backbones beside the core, and the recipe's keys for them, through whole runs."""
+
+import json
+
+import pytest
+
+from finetune.activations.store import entries
+from finetune.commands.predict import predict
+from finetune.commands.run import run
+from finetune.execution import sharing
+from finetune.recipe.recipe import load
+
+
+def recipe(photos, **values):
+    return {
+        "data": str(photos),
+        "weights": "random",
+        "image_size": 32,
+        "batch_size": 8,
+        "epochs": 1,
+        "precision": "float32",
+    } | values
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"backbone": "convnexttiny", "strategy": "cached-features"},
+        {"backbone": "mobilenet", "alpha": 0.25, "strategy": "top-blocks", "optimizer": "sgd"},
+        {"backbone": "mini-cnn", "image_size": 28, "strategy": "full", "augment": "none"},
+    ],
+    ids=lambda values: values["backbone"],
+)
+def test_a_run_with_any_backbone_predicts_what_it_measured(values, photos, tmp_path):
+    result = run(recipe(photos, **values), out=tmp_path / "run")
+    measured = {
+        line.split(",")[0]: line.split(",")[2:]
+        for line in (tmp_path / "run/predictions.csv").read_text().splitlines()
+    }
+    found = list(predict(tmp_path / "run", [photos / "test"], top=2, precision="float32"))
+    assert len(found) == result.test["n"]
+    assert all(abs(sum(p for _, p in row.top) - 1) < 1e-3 for row in found)
+    assert len(measured) > len(found)
+    assert load(tmp_path / "run/recipe.yaml", {}).backbone == values["backbone"]
+
+
+def test_what_happens_to_pixels_and_the_width_are_part_of_the_key(photos, tmp_path, cache):
+    own = recipe(photos, backbone="mobilenet", strategy="cached-features")
+    others = [own, own | {"preprocessing": "scale-only"}, own | {"alpha": 0.5}]
+    computed = [run(values, out=tmp_path / str(i)).extracted for i, values in enumerate(others)]
+    assert computed == [26, 26, 26]
+    fields = [entry["fields"] for entry in entries(cache)]
+    assert len({json.dumps(value["preprocessing"]) for value in fields}) == 2
+    assert len({value["weights"] for value in fields}) == 2
+    assert sharing.extractions([load(None, values) for values in others]) == 3
+
+
+def test_foreign_weights_put_their_preprocessing_into_the_key(tmp_path):
+    own = load(None, {"backbone": "vgg16", "weights": "x.h5"})
+    foreign = load(None, {"backbone": "vgg16", "weights": "x.safetensors"})
+    assert sharing.entries(own) != sharing.entries(foreign)
