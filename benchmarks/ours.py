@@ -70,7 +70,7 @@ def make_int8(settings: dict[str, Any]) -> float:
     recipe = settled(load(None, settings | {"strategy": "cached-features"}))
     dataset = read_dataset(recipe)
     network, cache = Bench().prepare(recipe, len(dataset.classes), SILENT)
-    cache.calibration = dataset.split("train")
+    cache.trunk.calibration = dataset.split("train")
     cache.entry(network.top)
     return time.perf_counter() - start
 

@@ -1,33 +1,23 @@
 """Activations of photos at a cut: read where they are stored, computed and stored where not."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
-import keras
 import numpy as np
 
-from finetune.activations.engine import (
-    Engine,
-    compile_graph,
-    compile_trunk,
-    open_trunk,
-    resolve_precision,
-)
+from finetune.activations.engine import Engine
 from finetune.activations.extract import Bad, extract
-from finetune.activations.store import Rows, Store, entry_fields, row_name
+from finetune.activations.store import Rows, Store, row_name
+from finetune.activations.trunk import Kept, Trunk
 from finetune.data.photos import Photo, Pixels, chunks, read_photos, through
 from finetune.errors import DataError
-from finetune.files import cache_dir, commit_text
+from finetune.files import cache_dir, commit_text, digest_of
 from finetune.model.backbones import INPUT
 from finetune.model.backbones import backbone as row_of
 from finetune.model.cut import find_cut
 from finetune.model.heads import pool_maps
-from finetune.model.ir import Artefact, converted
 from finetune.model.network import Network
-from finetune.model.quantize import find_quantized, quantized
 from finetune.progress import SILENT, Reporter
 
 _CHUNK = 32
@@ -45,24 +35,6 @@ def open_entry(fields: dict, dtype: str, root: Path | None = None) -> Store:
 _OVERFLOW = "overflow.txt"
 
 
-@dataclass
-class Kept:
-    """What the trials of a process share in memory, whatever their heads and cuts are.
-
-    Attributes:
-        engines: compiled parts of frozen trunks.
-        features: pooled features of photos.
-        exact: float32 activations, see ``ActivationCache.exact``.
-        together: of photos (False) and of their views (True) the cuts at which some trial needs
-            rows: one pass stores them all.
-    """
-
-    engines: dict[tuple, Engine] = field(default_factory=dict)
-    features: dict[tuple, np.ndarray] = field(default_factory=dict)
-    exact: dict[tuple, np.ndarray] = field(default_factory=dict)
-    together: Mapping[bool, tuple[str, ...]] = field(default_factory=dict)
-
-
 class ActivationCache:
     """The stored activations of one backbone and one way of loading photos.
 
@@ -78,7 +50,7 @@ class ActivationCache:
     Attributes:
         bad: photos that could not be decoded, with the reason, since the list was last taken.
         computed: how many rows were computed.
-        calibration: training photos, for whoever has to make an int8 trunk.
+        trunk: what computes the rows.
     """
 
     def __init__(
@@ -95,20 +67,20 @@ class ActivationCache:
         self.reporter = reporter
         self.bad: Bad = []
         self.computed = 0
-        self.calibration: Sequence[Photo] = ()
         self._is_calibrated = False
         self._backbone = backbone
         self._pixels = pixels
         self._dtype = dtype
-        self._engine = engine
         self._entries: dict[tuple[str, bool], Store] = {}
         self._kept = kept or Kept()
+        self.trunk = Trunk(backbone, network, self.pixels(0), engine, self._kept, reporter)
 
     def begin(self, reporter: Reporter) -> None:
         """Another trial: nothing is computed or bad yet, and other processes may have added
         rows.
         """
         self.reporter = reporter
+        self.trunk.reporter = reporter
         self.bad = []
         self.computed = 0
         for store in self._entries.values():
@@ -121,12 +93,11 @@ class ActivationCache:
     def entry(self, cut: str, view: int = 0) -> Store:
         """The one open store of a cut, and of its views."""
         key = (cut, view > 0)
-        if self.network.precision == "int8" and self.calibration and not self._is_calibrated:
+        if self.network.precision == "int8" and self.trunk.calibration and not self._is_calibrated:
             self._entries.clear()  # those of a trunk that was still to be made
             self._is_calibrated = True
         if key not in self._entries:
-            precision = self._trunk_precision(cut)
-            fields = self._fields(cut, precision, view)
+            fields = self.trunk.fields(cut, self.trunk.precision_key(cut), self.pixels(view))
             self._entries[key] = open_entry(fields, "uint8" if cut == INPUT else self._dtype)
         return self._entries[key]
 
@@ -212,95 +183,24 @@ class ActivationCache:
 
     def _tuples(self, source: str, cuts: tuple[str, ...]) -> Engine:
         """An engine whose rows are tuples, one value for each cut."""
-        engine = self.engine(source, *cuts)
+        engine = self.trunk.engine(source, *cuts)
         if len(cuts) == 1:
             return engine
         return lambda batches: ([*zip(*outputs, strict=True)] for outputs in engine(batches))
-
-    def engine(self, source: str, *targets: str, precision: str | None = None) -> Engine:
-        """What lies between a cut and others, ready to run; compiled once.
-
-        Args:
-            source: the cut below.
-            targets: cuts above; of several the engine yields tuples.
-            precision: in place of the network's.
-        """
-        precision = precision or self.network.precision
-        trunk = (self._backbone, self.network.loaded.digest, self._pixels.size, self._engine)
-        key = (*trunk, source, targets, precision)
-        if key not in self._kept.engines:
-            self._kept.engines[key] = self._compiled(source, targets, precision)
-        return self._kept.engines[key]
-
-    def _compiled(self, source: str, targets: tuple[str, ...], precision: str) -> Engine:
-        if (source,) == targets:
-            return iter
-        if precision == "int8" and source == INPUT:
-            return compile_graph(self._int8_trunk(targets[0]).graph(targets), precision)
-        own = resolve_precision("auto", self._engine) if precision == "int8" else precision
-        if source == INPUT:
-            fields = self._trunk_fields()
-            return open_trunk(self._trunk, targets, fields, cache_dir(), self._engine, own)
-        return compile_trunk(self.network.part(source, targets[0]), self._engine, own)
-
-    def graph(self, cut: str, precision: str) -> Any:
-        """The trunk as ``openvino.Model``, in float32 or int8."""
-        if precision == "int8":
-            return self._int8_trunk(cut).graph([cut])
-        return converted(cache_dir(), self._trunk_fields(), [cut], self._trunk)
 
     def exact(self, photos: Sequence[Photo], cut: str) -> np.ndarray:
         """Activations of a few photos at a cut in float32, whatever the network's precision is:
         (n, ...), kept in memory.
         """
-        trunk = (self.network.loaded.digest, self._backbone, self._pixels.fields(), cut)
-        key = (*map(str, trunk), *_names(photos, 0))
+        loaded = digest_of(self._pixels.fields())
+        key = (self._backbone, self.network.loaded.digest, loaded, cut, *_names(photos, 0))
         if key not in self._kept.exact:
             if len(self._kept.exact) == _EXACT:
                 self._kept.exact.clear()
-            engine = self.engine(INPUT, cut, precision="float32")
+            engine = self.trunk.engine(INPUT, cut, precision="float32")
             rows = [row for _, row in through(engine, read_photos(self.pixels(0), photos), _CHUNK)]
             self._kept.exact[key] = np.stack([row for row in rows if not isinstance(row, str)])
         return self._kept.exact[key]
-
-    def _trunk_precision(self, cut: str) -> str:
-        """What enters the key: an int8 trunk is another one for other calibration photos."""
-        if self.network.precision != "int8" or cut == INPUT:
-            return self.network.precision
-        if self.calibration:
-            return f"int8 {self._int8_trunk(cut).digest}"
-        made = find_quantized(cache_dir(), self._trunk_fields(), cut)
-        return f"int8 {made.digest if made else 'to be made'}"
-
-    def _int8_trunk(self, cut: str) -> Artefact:
-        def photos() -> Iterator[np.ndarray]:
-            stream = read_photos(self.pixels(0), self.calibration)
-            good = (found for _, found in stream if not isinstance(found, str))
-            yield from (np.stack(chunk) for chunk in chunks(good, _CHUNK))
-
-        wanted = chain.from_iterable(self._kept.together.values())
-        cuts = [name for name in dict.fromkeys([cut, *wanted]) if name != INPUT]
-        return quantized(cache_dir(), self._trunk_fields(), cuts, self._trunk, photos)[cut]
-
-    def _trunk(self, cuts: Sequence[str]) -> keras.Model:
-        outputs = [find_cut(self.network.whole, name) for name in cuts]
-        return keras.Model(self.network.whole.input, outputs)
-
-    def _fields(self, cut: str, precision: str, view: int) -> dict[str, Any]:
-        network = self.network
-        return entry_fields(
-            self._backbone,
-            network.loaded.digest,
-            cut,
-            precision,
-            self.pixels(view),
-            network.preprocessing,
-        )
-
-    def _trunk_fields(self) -> dict[str, Any]:
-        plain = self._fields("", "float32", 0)
-        kept = ("backbone", "weights", "preprocessing")
-        return {name: plain[name] for name in kept} | {"image_size": self._pixels.size}
 
     def features(self, photos: Sequence[Photo], cut: str, view: int = 0) -> np.ndarray:
         """Pooled features of the frozen backbone, from rows stored at a cut: float32 (n, d).
@@ -310,7 +210,7 @@ class ActivationCache:
         key = (self.entry(cut, view).key, self.network.pool, *_names(photos, view))
         if key not in self._kept.features:
             batches = self.rows(photos, cut, view).batches(_CHUNK)
-            maps = self.engine(cut, self.network.top)(batches)
+            maps = self.trunk.engine(cut, self.network.top)(batches)
             pooled = np.concatenate([pool_maps(batch, self.network.pool) for batch in maps])
             if sum(kept.nbytes for kept in self._kept.features.values()) > _FEATURE_BYTES:
                 self._kept.features.clear()
@@ -327,7 +227,7 @@ class ActivationCache:
             DataError: a photo can no longer be decoded.
         """
         stream = read_photos(self._pixels, photos, keys)
-        for chunk in chunks(through(self.engine(INPUT, cut), stream, size), size):
+        for chunk in chunks(through(self.trunk.engine(INPUT, cut), stream, size), size):
             lost = [(photo, row) for photo, row in chunk if isinstance(row, str)]
             if lost:
                 raise DataError(f"{lost[0][0]} can no longer be decoded: {lost[0][1]}.")

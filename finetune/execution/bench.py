@@ -6,8 +6,9 @@ from typing import Any
 
 import keras
 
-from finetune.activations.cache import ActivationCache, Kept
+from finetune.activations.cache import ActivationCache
 from finetune.activations.store import Rows
+from finetune.activations.trunk import Kept
 from finetune.data import catalog
 from finetune.data.dataset import Dataset, without
 from finetune.errors import DataError
@@ -111,7 +112,7 @@ def gather(
     Raises:
         DataError: photos that cannot be decoded, all of them listed, unless the recipe skips them.
     """
-    cache.calibration = dataset.split("train")
+    cache.trunk.calibration = dataset.split("train")
     rows = _rows(dataset, cache, wanted)
     bad = list(dict(cache.bad).items())  # once each, whatever the number of views
     if not bad:

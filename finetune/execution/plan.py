@@ -75,7 +75,7 @@ class Calibration:
 
 def _timed(cache: ActivationCache, source: str, target: str) -> Speed:
     start = time.perf_counter()
-    engine = cache.engine(source, target)
+    engine = cache.trunk.engine(source, target)
     shape = find_cut(cache.network.whole, source).shape[1:]
     photos = np.zeros((_PHOTOS, *shape), "uint8" if source == INPUT else "float32")
     list(engine([photos]))

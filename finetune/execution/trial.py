@@ -406,7 +406,7 @@ class _Trial:
         rows = self.cache.exact(photos, self.recipe.cut)
         if not self.linear:
             return self.network.tail.predict(rows, self.recipe.batch_size, verbose=0)
-        above = self.cache.engine(self.recipe.cut, self.network.top, precision="float32")
+        above = self.cache.trunk.engine(self.recipe.cut, self.network.top, precision="float32")
         maps = np.concatenate(list(above([rows])))
         return self.linear.probabilities(pool_maps(maps, self.network.pool))
 
@@ -436,13 +436,13 @@ class _Trial:
         photos = self.dataset.split("validation")[:_CHECKED]
         stream = read_photos(self.cache.pixels(0), photos)
         arrays = np.stack([found for _, found in stream if not isinstance(found, str)])
-        trunk = None if cut == INPUT else self.cache.graph(cut, "float32")
+        trunk = None if cut == INPUT else self.cache.trunk.graph(cut, "float32")
         try:
             write_ir(self.network.whole, self.out, arrays, trunk, self.network.tail)
         except IntegrityError as error:
             self.warnings.add(str(error))
         if self.network.precision == "int8" and cut != INPUT:
-            write_int8(self.cache.graph(cut, "int8"), self.network.tail, self.out)
+            write_int8(self.cache.trunk.graph(cut, "int8"), self.network.tail, self.out)
 
     def _fit(
         self,
