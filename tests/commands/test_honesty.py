@@ -18,7 +18,7 @@ from finetune.commands.ensemble import ensemble
 from finetune.commands.evaluate import evaluate
 from finetune.commands.run import run
 from finetune.errors import UsageError
-from finetune.evaluation.metrics import interval
+from finetune.evaluation.intervals import interval
 from finetune.runs import ledger
 from finetune.runs.folder import read_contents
 
