@@ -11,11 +11,7 @@ from finetune.activations.store import entry_fields
 from finetune.data.catalog import NAMES
 from finetune.data.photos import Pixels
 from finetune.files import digest_of
-<<<<<<< HEAD
-from finetune.model.backbones import INPUT, backbone
-=======
 from finetune.model.backbones import INPUT, backbone, preprocessing_of
->>>>>>> main
 from finetune.recipe.matrix import Trial
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
