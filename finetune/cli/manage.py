@@ -15,8 +15,9 @@ from finetune.commands.check import check
 from finetune.commands.data import data
 from finetune.commands.describe import describe
 from finetune.commands.describe import table as described
+from finetune.commands.doctor import doctor
 from finetune.commands.lists import backbones, schema, strategies
-from finetune.errors import DataError, IntegrityError
+from finetune.errors import DataError, FinetuneError, IntegrityError
 from finetune.model.backbones import BACKBONES, CONTROLS
 from finetune.progress import count
 
@@ -242,6 +243,33 @@ def _schema(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2)
 
 
+def _doctor(report: Mapping[str, Any]) -> str:
+    cache = report["cache"]
+    lines = ["versions"]
+    lines += [f"  {name} {version or 'missing'}" for name, version in report["versions"].items()]
+    lines += ["devices", *(f"  {device}" for device in report["devices"]), "precision"]
+    lines += [f"  {name}: {value}" for name, value in report["precision"].items()]
+    lines += ["weights for --weights imagenet"]
+    lines += [
+        f"  {name}: {file or 'none here; they would be downloaded'}"
+        for name, file in report["weights"].items()
+    ]
+    lines += [f"cache: {cache['folder']}, {_mib(cache['bytes'])}; {_mib(cache['free'])} free"]
+    lines += ["extras"]
+    for name, extra in report["extras"].items():
+        state = "installed" if extra["missing"] == [] else f"missing: `{extra['install']}`"
+        lines.append(f"  {name}, for {extra['adds']}: {state}")
+    for item in report["problems"]:
+        lines.append(f"problem: {item['problem']} Mend: {item['mend']}")
+    return "\n".join(lines)
+
+
+def _ill(report: Mapping[str, Any]) -> FinetuneError | None:
+    if report["ok"]:
+        return None
+    return FinetuneError(" ".join(f"{x['problem']} Mend: {x['mend']}" for x in report["problems"]))
+
+
 def _mib(size: int) -> str:
     return f"{size / 2**20:,.1f} MiB"
 
@@ -249,6 +277,7 @@ def _mib(size: int) -> str:
 VERBS = {
     "check": verb(check, _checked, "finetune check photos", failure=_not_ready),
     "advise": verb(advise, _advised, "finetune advise photos --backbone vgg16"),
+    "doctor": verb(doctor, _doctor, "finetune doctor", failure=_ill),
     "data": verb(data, _data, "finetune data sketches"),
     "describe": verb(describe, described, "finetune describe vgg16 --svg vgg16.svg"),
     "backbones": verb(backbones, _backbones, "finetune backbones --json"),
