@@ -10,7 +10,7 @@ from finetune.data.dataset import Dataset
 from finetune.data.folds import cross_folds
 from finetune.data.overlap import look_alikes
 from finetune.evaluation.folds import compare_folds, resampled_t
-from finetune.evaluation.metrics import per_photo
+from finetune.evaluation.metrics import per_photo, wilson
 from finetune.progress import Reporter
 from finetune.recipe.recipe import Recipe
 
@@ -29,9 +29,10 @@ def cross_validate(
         reporter: of progress.
 
     Returns:
-        folds, repeats, n (photos), accuracy (mean over folds) with accuracy_interval, loss (nats,
-        mean over photos) and per_fold, the accuracies in order; and a row per photo and repeat:
-        file, class, repeat, fold, predicted, confidence, correct, loss.
+        folds, repeats, n (photos), accuracy (mean over folds) with accuracy_interval (95 %, the
+        wider of what n photos and what the differences between folds allow), loss (nats, mean over
+        photos) and per_fold, the accuracies in order; and a row per photo and repeat: file, class,
+        repeat, fold, predicted, confidence, correct, loss.
 
     Raises:
         DataError: a class has too few photos.
@@ -53,13 +54,19 @@ def cross_validate(
             advance(1)
     accuracies = np.array([part["correct"].mean() for part in parts])
     rows = pd.concat(parts, ignore_index=True)
-    interval = resampled_t(accuracies, folds)
+    accuracy = float(accuracies.mean())
+    between = resampled_t(accuracies, folds)
+    n = len(dataset.photos)
+    low, high = wilson(round(accuracy * n), n)
     summary = {
         "folds": folds,
         "repeats": recipe.repeats,
-        "n": len(dataset.photos),
-        "accuracy": interval["mean"],
-        "accuracy_interval": [max(0.0, interval["low"]), min(1.0, interval["high"])],
+        "n": n,
+        "accuracy": accuracy,
+        "accuracy_interval": [
+            min(low, max(0.0, between["low"])),
+            max(high, min(1.0, between["high"])),
+        ],
         "loss": float(rows["loss"].mean()),
         "per_fold": accuracies.tolist(),
     }
