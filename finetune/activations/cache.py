@@ -1,28 +1,38 @@
 """Activations of photos at a cut: read where they are stored, computed and stored where not."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from finetune.activations.engine import Engine, compile_graph, compile_trunk, resolve_precision
+from finetune.activations.engine import (
+    Engine,
+    compile_graph,
+    compile_trunk,
+    open_trunk,
+    resolve_precision,
+)
 from finetune.activations.extract import Bad, extract
 from finetune.activations.store import Rows, Store, entry_fields, row_name
 from finetune.data.photos import Photo, Pixels, chunks, read_photos, through
 from finetune.errors import DataError
 from finetune.files import cache_dir, commit_text
 from finetune.model.backbones import INPUT
+from finetune.model.backbones import backbone as row_of
 from finetune.model.cut import find_cut
 from finetune.model.heads import pool_maps
-from finetune.model.ir import Artefact
+from finetune.model.ir import Artefact, converted
 from finetune.model.network import Network
 from finetune.model.quantize import find_quantized, quantized
 from finetune.progress import SILENT, Reporter
 
 _CHUNK = 32
 _FEATURE_BYTES = 2**30  # pooled features that are kept in memory
+_EXACT = 4  # sets of photos whose float32 activations are kept in memory
 
 
 def open_entry(fields: dict, dtype: str, root: Path | None = None) -> Store:
@@ -35,6 +45,24 @@ def open_entry(fields: dict, dtype: str, root: Path | None = None) -> Store:
 _OVERFLOW = "overflow.txt"
 
 
+@dataclass
+class Kept:
+    """What the trials of a process share in memory, whatever their heads and cuts are.
+
+    Attributes:
+        engines: compiled parts of frozen trunks.
+        features: pooled features of photos.
+        exact: float32 activations, see ``ActivationCache.exact``.
+        together: of photos (False) and of their views (True) the cuts at which some trial needs
+            rows: one pass stores them all.
+    """
+
+    engines: dict[tuple, Engine] = field(default_factory=dict)
+    features: dict[tuple, np.ndarray] = field(default_factory=dict)
+    exact: dict[tuple, np.ndarray] = field(default_factory=dict)
+    together: Mapping[bool, tuple[str, ...]] = field(default_factory=dict)
+
+
 class ActivationCache:
     """The stored activations of one backbone and one way of loading photos.
 
@@ -45,6 +73,7 @@ class ActivationCache:
         dtype: of the stored rows.
         engine: see ``compile_trunk``.
         reporter: of progress; may be replaced.
+        kept: what trials share.
 
     Attributes:
         bad: photos that could not be decoded, with the reason, since the list was last taken.
@@ -60,6 +89,7 @@ class ActivationCache:
         dtype: str = "float16",
         engine: str = "auto",
         reporter: Reporter = SILENT,
+        kept: Kept | None = None,
     ):
         self.network = network
         self.reporter = reporter
@@ -72,8 +102,7 @@ class ActivationCache:
         self._dtype = dtype
         self._engine = engine
         self._entries: dict[tuple[str, bool], Store] = {}
-        self._engines: dict[tuple[str, str], Engine] = {}
-        self._features: dict[tuple, np.ndarray] = {}
+        self._kept = kept or Kept()
 
     def begin(self, reporter: Reporter) -> None:
         """Another trial: nothing is computed or bad yet, and other processes may have added
@@ -119,22 +148,23 @@ class ActivationCache:
             DataError, IntegrityError, BusyError: see ``extract``.
         """
         store = self.entry(cut, view)
-        label = f"activations at {cut}" + (f", view {view}" if view else "")
+        source = self._source(photos, cut, view)
+        cuts = self._together(cut, view) if source == INPUT else (cut,)
+        label = f"activations at {' and '.join(cuts)}" + (f", view {view}" if view else "")
         try:
             found = extract(
-                store,
+                [self.entry(name, view) for name in cuts],
                 photos,
                 view,
-                self.pixels(view),
-                lambda: self.engine(INPUT, cut),
-                self.row_bytes(cut, view),
+                lambda wanted: self._read(wanted, source, view),
+                lambda: self._tuples(source, cuts),
+                sum(self.row_bytes(name, view) for name in cuts),
                 label,
                 self.reporter,
             )
         except OverflowError as error:
-            commit_text(store.folder / _OVERFLOW, f"{error}\n")
-            self.reporter.warn(f"{error}: these activations are stored as float32.")
-            del self._entries[cut, view > 0]
+            for name in cuts:
+                self._widen(name, view, error)
             return self.rows(photos, cut, view)
         self.computed += found.computed
         self.bad += found.bad
@@ -142,18 +172,96 @@ class ActivationCache:
         good = [photo for photo in photos if photo.sha256 not in bad]
         return store.rows(_names(good, view))
 
-    def engine(self, source: str, target: str) -> Engine:
-        """What lies between two cuts, ready to run; compiled once."""
-        if (source, target) not in self._engines:
-            self._engines[source, target] = self._compiled(source, target)
-        return self._engines[source, target]
+    def _widen(self, cut: str, view: int, error: OverflowError) -> None:
+        """Store the rows of a cut as float32 from now on."""
+        store = self.entry(cut, view)
+        if store.dtype == np.float16:
+            commit_text(store.folder / _OVERFLOW, f"{error}\n")
+            self.reporter.warn(f"{error}: the activations at {cut} are stored as float32.")
+            del self._entries[cut, view > 0]
 
-    def _compiled(self, source: str, target: str) -> Engine:
-        precision = self.network.precision
-        if precision == "int8" and source == INPUT != target:
-            return compile_graph(self._int8_trunk(target).graph([target]), precision)
+    def _together(self, cut: str, view: int) -> tuple[str, ...]:
+        """The cuts that one pass stores: this one first, and others that are wanted, too."""
+        own = self.entry(cut, view).trunk_pass
+        wanted = self._kept.together.get(view > 0, ())
+        others = [name for name in wanted if name not in (cut, INPUT)]
+        # an int8 trunk of another calibration is another pass
+        same = [name for name in others if self.entry(name, view).trunk_pass == own]
+        return (cut, *(same if cut != INPUT else []))
+
+    def _source(self, photos: Sequence[Photo], cut: str, view: int) -> str:
+        """Where to compute a cut from: a stored lower one if that is exact, else the photos.
+
+        float16 rows are rounded: what is stored would depend on what was stored before.
+        """
+        is_exact = self.network.precision == self._dtype == "float32"
+        below = row_of(self._backbone).blocks if is_exact else ()
+        for name in reversed(below[: below.index(cut)] if cut in below else ()):
+            if not self.missing(photos, name, view):
+                return name
+        return INPUT
+
+    def _read(
+        self, photos: Sequence[Photo], source: str, view: int
+    ) -> Iterator[tuple[Photo, np.ndarray | str]]:
+        if source == INPUT:
+            keys = [f"stored/{photo.sha256}/{view}" if view else None for photo in photos]
+            return read_photos(self.pixels(view), photos, keys)
+        batches = self.entry(source, view).rows(_names(photos, view)).batches(_CHUNK)
+        return zip(photos, chain.from_iterable(batches), strict=True)
+
+    def _tuples(self, source: str, cuts: tuple[str, ...]) -> Engine:
+        """An engine whose rows are tuples, one value for each cut."""
+        engine = self.engine(source, *cuts)
+        if len(cuts) == 1:
+            return engine
+        return lambda batches: ([*zip(*outputs, strict=True)] for outputs in engine(batches))
+
+    def engine(self, source: str, *targets: str, precision: str | None = None) -> Engine:
+        """What lies between a cut and others, ready to run; compiled once.
+
+        Args:
+            source: the cut below.
+            targets: cuts above; of several the engine yields tuples.
+            precision: in place of the network's.
+        """
+        precision = precision or self.network.precision
+        trunk = (self._backbone, self.network.loaded.digest, self._pixels.size, self._engine)
+        key = (*trunk, source, targets, precision)
+        if key not in self._kept.engines:
+            self._kept.engines[key] = self._compiled(source, targets, precision)
+        return self._kept.engines[key]
+
+    def _compiled(self, source: str, targets: tuple[str, ...], precision: str) -> Engine:
+        if (source,) == targets:
+            return iter
+        if precision == "int8" and source == INPUT:
+            return compile_graph(self._int8_trunk(targets[0]).graph(targets), precision)
         own = resolve_precision("auto", self._engine) if precision == "int8" else precision
-        return compile_trunk(self.network.part(source, target), self._engine, own)
+        if source == INPUT:
+            fields = self._trunk_fields()
+            return open_trunk(self._trunk, targets, fields, cache_dir(), self._engine, own)
+        return compile_trunk(self.network.part(source, targets[0]), self._engine, own)
+
+    def graph(self, cut: str, precision: str) -> Any:
+        """The trunk as ``openvino.Model``, in float32 or int8."""
+        if precision == "int8":
+            return self._int8_trunk(cut).graph([cut])
+        return converted(cache_dir(), self._trunk_fields(), [cut], self._trunk)
+
+    def exact(self, photos: Sequence[Photo], cut: str) -> np.ndarray:
+        """Activations of a few photos at a cut in float32, whatever the network's precision is:
+        (n, ...), kept in memory.
+        """
+        trunk = (self.network.loaded.digest, self._backbone, self._pixels.fields(), cut)
+        key = (*map(str, trunk), *_names(photos, 0))
+        if key not in self._kept.exact:
+            if len(self._kept.exact) == _EXACT:
+                self._kept.exact.clear()
+            engine = self.engine(INPUT, cut, precision="float32")
+            rows = [row for _, row in through(engine, read_photos(self.pixels(0), photos), _CHUNK)]
+            self._kept.exact[key] = np.stack([row for row in rows if not isinstance(row, str)])
+        return self._kept.exact[key]
 
     def _trunk_precision(self, cut: str) -> str:
         """What enters the key: an int8 trunk is another one for other calibration photos."""
@@ -165,16 +273,18 @@ class ActivationCache:
         return f"int8 {made.digest if made else 'to be made'}"
 
     def _int8_trunk(self, cut: str) -> Artefact:
-        def build(cuts: Sequence[str]) -> keras.Model:
-            outputs = [find_cut(self.network.whole, name) for name in cuts]
-            return keras.Model(self.network.whole.input, outputs)
-
         def photos() -> Iterator[np.ndarray]:
             stream = read_photos(self.pixels(0), self.calibration)
             good = (found for _, found in stream if not isinstance(found, str))
             yield from (np.stack(chunk) for chunk in chunks(good, _CHUNK))
 
-        return quantized(cache_dir(), self._trunk_fields(), [cut], build, photos)[cut]
+        wanted = chain.from_iterable(self._kept.together.values())
+        cuts = [name for name in dict.fromkeys([cut, *wanted]) if name != INPUT]
+        return quantized(cache_dir(), self._trunk_fields(), cuts, self._trunk, photos)[cut]
+
+    def _trunk(self, cuts: Sequence[str]) -> keras.Model:
+        outputs = [find_cut(self.network.whole, name) for name in cuts]
+        return keras.Model(self.network.whole.input, outputs)
 
     def _fields(self, cut: str, precision: str, view: int) -> dict[str, Any]:
         network = self.network
@@ -198,14 +308,14 @@ class ActivationCache:
         Kept in memory, so that a further head costs no reading.
         """
         key = (self.entry(cut, view).key, self.network.pool, *_names(photos, view))
-        if key not in self._features:
+        if key not in self._kept.features:
             batches = self.rows(photos, cut, view).batches(_CHUNK)
             maps = self.engine(cut, self.network.top)(batches)
             pooled = np.concatenate([pool_maps(batch, self.network.pool) for batch in maps])
-            if sum(kept.nbytes for kept in self._features.values()) > _FEATURE_BYTES:
-                self._features.clear()
-            self._features[key] = pooled
-        return self._features[key]
+            if sum(kept.nbytes for kept in self._kept.features.values()) > _FEATURE_BYTES:
+                self._kept.features.clear()
+            self._kept.features[key] = pooled
+        return self._kept.features[key]
 
     def stream(
         self, photos: Sequence[Photo], keys: Sequence[str], cut: str, size: int

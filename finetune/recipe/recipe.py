@@ -75,6 +75,7 @@ class Recipe(BaseModel):
     repeats: int = Field(1, ge=1, le=100)
     skip_bad: bool = False
     tensorboard: bool = False
+    track: Literal["none", "mlflow", "wandb", "tensorboard"] = "none"
     seed: int = Field(0, ge=0, lt=2**32)
 
     @model_validator(mode="before")
@@ -149,6 +150,14 @@ class Recipe(BaseModel):
                 '`pip install "finetune-cut[tensorboard]"`, or set tensorboard: false'
             )
         return wanted
+
+    @field_validator("track")
+    @classmethod
+    def _tracker_installed(cls, name: str, info: ValidationInfo) -> str:
+        """As for ``tensorboard``."""
+        if not (info.context or {}).get("finished") and (problem := missing_tracker(name)):
+            raise ValueError(problem)
+        return name
 
     @model_validator(mode="after")
     def _views_fit(self) -> "Recipe":
@@ -282,6 +291,16 @@ def schema() -> dict[str, Any]:
         "properties": properties,
         "additionalProperties": False,
     }
+
+
+def missing_tracker(name: str) -> str:
+    """What to do where a tracker's package is not installed; "" where it is."""
+    if name == "none" or importlib.util.find_spec(name) is not None:
+        return ""
+    return (
+        f"track: {name} needs a package that is not installed; "
+        f'`pip install "finetune-cut[{name}]"`, or set track: none'
+    )
 
 
 _BRANCHES = ("literal[", "int", "constrained-int", "list[")  # of a union, in pydantic's places
