@@ -60,6 +60,20 @@ def test_folds_that_make_no_sense_are_refused(values, reason):
     assert reason in str(caught.value)
 
 
+def test_compare_says_what_the_folds_found(photos, tmp_path):
+    from finetune.commands.compare import compare
+
+    text = f"data: {photos}\nweights: random\nimage_size: 32\nstrategy: cached-features\n"
+    (tmp_path / "r.yaml").write_text(f"{text}folds: 3\nmatrix: {{head: [gap, gmp]}}\n")
+    found = compare(tmp_path / "r.yaml", out=tmp_path / "compared")
+    assert [cell["status"] for cell in found["cells"]] == ["done", "done"]
+    for row in found["ranking"]:
+        cell = next(cell for cell in found["cells"] if cell["recipe"] == row["recipe"])
+        assert row["folds"]["accuracy"] == pytest.approx(cell["folds"]["accuracy"])
+        assert (row["folds"]["folds"], row["folds"]["repeats"]) == (3, 1)
+    assert json.loads((tmp_path / "compared/compare.json").read_text()) == found
+
+
 def test_a_comparison_compares_what_went_through_the_same_folds():
     def row(recipe, values, **changes):
         folds = {"folds": 3, "repeats": 1, "per_fold": values}

@@ -39,7 +39,9 @@ def test_every_photo_is_tested_once_per_repeat_in_folds_of_both_classes():
             chosen = {photo.file for photo in fold.split("validation")}
             assert chosen == {photo.file for photo in following.split("test")}
     assert files_tested(folds[:5]) != files_tested(folds[5:])
-    assert files_tested(cross_folds(whole, [], 5, 2)) == files_tested(folds), "they are no matter of chance"
+    assert files_tested(cross_folds(whole, [], 5, 2)) == files_tested(folds), (
+        "they are no matter of chance"
+    )
 
 
 def test_the_splits_that_photos_came_with_do_not_matter():
