@@ -16,6 +16,7 @@ from finetune.backend import load_keras
 from finetune.data import catalog
 from finetune.data.dataset import Dataset
 from finetune.errors import FinetuneError, UsageError
+from finetune.execution.crossing import with_folds
 from finetune.execution.foresight import needed
 from finetune.execution.local import Board, Outcome, Worker
 from finetune.execution.sharing import (
@@ -164,7 +165,9 @@ def compare_trials(
             "margin": _margin(trials, margin) / 100,
             "overlaps": {result.split: vars(result) for result in results if result},
         }
-        result = {"cells": rows, "extractions": extractions, **write_report(out, rows, plan)}
+        found = write_report(out, rows, plan)
+        found["ranking"] = with_folds(found["ranking"], rows)
+        result = {"cells": rows, "extractions": extractions, **found}
         commit_json(out / "compare.json", result)
         return result
 

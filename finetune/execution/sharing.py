@@ -184,7 +184,8 @@ def trial_row(trial: Trial, result: Mapping[str, Any], shared: Counter[str]) -> 
         **{name: result["cost"][name] for name in ("stored_bytes", "peak_memory", "multiply_adds")},
     }
     kept = ("split", "test", "validation", "seconds", "extracted", "unseen", "warnings")
-    return {**trial_settings(trial), "cost": cost, **{name: result[name] for name in kept}}
+    folds = {"folds": result["folds"]} if "folds" in result else {}
+    return {**trial_settings(trial), "cost": cost, **{name: result[name] for name in kept}, **folds}
 
 
 def trial_settings(trial: Trial) -> dict[str, Any]:

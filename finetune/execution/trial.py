@@ -24,6 +24,7 @@ from finetune.evaluation.caveats import caveats, unseen
 from finetune.evaluation.explained import explain_test
 from finetune.evaluation.fidelity import PHOTOS, fidelity
 from finetune.execution.bench import Bench, StoredRows, cache_entries, gather, read_dataset
+from finetune.execution.crossing import cross_validate
 from finetune.execution.sharing import (
     Need,
     head_needs,
@@ -33,7 +34,7 @@ from finetune.execution.sharing import (
     stored_views,
     tail_precision,
 )
-from finetune.files import digest_of, locked
+from finetune.files import commit_csv, digest_of, locked
 from finetune.model.backbones import INPUT
 from finetune.model.describe import multiply_adds
 from finetune.model.heads import pool_maps
@@ -142,6 +143,7 @@ def _run(
         recipe.resize,
         reporter,
     )
+    folds = _cross_validated(recipe, dataset, out, reporter)
     finished = time.perf_counter()
     seconds = {
         "extract": extracted - begun,
@@ -188,6 +190,7 @@ def _run(
         ignored=dataset.ignored,
         excluded=len(dataset.excluded),
         fidelity=fidelity,
+        folds=folds,
     )
     return record.finish(
         out,
@@ -202,14 +205,29 @@ def _run(
     )
 
 
+def _cross_validated(
+    recipe: Recipe, dataset: Dataset, out: Path, reporter: Reporter
+) -> dict[str, Any] | None:
+    """The recipe's figures over folds, on a bench of their own: the trained network stays."""
+    if not recipe.folds:
+        return None
+    bench = Bench()
+    summary, rows = cross_validate(
+        recipe, dataset, lambda fold: try_trial(recipe, fold, bench, split="test"), reporter
+    )
+    commit_csv(out / "folds.csv", rows)
+    return summary
+
+
 def try_trial(
     recipe: Recipe,
     dataset: Dataset,
     bench: Bench,
     watch: keras.callbacks.Callback | None = None,
     reporter: Reporter = SILENT,
+    split: str = "validation",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Train one recipe and classify its validation photos, and no others; writes no folder.
+    """Train one recipe and classify the photos of one split, and no others; writes no folder.
 
     Args:
         recipe: fully resolved.
@@ -217,9 +235,10 @@ def try_trial(
         bench: what earlier trials of this process left.
         watch: a callback of the tail's epochs, which may stop the training.
         reporter: of progress.
+        split: whose photos are classified.
 
     Returns:
-        Probabilities, float32 (n, classes), and labels, int (n,), of the validation photos.
+        Probabilities, float32 (n, classes), and labels, int (n,), of those photos.
 
     Raises:
         FinetuneError: see its subclasses.
@@ -236,7 +255,7 @@ def try_trial(
         trial.fit_head()
         trial.train_tail()
         audit(network.whole, network.frozen)
-        return trial.probabilities("validation"), dataset.labels("validation")
+        return trial.probabilities(split), dataset.labels(split)
     except BaseException:
         bench.forget()
         raise
