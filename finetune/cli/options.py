@@ -92,6 +92,10 @@ OPTIONS = {
         "Differences of accuracy within so many points do not matter. Default: the recipes', 1.",
         metavar="POINTS",
     ),
+    "track": Option(
+        "Write epochs, figures and files to this tracker, too. Default: none.",
+        choices=("none", "mlflow", "wandb", "tensorboard"),
+    ),
     "min_per_class": Option(
         "Leave out classes of fewer photos. Default: 1, none.", metavar="N", least=1
     ),

@@ -94,8 +94,8 @@ def table(result: Mapping[str, Any], columns: int | None = None) -> str:
     memory = result["activation_bytes"]
     total = (
         f"{result['backbone']} at {result['image_size']} px: {result['parameters']:,} parameters, "
-        f"{result['multiply_adds'] / 1e9:.2f} G multiply-adds; "
-        f"activations of one photo in float32: {_size(memory['inference'])} in inference, "
+        f"{result['multiply_adds'] / 1e9:.2f} G multiply-adds; activations of one "
+        f"photo in float32: {_size(memory['inference'])} in inference, "
         f"{_size(memory['training'])} in training."
     )
     rows = [_HEADER, *map(_cells, result.get("layers") or result["blocks"])]
