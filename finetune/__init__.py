@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from finetune.commands.advise import advise as advise
     from finetune.commands.check import check as check
     from finetune.commands.compare import compare as compare
     from finetune.commands.compare import plan_compare as plan_compare
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Classifier": "runs.classifier",
     "Reporter": "progress",
+    "advise": "commands.advise",
     "check": "commands.check",
     "compare": "commands.compare",
     "describe": "commands.describe",

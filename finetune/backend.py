@@ -40,6 +40,18 @@ def load_openvino() -> ModuleType:
     return openvino
 
 
+def release_generators() -> None:
+    """Free what fed the trainings that are over.
+
+    Keras feeds TensorFlow by ``Dataset.from_generator``, whose Python functions the outermost graph
+    keeps as long as the process lives (``script_ops._internal_py_func``), and with them all that
+    they refer to: photos, rows, networks, threads.
+    """
+    import tensorflow as tf
+
+    getattr(tf.compat.v1.get_default_graph(), "_py_funcs_used_in_graph", []).clear()
+
+
 @contextmanager
 def stderr_to_nowhere() -> Iterator[None]:
     """Turn file descriptor 2 away: C++ libraries write to it without asking."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _TEMPORARY = ".*.tmp"  # files and folders of a commit that is under way, or was killed
 
 
@@ -103,6 +104,7 @@ def commit_folder(folder: Path, write: Callable[[Path], object]) -> None:
     try:
         new.mkdir()
         write(new)
+        _sync_below(new)
         if folder.exists():
             os.replace(folder, old)
         os.replace(new, folder)
@@ -247,6 +249,15 @@ def _sync_directory(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _sync_below(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_dir():
+            _sync_directory(path)
+        else:
+            with path.open("rb+") as file:  # Windows syncs only what may be written
+                os.fsync(file.fileno())
 
 
 def _read_umask() -> int:

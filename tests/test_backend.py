@@ -1,9 +1,11 @@
 """What a process runs on."""
 
 import ctypes
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,6 +49,27 @@ def test_windows_is_asked_in_its_own_way(monkeypatch):
 def test_it_imports_where_there_is_no_resource_module():
     code = "import sys; sys.modules['resource'] = None; import finetune.backend as b; b.threads()"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_what_fed_a_training_is_freed_and_its_threads_end():
+    import keras
+
+    class Feed(keras.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return np.zeros((2, 3), np.float32), np.zeros(2)
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile(loss="sparse_categorical_crossentropy")
+    feed = Feed()
+    freed = weakref.ref(feed)
+    model.fit(feed, verbose=0)
+    del feed
+    backend.release_generators()
+    gc.collect()
+    assert freed() is None
 
 
 def test_tensorflow_and_cuda_say_nothing_while_they_begin():

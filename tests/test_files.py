@@ -5,6 +5,8 @@ import json
 import os
 import re
 import stat
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -74,6 +76,26 @@ def test_the_file_is_synced_before_it_is_renamed_and_the_folder_after(tmp_path, 
     assert order == ["file", "rename", "folder"]
     assert (tmp_path / "new" / "a.txt").read_text() == "by name"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc names what is synced")
+def test_all_of_a_folder_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
+    synced = []
+    fsync = os.fsync
+
+    def noted(handle):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        fsync(handle)
+
+    def write(folder):
+        (folder / "a").mkdir()
+        (folder / "a" / "1.png").write_bytes(b"photo")
+
+    monkeypatch.setattr(files.os, "fsync", noted)
+    files.commit_folder(tmp_path / "set", write)
+    assert (tmp_path / "set" / "a" / "1.png").read_bytes() == b"photo"
+    assert {"1.png", "a"} < set(synced)
+    assert synced[-1] == tmp_path.name, "the rename comes after"
 
 
 def test_modes_follow_the_umask_and_json_refuses_nan(tmp_path):

@@ -73,6 +73,13 @@ def _read(shard: Path, index: int, target: np.ndarray) -> None:
             raise OSError(f"{shard} is shorter than when it was checked")
 
 
+def close_shards() -> None:
+    """Close the shards that are open; whoever reads on opens them anew."""
+    with _open_lock:
+        while _open:
+            _open.popitem()[1].file.close()
+
+
 def _header(shard: Path) -> _Open:
     with _open_lock:
         return _opened(shard)

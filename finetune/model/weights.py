@@ -57,8 +57,8 @@ def load_weights(
     Args:
         base: what ``build_base`` made.
         name: one of ``known_backbones()``.
-        weights: ``imagenet``, ``random`` or the path of a weight file: .h5, .weights.h5, or .safetensors and .onnx in
-            torchvision's layout, which bring torchvision's preprocessing.
+        weights: ``imagenet``, ``random`` or the path of a weight file: .h5, .weights.h5, or
+            .safetensors and .onnx in torchvision's layout, which bring torchvision's preprocessing.
         alpha, preprocessing: as ``build_base`` was given them.
 
     Raises:

@@ -28,7 +28,8 @@ def read(path: Path) -> str:
             f"`finetune run --data {path}`."
         )
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            return file.read(_MAX_CHARACTERS + 1)  # one too many is refused by ``parse``
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"{path} cannot be read as a recipe: {error}. Give the path of a YAML file."
@@ -47,7 +48,7 @@ def parse(text: str, source: str) -> tuple[dict[str, Any], Lines]:
     """
     if len(text) > _MAX_CHARACTERS:
         raise UsageError(
-            f"{source}: {len(text):,} characters; a recipe is at most {_MAX_CHARACTERS:,}."
+            f"{source}: more than {_MAX_CHARACTERS:,} characters, the most that a recipe may have."
         )
     yaml = YAML(typ="safe", pure=True)
     try:

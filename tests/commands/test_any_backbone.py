@@ -1,4 +1,4 @@
-"""Backbones beside the core, and the recipe's keys for them, through whole runs with random weights."""
+"""Backbones beside the core, and the recipe's keys for them, through whole runs."""
 
 import json
 

@@ -57,7 +57,7 @@ def predictions(out) -> list[dict]:
             },
         ),
         ("vgg16", {"strategy": "frozen-base", "head": "flatten"}),
-        ("densenet121", {"strategy": "top-blocks"}),
+        pytest.param("densenet121", {"strategy": "top-blocks"}, marks=pytest.mark.slow),
         ("resnet50", {"strategy": "top-blocks"}),
         (
             "vgg16",
@@ -83,6 +83,8 @@ def test_a_run_from_photos_to_folder(backbone, values, photos, tmp_path):
             "history.csv",
             "metrics.json",
             "predictions.csv",
+            "photos.csv",
+            "openvino",
         ),
         *("confusion.png", "curves.png", "explanations.png", "environment.json", "README.md"),
     }

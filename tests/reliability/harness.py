@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 _ENOUGH = (
     4 * 2**30
 )  # bytes; a warm process that has grown to that is started anew, to twice that killed
-BASE = ("--weights", "random", "--image-size", "32")
+BASE = ("--backbone", "mini-resnet", "--weights", "random", "--image-size", "32")
 COUNTS = {"train": (7, 5), "validation": (3, 4), "test": (4, 3)}  # apples and plums
 COLORS = {"apples": (200, 60, 50), "plums": (70, 60, 160)}
 
@@ -190,7 +190,8 @@ def story(name: str, photos: Path, place: Path, trials: int = 3) -> Story:
     recipe = photos.parent / f"trials-{trials}.yaml"
     seeds = list(range(trials))
     recipe.write_text(
-        f"data: {photos}\nweights: random\nimage_size: 32\nbatch_size: 8\nepochs: 2\n"
+        f"data: {photos}\nbackbone: mini-resnet\nweights: random\nimage_size: 32\n"
+        "batch_size: 8\nepochs: 2\n"
         f"strategy: frozen-base\nhead: {{pool: gap, dropout: 0.3}}\nmatrix: {{seed: {seeds}}}\n"
     )
     training = ("--strategy", "frozen-base", "--epochs", "3", "--set", "batch_size=8")

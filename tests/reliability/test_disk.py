@@ -68,8 +68,8 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-KIB = {"extract": (8, 16, 24, 32, 40, 56, 72, 96, 112, 128)}  # sizes of the file system
-KIB["train"] = tuple(2**10 * mebibytes for mebibytes in (1, 2, 4, 8, 16, 32, 48, 56, 64, 96))
+KIB = {"extract": (8, 16, 32, 64, 96, 128, 192, 256, 320, 448)}  # sizes of the file system
+KIB["train"] = (64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096)
 LIMITS = [
     *((name, f"size={size}k") for name, sizes in KIB.items() for size in sizes),
     *(("extract", f"size=64m,nr_inodes={count}") for count in (2, 4, 6, 8, 10, 12)),

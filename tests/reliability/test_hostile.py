@@ -84,7 +84,7 @@ def mutated(data: bytearray, draw: random.Random) -> bytes:
 @pytest.mark.skipif(os.name == "nt", reason="file names are text there")
 def test_hostile_names_come_through_a_whole_run(tmp_path, warm: Warm):
     folder, count = tmp_path / "photos", 0
-    for label, color in COLORS.items():
+    for label, color in zip(("=cmd|' calc'!A0", "<b>\x1b[1m"), COLORS.values(), strict=True):
         (folder / label).mkdir(parents=True)
         for name in photos.NAMES:
             count += 1
@@ -102,6 +102,12 @@ def test_hostile_names_come_through_a_whole_run(tmp_path, warm: Warm):
     assert not [cell for row in rows for cell in row if cell.startswith(tuple("=+@"))]
     predicted = warm("predict", tmp_path / "run", folder, "--json")
     assert len(json.loads(predicted.stdout)["predictions"]) == count
+    evaluated = warm("evaluate", tmp_path / "run", folder, "--out", tmp_path / "on", "--json")
+    assert evaluated.code == 0, evaluated.stderr
+    assert json.loads(evaluated.stdout)["n"] == count
+    few = list(folder.rglob("*.png"))[:4]
+    explained = warm("explain", tmp_path / "run", *few, "--out", tmp_path / "why", "--json")
+    assert len(json.loads(explained.stdout)["photos"]) == 4, explained.stderr
 
 
 # Models and weights

@@ -257,3 +257,23 @@ def test_batches_are_read_ahead_while_training(tmp_path):
 
     fit(small(), Batches(read, Y, 8, seed=3), Batches(read_views([X]), Y, 16), SETTINGS, "tail")
     assert threads - {threading.main_thread().name}
+
+
+def test_weights_of_photos_go_with_their_rows():
+    weights = np.arange(37, dtype=np.float32)
+    batches = Batches(read_views([X]), np.arange(37), 8, 5, weights)
+    for batch in range(len(batches)):
+        _, labels, found = batches[batch]
+        np.testing.assert_array_equal(found, labels)
+    assert len(Batches(read_views([X]), Y, 8, 5)[0]) == 2
+
+
+def test_weights_of_photos_count_in_the_loss():
+    heavy = np.where(Y == 1, 1.9, 0.1).astype(np.float32)
+    shares = []
+    for weights in (heavy, 2 - heavy):
+        model = small(dropout=0)
+        batches = Batches(read_views([X]), Y, 8, 3, weights)
+        fit(model, batches, Batches(read_views([X]), Y, 16), SETTINGS, "tail")
+        shares.append(model.predict(X.astype(np.float32), verbose=0)[:, 1].mean())
+    assert shares[0] > shares[1]

@@ -26,10 +26,14 @@ def plain(folder: Path) -> Members:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def packed(members: Members, *extra: tuple[zipfile.ZipInfo | str, bytes]) -> bytes:
-    """An archive of members, and of more under names that may stand twice."""
+def packed(
+    members: Members,
+    *extra: tuple[zipfile.ZipInfo | str, bytes],
+    compression: int = zipfile.ZIP_STORED,
+) -> bytes:
+    """An archive of members, and of more under names that may stand twice; Keras deflates none."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(file, "w", compression) as archive:
         for name, data in [*members.items(), *extra]:
             archive.writestr(name, data)
     return file.getvalue()
@@ -118,7 +122,9 @@ def link() -> zipfile.ZipInfo:
 
 def bomb(name: str, size: int) -> Callable[[Members], bytes]:
     """The model with a member that unpacks to so many bytes of blanks."""
-    return lambda members: packed({**members, name: b" " * size + members[name]})
+    return lambda members: packed(
+        {**members, name: b" " * size + members[name]}, compression=zipfile.ZIP_DEFLATED
+    )
 
 
 def marker(change: Callable[[bytes], bytes]) -> Callable[[Members], bytes]:
