@@ -10,11 +10,7 @@ from finetune.data.dataset import Dataset
 from finetune.data.folds import cross_folds
 from finetune.data.overlap import look_alikes
 from finetune.evaluation.folds import compare_folds, resampled_t
-<<<<<<< HEAD
 from finetune.evaluation.intervals import interval
-=======
-from finetune.evaluation.intervals import wilson
->>>>>>> wt-Z
 from finetune.evaluation.metrics import per_photo
 from finetune.progress import Reporter
 from finetune.recipe.recipe import Recipe
