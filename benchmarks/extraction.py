@@ -14,6 +14,7 @@ import typer
 
 from benchmarks.paired import in_turn, ratio, report
 from benchmarks.photos import make_folder
+from finetune.activations.engine import resolve_precision
 
 PRECISIONS = ["float32", "bfloat16", "int8"]
 
@@ -42,7 +43,8 @@ def main(
             for kind in precision:
                 given = ("--precision", kind)
                 contenders[f"ours {kind}"] = ("ours", "extraction", *job, *given)
-                contenders[f"bare {kind}"] = ("bare", name, size, photos, kind)
+                bare = resolve_precision(kind) if kind == "auto" else kind
+                contenders[f"bare {kind}"] = ("bare", name, size, photos, bare)
                 if torch and kind != "int8":
                     contenders[f"torch {kind}"] = ("torch_frozen", *job, *given)
             rows = in_turn(contenders, repeats)
@@ -63,6 +65,7 @@ def _row(rows: pd.DataFrame, backbone: str, precision: str, photos: int) -> dict
         "streaming": _spread(ratio(rows, bare, ours, "streaming")),
         "set-up s": round(seconds - mine["streaming"].median(), 1),
         "ours photos/s": round(photos / seconds, 1),
+        "int8 made in s": round(mine["int8_made"].median(), 1),
     }
     if torch in set(rows.contender):
         row["torch / ours"] = _spread(ratio(rows, torch, ours))

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.stats import binom, norm
 from scipy.stats import t as student
 
-from finetune.evaluation.metrics import wilson
+from finetune.evaluation.intervals import wilson
 from finetune.evaluation.significance import ASSUMED_SD, Design, cross
 
 PHOTOS = 1000

@@ -29,6 +29,13 @@ MATRIX = {
     "seed": [0, 1, 2],
 }
 EPOCHS = 10
+# 36 heads fitted by L-BFGS, of two passes: photos and their views
+LBFGS = {
+    "head": ["gap", "gmp", "flatten"],
+    "views": [1, 2, 3],
+    "class_weight": ["none", "balanced"],
+    "seed": [0, 1],
+}
 
 
 def main(
@@ -88,6 +95,34 @@ def main(
         "36 plain / ours": round(36 * sum(plain) / scripts / ours, 1),
     }
     report("matrix", pd.DataFrame([row]), rows, out, photos=photos, size=size, backbone=backbone)
+
+
+def lbfgs(photos: int, size: int, backbone: str, out: Path | None = None) -> None:
+    """36 trials without epochs: seconds beyond the first one, which extracts."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = make_folder(Path(folder, "photos"), photos // 2, photos // 4, photos // 4)
+        base = {"data": str(data), "backbone": backbone, "weights": "random", "image_size": size}
+        base |= {"strategy": "cached-features", "augment": "light", "matrix": LBFGS}
+        recipe = Path(folder, "matrix.yaml")
+        recipe.write_text(yaml.safe_dump(base))
+        compared = Path(folder, "compared")
+        environment = {**os.environ, "FINETUNE_CACHE": str(Path(folder, "cache"))}
+        environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        whole = _timed(environment, "finetune", "-q", "compare", recipe, "--out", compared)
+        result = json.loads((compared / "compare.json").read_text())
+    cells = pd.DataFrame(
+        [{"cell": cell["name"], **cell["seconds"]} for cell in result["cells"]]
+    ).sort_values("extract")
+    later = cells[cells.extract < 1]
+    row = {
+        "cells": len(cells),
+        "extractions": result["extractions"],
+        "whole s": round(whole, 1),
+        "extracting s": round(cells.extract.sum(), 1),
+        "a further cell, median s": round(later.command.median(), 2),
+        "beyond the extraction s": round(cells.command.sum() - cells.extract.sum(), 1),
+    }
+    report("matrix_lbfgs", pd.DataFrame([row]), cells, out, photos=photos, size=size)
 
 
 def _timed(environment: dict[str, str], *arguments: object) -> float:

@@ -65,15 +65,11 @@ def _play(head: str, pictures: np.ndarray, masks: np.ndarray, labels: np.ndarray
     """
     from finetune.commands.run import run
     from finetune.evaluation.gradcam import grad_cam
-    from finetune.progress import Reporter
-    from finetune.recipe.recipe import load
     from finetune.runs.classifier import Classifier
 
     values = {"data": "sketches", "strategy": "cached-features", "image_size": SIZE, "head": head}
     with tempfile.TemporaryDirectory() as folder:
-        accuracy = run(load(None, values), Path(folder, "run"), Reporter(quiet=True))["test"][
-            "accuracy"
-        ]
+        accuracy = run(values, out=Path(folder, "run")).test["accuracy"]
         model = Classifier.open(Path(folder, "run")).model
     batches = [slice(start, start + 10) for start in range(0, len(pictures), 10)]
     heats = [grad_cam(model, pictures[batch], LAYERS, labels[batch]) for batch in batches]

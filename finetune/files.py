@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _TEMPORARY = ".*.tmp"  # files and folders of a commit that is under way, or was killed
 
 

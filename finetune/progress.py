@@ -13,14 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def count(n: int, noun: str) -> str:
-    """A number with its noun: ``1 photo``, ``1,200 photos``, ``2 entries``, ``2 classes``."""
+    """A number with its noun: ``1 photo``, ``1,200 photos``, ``2 entries``, ``2 batches``."""
     return f"{n:,} {noun if n == 1 else _plural(noun)}"
 
 
 def _plural(noun: str) -> str:
     if noun.endswith("y"):
         return f"{noun[:-1]}ies"
-    return f"{noun}es" if noun.endswith(("s", "ch")) else f"{noun}s"
+    hisses = noun.endswith(("s", "tch"))  # classes, batches; but epochs
+    return f"{noun}es" if hisses else f"{noun}s"
 
 
 def visible(text: str) -> str:

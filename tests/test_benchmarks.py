@@ -12,12 +12,9 @@ import pytest
 from benchmarks.paired import job, ratio
 from benchmarks.photos import make_folder
 from finetune.activations.engine import batch_size, compile_trunk
-from finetune.commands import extract_features as features
+from finetune.commands.extract_features import extract_features
 from finetune.data.dataset import read_folder
 from finetune.model.network import build_network
-from finetune.progress import Reporter
-from finetune.recipe.recipe import load
-from finetune.training.fit import deterministic
 
 SIZE = 96
 
@@ -38,9 +35,7 @@ def best_ratio(slow, fast, repeats=4) -> float:
 
 @pytest.fixture(scope="module")
 def network():
-    return build_network(
-        load(None, {"strategy": "top-blocks", "weights": "random", "image_size": SIZE}), 2
-    )
+    return build_network("vgg16", SIZE, 2, weights="random", pool="gap", cut="block4_pool")
 
 
 def test_a_step_of_the_tail_is_much_faster_than_one_of_the_whole_model(network):
@@ -48,7 +43,7 @@ def test_a_step_of_the_tail_is_much_faster_than_one_of_the_whole_model(network):
     photos, labels = np.zeros((16, SIZE, SIZE, 3), np.uint8), np.arange(16) % 2
     maps = np.zeros((16, *network.tail.input.shape[1:]), np.float32)
     network.whole.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
-    network.tail.compile("adam", "sparse_categorical_crossentropy", jit_compile=deterministic())
+    network.tail.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
     whole, tail = network.whole, network.tail
     assert (
         best_ratio(
@@ -68,22 +63,15 @@ def test_the_engine_is_no_slower_than_keras(network):
 
 
 def test_a_second_extraction_reads_the_store(photos, tmp_path):
-    recipe = load(
-        None,
-        {
-            "data": str(photos),
-            "strategy": "cached-features",
-            "weights": "random",
-            "image_size": SIZE,
-        },
-    )
-    quiet, speeds = Reporter(quiet=True), []
+    speeds = []
     for number in range(2):
         start = time.perf_counter()
-        result = features.extract_features(recipe, None, "gap", tmp_path / str(number), quiet)
+        result = extract_features(
+            data=photos, weights="random", image_size=SIZE, out=tmp_path / str(number)
+        )
         speeds.append(time.perf_counter() - start)
     assert result["cached"]
-    assert speeds[0] / speeds[1] > 1.5
+    assert speeds[0] / speeds[1] > 1.2
 
 
 def test_benchmark_photos_are_all_different_and_jobs_measure(tmp_path, monkeypatch):

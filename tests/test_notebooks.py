@@ -13,7 +13,7 @@ from conftest import finetune
 from nbclient import NotebookClient
 
 from finetune.model.backbones import BACKBONES
-from finetune.model.weights import OFFLINE_PACKAGE
+from finetune.model.weight_places import OFFLINE_PACKAGE
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))

@@ -10,6 +10,7 @@ def test_numbers_have_their_nouns():
     assert [count(n, "photo") for n in (0, 1, 1200)] == ["0 photos", "1 photo", "1,200 photos"]
     assert count(2, "cache entry") == "2 cache entries"
     assert [count(n, "class") for n in (1, 2)] == ["1 class", "2 classes"]
+    assert count(2, "epoch") == "2 epochs"
 
 
 def test_the_epoch_before_training_is_called_so_and_silence_is_silent(capsys):

@@ -1,28 +1,28 @@
 """Activations of photos at a cut: read where they are stored, computed and stored where not."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
-import keras
 import numpy as np
 
-from finetune.activations.engine import Engine, compile_graph, compile_trunk, resolve_precision
+from finetune.activations.engine import Engine
 from finetune.activations.extract import Bad, extract
-from finetune.activations.store import Rows, Store, entry_fields, row_name
+from finetune.activations.store import Rows, Store, row_name
+from finetune.activations.trunk import Kept, Trunk
 from finetune.data.photos import Photo, Pixels, chunks, read_photos, through
 from finetune.errors import DataError
-from finetune.files import cache_dir, commit_text
+from finetune.files import cache_dir, commit_text, digest_of
 from finetune.model.backbones import INPUT
+from finetune.model.backbones import backbone as row_of
 from finetune.model.cut import find_cut
 from finetune.model.heads import pool_maps
-from finetune.model.ir import Artefact
 from finetune.model.network import Network
-from finetune.model.quantize import find_quantized, quantized
 from finetune.progress import SILENT, Reporter
 
 _CHUNK = 32
 _FEATURE_BYTES = 2**30  # pooled features that are kept in memory
+_EXACT = 4  # sets of photos whose float32 activations are kept in memory
 
 
 def open_entry(fields: dict, dtype: str, root: Path | None = None) -> Store:
@@ -45,11 +45,12 @@ class ActivationCache:
         dtype: of the stored rows.
         engine: see ``compile_trunk``.
         reporter: of progress; may be replaced.
+        kept: what trials share.
 
     Attributes:
         bad: photos that could not be decoded, with the reason, since the list was last taken.
         computed: how many rows were computed.
-        calibration: training photos, for whoever has to make an int8 trunk.
+        trunk: what computes the rows.
     """
 
     def __init__(
@@ -60,26 +61,26 @@ class ActivationCache:
         dtype: str = "float16",
         engine: str = "auto",
         reporter: Reporter = SILENT,
+        kept: Kept | None = None,
     ):
         self.network = network
         self.reporter = reporter
         self.bad: Bad = []
         self.computed = 0
-        self.calibration: Sequence[Photo] = ()
         self._is_calibrated = False
         self._backbone = backbone
         self._pixels = pixels
         self._dtype = dtype
-        self._engine = engine
         self._entries: dict[tuple[str, bool], Store] = {}
-        self._engines: dict[tuple[str, str], Engine] = {}
-        self._features: dict[tuple, np.ndarray] = {}
+        self._kept = kept or Kept()
+        self.trunk = Trunk(backbone, network, self.pixels(0), engine, self._kept, reporter)
 
     def begin(self, reporter: Reporter) -> None:
         """Another trial: nothing is computed or bad yet, and other processes may have added
         rows.
         """
         self.reporter = reporter
+        self.trunk.reporter = reporter
         self.bad = []
         self.computed = 0
         for store in self._entries.values():
@@ -92,12 +93,11 @@ class ActivationCache:
     def entry(self, cut: str, view: int = 0) -> Store:
         """The one open store of a cut, and of its views."""
         key = (cut, view > 0)
-        if self.network.precision == "int8" and self.calibration and not self._is_calibrated:
+        if self.network.precision == "int8" and self.trunk.calibration and not self._is_calibrated:
             self._entries.clear()  # those of a trunk that was still to be made
             self._is_calibrated = True
         if key not in self._entries:
-            precision = self._trunk_precision(cut)
-            fields = self._fields(cut, precision, view)
+            fields = self.trunk.fields(cut, self.trunk.precision_key(cut), self.pixels(view))
             self._entries[key] = open_entry(fields, "uint8" if cut == INPUT else self._dtype)
         return self._entries[key]
 
@@ -119,22 +119,23 @@ class ActivationCache:
             DataError, IntegrityError, BusyError: see ``extract``.
         """
         store = self.entry(cut, view)
-        label = f"activations at {cut}" + (f", view {view}" if view else "")
+        source = self._source(photos, cut, view)
+        cuts = self._together(cut, view) if source == INPUT else (cut,)
+        label = f"activations at {' and '.join(cuts)}" + (f", view {view}" if view else "")
         try:
             found = extract(
-                store,
+                [self.entry(name, view) for name in cuts],
                 photos,
                 view,
-                self.pixels(view),
-                lambda: self.engine(INPUT, cut),
-                self.row_bytes(cut, view),
+                lambda wanted: self._read(wanted, source, view),
+                lambda: self._tuples(source, cuts),
+                sum(self.row_bytes(name, view) for name in cuts),
                 label,
                 self.reporter,
             )
         except OverflowError as error:
-            commit_text(store.folder / _OVERFLOW, f"{error}\n")
-            self.reporter.warn(f"{error}: these activations are stored as float32.")
-            del self._entries[cut, view > 0]
+            for name in cuts:
+                self._widen(name, view, error)
             return self.rows(photos, cut, view)
         self.computed += found.computed
         self.bad += found.bad
@@ -142,55 +143,64 @@ class ActivationCache:
         good = [photo for photo in photos if photo.sha256 not in bad]
         return store.rows(_names(good, view))
 
-    def engine(self, source: str, target: str) -> Engine:
-        """What lies between two cuts, ready to run; compiled once."""
-        if (source, target) not in self._engines:
-            self._engines[source, target] = self._compiled(source, target)
-        return self._engines[source, target]
+    def _widen(self, cut: str, view: int, error: OverflowError) -> None:
+        """Store the rows of a cut as float32 from now on."""
+        store = self.entry(cut, view)
+        if store.dtype == np.float16:
+            commit_text(store.folder / _OVERFLOW, f"{error}\n")
+            self.reporter.warn(f"{error}: the activations at {cut} are stored as float32.")
+            del self._entries[cut, view > 0]
 
-    def _compiled(self, source: str, target: str) -> Engine:
-        precision = self.network.precision
-        if precision == "int8" and source == INPUT != target:
-            return compile_graph(self._int8_trunk(target).graph([target]), precision)
-        own = resolve_precision("auto", self._engine) if precision == "int8" else precision
-        return compile_trunk(self.network.part(source, target), self._engine, own)
+    def _together(self, cut: str, view: int) -> tuple[str, ...]:
+        """The cuts that one pass stores: this one first, and others that are wanted, too."""
+        own = self.entry(cut, view).trunk_pass
+        wanted = self._kept.together.get(view > 0, ())
+        others = [name for name in wanted if name not in (cut, INPUT)]
+        # an int8 trunk of another calibration is another pass
+        same = [name for name in others if self.entry(name, view).trunk_pass == own]
+        return (cut, *(same if cut != INPUT else []))
 
-    def _trunk_precision(self, cut: str) -> str:
-        """What enters the key: an int8 trunk is another one for other calibration photos."""
-        if self.network.precision != "int8" or cut == INPUT:
-            return self.network.precision
-        if self.calibration:
-            return f"int8 {self._int8_trunk(cut).digest}"
-        made = find_quantized(cache_dir(), self._trunk_fields(), cut)
-        return f"int8 {made.digest if made else 'to be made'}"
+    def _source(self, photos: Sequence[Photo], cut: str, view: int) -> str:
+        """Where to compute a cut from: a stored lower one if that is exact, else the photos.
 
-    def _int8_trunk(self, cut: str) -> Artefact:
-        def build(cuts: Sequence[str]) -> keras.Model:
-            outputs = [find_cut(self.network.whole, name) for name in cuts]
-            return keras.Model(self.network.whole.input, outputs)
+        float16 rows are rounded: what is stored would depend on what was stored before.
+        """
+        is_exact = self.network.precision == self._dtype == "float32"
+        below = row_of(self._backbone).blocks if is_exact else ()
+        for name in reversed(below[: below.index(cut)] if cut in below else ()):
+            if not self.missing(photos, name, view):
+                return name
+        return INPUT
 
-        def photos() -> Iterator[np.ndarray]:
-            stream = read_photos(self.pixels(0), self.calibration)
-            good = (found for _, found in stream if not isinstance(found, str))
-            yield from (np.stack(chunk) for chunk in chunks(good, _CHUNK))
+    def _read(
+        self, photos: Sequence[Photo], source: str, view: int
+    ) -> Iterator[tuple[Photo, np.ndarray | str]]:
+        if source == INPUT:
+            keys = [f"stored/{photo.sha256}/{view}" if view else None for photo in photos]
+            return read_photos(self.pixels(view), photos, keys)
+        batches = self.entry(source, view).rows(_names(photos, view)).batches(_CHUNK)
+        return zip(photos, chain.from_iterable(batches), strict=True)
 
-        return quantized(cache_dir(), self._trunk_fields(), [cut], build, photos)[cut]
+    def _tuples(self, source: str, cuts: tuple[str, ...]) -> Engine:
+        """An engine whose rows are tuples, one value for each cut."""
+        engine = self.trunk.engine(source, *cuts)
+        if len(cuts) == 1:
+            return engine
+        return lambda batches: ([*zip(*outputs, strict=True)] for outputs in engine(batches))
 
-    def _fields(self, cut: str, precision: str, view: int) -> dict[str, Any]:
-        network = self.network
-        return entry_fields(
-            self._backbone,
-            network.loaded.digest,
-            cut,
-            precision,
-            self.pixels(view),
-            network.preprocessing,
-        )
-
-    def _trunk_fields(self) -> dict[str, Any]:
-        plain = self._fields("", "float32", 0)
-        kept = ("backbone", "weights", "preprocessing")
-        return {name: plain[name] for name in kept} | {"image_size": self._pixels.size}
+    def exact(self, photos: Sequence[Photo], cut: str) -> np.ndarray:
+        """Activations of a few photos at a cut in float32, whatever the network's precision is:
+        (n, ...), kept in memory.
+        """
+        loaded = digest_of(self._pixels.fields())
+        key = (self._backbone, self.network.loaded.digest, loaded, cut, *_names(photos, 0))
+        if key not in self._kept.exact:
+            if len(self._kept.exact) == _EXACT:
+                self._kept.exact.clear()
+            engine = self.trunk.engine(INPUT, cut, precision="float32")
+            rows = [row for _, row in through(engine, read_photos(self.pixels(0), photos), _CHUNK)]
+            self._kept.exact[key] = np.stack([row for row in rows if not isinstance(row, str)])
+        return self._kept.exact[key]
 
     def features(self, photos: Sequence[Photo], cut: str, view: int = 0) -> np.ndarray:
         """Pooled features of the frozen backbone, from rows stored at a cut: float32 (n, d).
@@ -198,14 +208,14 @@ class ActivationCache:
         Kept in memory, so that a further head costs no reading.
         """
         key = (self.entry(cut, view).key, self.network.pool, *_names(photos, view))
-        if key not in self._features:
+        if key not in self._kept.features:
             batches = self.rows(photos, cut, view).batches(_CHUNK)
-            maps = self.engine(cut, self.network.top)(batches)
+            maps = self.trunk.engine(cut, self.network.top)(batches)
             pooled = np.concatenate([pool_maps(batch, self.network.pool) for batch in maps])
-            if sum(kept.nbytes for kept in self._features.values()) > _FEATURE_BYTES:
-                self._features.clear()
-            self._features[key] = pooled
-        return self._features[key]
+            if sum(kept.nbytes for kept in self._kept.features.values()) > _FEATURE_BYTES:
+                self._kept.features.clear()
+            self._kept.features[key] = pooled
+        return self._kept.features[key]
 
     def stream(
         self, photos: Sequence[Photo], keys: Sequence[str], cut: str, size: int
@@ -217,7 +227,7 @@ class ActivationCache:
             DataError: a photo can no longer be decoded.
         """
         stream = read_photos(self._pixels, photos, keys)
-        for chunk in chunks(through(self.engine(INPUT, cut), stream, size), size):
+        for chunk in chunks(through(self.trunk.engine(INPUT, cut), stream, size), size):
             lost = [(photo, row) for photo, row in chunk if isinstance(row, str)]
             if lost:
                 raise DataError(f"{lost[0][0]} can no longer be decoded: {lost[0][1]}.")

@@ -145,7 +145,7 @@ def open_trunk(
     """
     if resolve_engine(engine) == "tensorflow":
         return compile_trunk(build(cuts), "tensorflow", precision)
-    return compile_graph(converted(cache, fields, cuts, build).graph(cuts), precision)
+    return compile_graph(converted(cache, fields, cuts, build), precision)
 
 
 def compile_graph(graph: Any, precision: str, batch: int | None = None) -> Engine:

@@ -3,14 +3,14 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from finetune.activations.engine import Engine
 from finetune.activations.store import Store, row_name
-from finetune.data.photos import Photo, Pixels, read_photos, through
+from finetune.data.photos import Photo, through
 from finetune.errors import DataError, IntegrityError
 from finetune.files import READ_ONLY, make_folder, need_space, sweep
 from finetune.progress import Reporter, count
@@ -30,28 +30,34 @@ class Extracted(NamedTuple):
     bad: Bad
 
 
+# photos -> what the engine takes of each, or why there is nothing
+Read = Callable[[Sequence[Photo]], Iterator[tuple[Photo, np.ndarray | str]]]
+
+
 def extract(
-    store: Store,
+    stores: Sequence[Store],
     photos: Sequence[Photo],
     view: int,
-    pixels: Pixels,
+    read: Read,
     open_engine: Callable[[], Engine],
     row_bytes: int,
     label: str,
     reporter: Reporter,
 ) -> Extracted:
-    """Make sure that every photo that can be decoded has a stored row of a view.
+    """Make sure that every photo that can be decoded has a row of a view in the first store.
+
+    What is computed for it is kept in the other stores, too.
 
     Photos are not tried beforehand: decoding them twice would cost a fifth of the time that
     DenseNet121 takes. Of processes that want the same rows, one computes and the others wait.
 
     Args:
-        store: the cache entry.
+        stores: cache entries, one for each output of the engine.
         photos: any number; copies of one content have one row.
         view: number of the view; 0 is the photo itself.
-        pixels: how to load photos.
+        read: reads photos.
         open_engine: called only if something is missing.
-        row_bytes: size of a row, to ask for space before the work begins.
+        row_bytes: size of a photo's rows, to ask for space before the work begins.
         label: what progress is reported as.
         reporter: warned of damaged shards, and of each bad photo when it is met.
 
@@ -59,6 +65,7 @@ def extract(
         OverflowError: a value that float16 cannot hold. IntegrityError: the trunk computed NaN.
         BusyError: the disk is full. DataError: the cache cannot be written, or a photo changed.
     """
+    store = stores[0]
     by_name = {row_name(photo.sha256, view): photo for photo in photos}
     missing = store.missing(list(by_name))
     _report_damage(store, reporter)
@@ -70,7 +77,8 @@ def extract(
         need_space(store.folder, len(missing) * row_bytes)
         wanted = [by_name[name] for name in missing]
         with reporter.stage(label, len(missing)) as advance:
-            computed, bad = _fill(store, wanted, view, pixels, open_engine(), advance, reporter)
+            stream = through(open_engine(), read(wanted), _CHUNK)
+            computed, bad = _fill(stores, stream, view, advance, reporter)
     reasons = {photo.sha256: reason for photo, reason in bad}
     named = [(photo, reasons[photo.sha256]) for photo in photos if photo.sha256 in reasons]
     return Extracted(computed, named)
@@ -124,30 +132,30 @@ def _acquired(lock: FileLock) -> bool:
 
 
 def _fill(
-    store: Store,
-    photos: Sequence[Photo],
+    stores: Sequence[Store],
+    stream: Iterator[tuple[Photo, Any]],
     view: int,
-    pixels: Pixels,
-    engine: Engine,
     advance: Callable[[int], None],
     reporter: Reporter,
 ) -> Extracted:
-    keys = [f"stored/{photo.sha256}/{view}" if view else None for photo in photos]
-    pending = _Pending(store)
+    pending = [_Pending(store) for store in stores]
     bad: Bad = []
     computed = 0
     try:
-        for item, found in through(engine, read_photos(pixels, photos, keys), _CHUNK):
+        for item, found in stream:
             photo = cast(Photo, item)
             advance(1)
             if isinstance(found, str):
                 reporter.warn(f"{photo.path} cannot be decoded: {found}")
                 bad.append((photo, found))
-            else:
-                pending.add(row_name(photo.sha256, view), _narrow(found, store.dtype))
-                computed += 1
+                continue
+            rows = found if isinstance(found, tuple) else (found,)
+            for each, row in zip(pending, rows, strict=True):
+                each.add(row_name(photo.sha256, view), row)
+            computed += 1
     finally:  # also when interrupted: what is computed is kept
-        pending.commit()
+        for each in pending:
+            each.commit()
     return Extracted(computed, bad)
 
 
@@ -161,6 +169,7 @@ class _Pending:
         self._since = time.perf_counter()
 
     def add(self, name: str, row: np.ndarray) -> None:
+        row = _narrow(row, self._store.dtype)
         self._names.append(name)
         self._rows.append(row)
         is_large = len(self._rows) * row.nbytes >= _SHARD_BYTES

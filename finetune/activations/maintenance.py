@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune.activations.store import intact, read_manifest, set_aside
 from finetune.errors import IntegrityError
+from finetune.model import ir
 
 DAY = 86_400.0  # seconds
 HOUR = 3_600.0  # what is younger may be another process's work
@@ -36,8 +37,8 @@ def verify(root: Path, advance: Callable[[int], object] = lambda shards: None) -
         advance: is given 1 for each shard that was hashed.
 
     Returns:
-        JSON values: shards and bytes (hashed), damaged (files), orphans and orphan_bytes (files of
-        writes that were interrupted, or are under way), ok.
+        JSON values: shards, networks and bytes (hashed), damaged (files; folders of networks),
+        orphans and orphan_bytes (files of writes that were interrupted, or are under way), ok.
 
     Raises:
         IntegrityError: a damaged file cannot be set aside.
@@ -52,17 +53,25 @@ def verify(root: Path, advance: Callable[[int], object] = lambda shards: None) -
         advance(1)
     manifests = [folder / "manifest.json" for folder in _folders(root)]
     broken = [path for path in manifests if path.exists() and read_manifest(path) is None]
+    networks = ir.artefacts(root)
+    unsound = [network for network in networks if not ir.intact(network)]
+    size += sum(network.size for network in networks)
     try:
         for path in damaged + broken:
             set_aside(path)
+        for network in unsound:
+            ir.set_aside(network)
+            broken.append(network.folder)
     except OSError as error:
         raise IntegrityError(
             f"{', '.join(map(str, damaged + broken))}: damaged, and cannot be set aside "
             f"({error.strerror}). Make the cache writable, or set FINETUNE_CACHE to another folder."
         ) from error
     orphans = [status.st_size for status in _orphans(root)]
+    orphans += [path.stat().st_size for path in ir.leftovers(root)]
     return {
         "shards": len(found),
+        "networks": len(networks),
         "bytes": size,
         "damaged": [str(path) for path in damaged + broken],
         "orphans": len(orphans),
@@ -83,8 +92,8 @@ def collect(root: Path, days: float = 30.0, dry_run: bool = False) -> list[dict[
         dry_run: remove nothing.
 
     Returns:
-        What was removed, or would be: kind (``entry``, ``orphan``, ``damaged``), path, bytes, days
-        (since its last use).
+        What was removed, or would be: kind (``entry``, ``network``, ``orphan``, ``damaged``), path,
+        bytes, days (since its last use).
     """
     removed = []
     for folder in _folders(root):
@@ -107,7 +116,32 @@ def collect(root: Path, days: float = 30.0, dry_run: bool = False) -> list[dict[
             doomed = list(left)
         if not dry_run:
             _remove(folder, doomed)
+    return removed + _networks(root, days, dry_run)
+
+
+def _networks(root: Path, days: float, dry_run: bool) -> list[dict[str, Any]]:
+    """The kept networks that are not used any more, and what interrupted writes left of others."""
+    found = {network.folder: network.size for network in ir.artefacts(root)}
+    age = {folder: _age(folder / "manifest.json") for folder in found}
+    unused = [folder for folder in found if age[folder] > max(days * DAY, HOUR)]
+    removed = [_item("network", folder, found[folder], age[folder]) for folder in unused]
+    left = [file for file in ir.leftovers(root) if _age(file) > HOUR]
+    removed += [_item("orphan", file, file.stat().st_size, _age(file)) for file in left]
+    doomed = [(folder / name) for folder in unused for name in _names(folder)]
+    for file in [] if dry_run else [*doomed, *left]:
+        file.unlink(missing_ok=True)
+        if not any(file.parent.iterdir()):
+            file.parent.rmdir()
     return removed
+
+
+def _names(folder: Path) -> list[str]:
+    """The files of a network, the manifest that makes them visible first."""
+    return sorted((file.name for file in folder.iterdir()), key=lambda name: name[-5:] != ".json")
+
+
+def _age(file: Path) -> float:
+    return time.time() - file.stat().st_mtime
 
 
 def _folders(root: Path) -> list[Path]:

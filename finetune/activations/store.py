@@ -30,9 +30,6 @@ from finetune.model.backbones import backbone as row_of
 from finetune.model.preprocessing import Preprocessing
 
 FORMAT_VERSION = 2
-_OPEN_FILES = (
-    64  # shards that are open at a time, of the 256 to 1,024 files that a process may open
-)
 
 
 def entry_fields(
@@ -83,12 +80,15 @@ class Store:
 
     Attributes:
         damaged: files that failed their checksum; they were set aside, and their rows are missing.
+        trunk_pass: digest of the fields without the cut: one pass of a photo fills the entries of
+            several cuts.
     """
 
     def __init__(self, root: Path, fields: dict[str, Any], dtype: str):
         self.fields = {"format": FORMAT_VERSION, "dtype": dtype, **fields}
         self.dtype = np.dtype(dtype)
         self.key = hashlib.sha256(json.dumps(self.fields, sort_keys=True).encode()).hexdigest()
+        self.trunk_pass = digest_of({k: v for k, v in self.fields.items() if k != "cut"})
         self.folder = root / "activations" / self.key[:32]
         self.damaged: list[Path] = []
         self._rows: dict[str, Row] = {}

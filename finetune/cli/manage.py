@@ -3,18 +3,21 @@
 import json
 import shutil
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune.cli.options import verb
+from finetune.commands.advise import advise
 from finetune.commands.cache import gc, ls, verify
 from finetune.commands.check import check
 from finetune.commands.data import data
 from finetune.commands.describe import describe
 from finetune.commands.describe import table as described
+from finetune.commands.doctor import doctor
 from finetune.commands.lists import backbones, schema, strategies
-from finetune.errors import DataError, IntegrityError
+from finetune.errors import DataError, FinetuneError, IntegrityError
 from finetune.model.backbones import BACKBONES, CONTROLS
 from finetune.progress import count
 
@@ -109,6 +112,37 @@ def _not_ready(report: Mapping[str, Any]) -> DataError | None:
     )
 
 
+def _advised(result: Mapping[str, Any]) -> str:
+    advice = result["recommendation"]
+    probes = [
+        f"  {row['backbone']} at {row['cut']}: linear probe {_share(row['linear_probe'])}, nearest "
+        f"neighbours {_share(row['nearest_neighbour'])}, LogME {row['log_me']:.3f}, H-score "
+        f"{row['h_score']:.3f}"
+        for row in result["scores"]
+    ]
+    steps = [
+        f"  {point['photos']:,} photos: {_share(point)}{', extrapolated' * point['extrapolated']}"
+        for point in result["learning_curve"]
+    ]
+    doubted = Counter(row["kind"] for row in result["suspects"])
+    listed = ", ".join(f"{number:,} {kind}" for kind, number in doubted.items())
+    lines = [
+        _wrapped(f"{advice['strategy']} on {advice['backbone']}. {advice['why']}"),
+        f"stored features of {count(result['photos'], 'photo')}, by cross-validation:",
+        *probes,
+        "learning curve of the linear probe:",
+        *steps,
+        f"photos to look at: {listed or 'none'}",
+        result["page"],
+    ]
+    return "\n".join(lines)
+
+
+def _share(found: Mapping[str, Any]) -> str:
+    low, high = (100 * share for share in found["interval"])
+    return f"{100 * found['accuracy']:.1f} % ({low:.1f} to {high:.1f})"
+
+
 def _data(result: Mapping[str, Any]) -> str:
     photos = ", ".join(f"{number:,} {split}" for split, number in result["photos"].items())
     return f"{result['folder']}: {photos}; classes {', '.join(result['classes'])}"
@@ -119,19 +153,30 @@ def _listed(found: Mapping[str, Any]) -> str:
     for entry in found["entries"]:
         fields, pixels = entry["fields"], entry["fields"]["pixels"]
         views = " augmented" if pixels["augment"] else ""
+        backbone = fields.get("backbone", "")  # photos have none
         lines.append(
-            f"{Path(entry['folder']).name[:12]}  {fields['backbone']:<12}{fields['cut']:<18}"
+            f"{Path(entry['folder']).name[:12]}  {backbone:<12}{fields['cut']:<18}"
             f"{pixels['size']:>4} px{views}  {entry['rows']:>7,} rows  {_mib(entry['bytes'])}  "
             f"{fields['dtype']}"
         )
-    total = sum(entry["bytes"] for entry in found["entries"])
+    for network in found["networks"]:
+        fields = network["fields"]
+        lines.append(
+            f"{Path(network['folder']).name[:12]}  {fields['backbone']:<12}"
+            f"{', '.join(network['cuts']):<18}{fields['image_size']:>4} px  trunk in "
+            f"{fields['precision']}  {_mib(network['bytes'])}"
+        )
+    total = sum(item["bytes"] for item in [*found["entries"], *found["networks"]])
     return "\n".join([*lines, f"{_mib(total)} in {found['cache']}"])
 
 
 def _verified(report: Mapping[str, Any]) -> str:
     lines = [f"damaged: {file}" for file in report["damaged"]]
     damaged = len(report["damaged"]) or "none"
-    lines += [f"shards: {report['shards']:,} ({_mib(report['bytes'])}), damaged: {damaged}"]
+    networks = f", networks: {report['networks']:,}" if report["networks"] else ""
+    lines += [
+        f"shards: {report['shards']:,}{networks} ({_mib(report['bytes'])}), damaged: {damaged}"
+    ]
     if report["orphans"]:
         lines += [
             f"files of interrupted writes: {report['orphans']:,} ({_mib(report['orphan_bytes'])}); "
@@ -143,9 +188,12 @@ def _verified(report: Mapping[str, Any]) -> str:
 def _damaged(report: Mapping[str, Any]) -> IntegrityError | None:
     if not report["damaged"]:
         return None
+    networks = report["networks"]
+    looked_at = count(report["shards"], "shard")
+    looked_at += f" and {count(networks, 'network')}" if networks else ""
     return IntegrityError(
-        f"{len(report['damaged'])} of {count(report['shards'], 'shard')} fail their checksum; they "
-        "were set aside, and the next run computes their photos anew. Bytes that change by "
+        f"{len(report['damaged'])} of {looked_at} fail their checksum; they were set aside, and "
+        "the next run computes them anew. Bytes that change by "
         "themselves speak of a failing disk or memory."
     )
 
@@ -195,12 +243,41 @@ def _schema(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2)
 
 
+def _doctor(report: Mapping[str, Any]) -> str:
+    cache = report["cache"]
+    lines = ["versions"]
+    lines += [f"  {name} {version or 'missing'}" for name, version in report["versions"].items()]
+    lines += ["devices", *(f"  {device}" for device in report["devices"]), "precision"]
+    lines += [f"  {name}: {value}" for name, value in report["precision"].items()]
+    lines += ["weights for --weights imagenet"]
+    lines += [
+        f"  {name}: {file or 'none here; they would be downloaded'}"
+        for name, file in report["weights"].items()
+    ]
+    lines += [f"cache: {cache['folder']}, {_mib(cache['bytes'])}; {_mib(cache['free'])} free"]
+    lines += ["extras"]
+    for name, extra in report["extras"].items():
+        state = "installed" if extra["missing"] == [] else f"missing: `{extra['install']}`"
+        lines.append(f"  {name}, for {extra['adds']}: {state}")
+    for item in report["problems"]:
+        lines.append(f"problem: {item['problem']} Mend: {item['mend']}")
+    return "\n".join(lines)
+
+
+def _ill(report: Mapping[str, Any]) -> FinetuneError | None:
+    if report["ok"]:
+        return None
+    return FinetuneError(" ".join(f"{x['problem']} Mend: {x['mend']}" for x in report["problems"]))
+
+
 def _mib(size: int) -> str:
     return f"{size / 2**20:,.1f} MiB"
 
 
 VERBS = {
     "check": verb(check, _checked, "finetune check photos", failure=_not_ready),
+    "advise": verb(advise, _advised, "finetune advise photos --backbone vgg16"),
+    "doctor": verb(doctor, _doctor, "finetune doctor", failure=_ill),
     "data": verb(data, _data, "finetune data sketches"),
     "describe": verb(describe, described, "finetune describe vgg16 --svg vgg16.svg"),
     "backbones": verb(backbones, _backbones, "finetune backbones --json"),

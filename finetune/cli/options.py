@@ -65,10 +65,18 @@ OPTIONS = {
     "strategy": Option("What learns. Default: top-blocks.", choices=tuple(STRATEGIES)),
     "head": Option("How maps become features. Default: gap.", choices=POOLINGS),
     "weights": Option(
-        "imagenet, random or a weight file. Default: imagenet.", metavar="NAME|FILE", type=str
+        "imagenet, random, a weight file, or a run to go on from. Default: imagenet.",
+        metavar="NAME|FILE|RUN",
+        type=str,
     ),
     "image_size": Option("Side of the photos in pixels. Default: 224.", metavar="PIXELS"),
     "describe backbone": Option("One of `finetune backbones`.", metavar="BACKBONE"),
+    "advise backbone": Option(
+        "One of `finetune backbones`, any number of times. Default: vgg16.",
+        metavar="NAME",
+        type=list[str],
+    ),
+    "blocks": Option("Score the cuts below so many top blocks, too.", metavar="N", least=0),
     "describe image_size": Option("Side of the photos in pixels.", metavar="PIXELS", least=28),
     "alpha": Option("Width multiplier, for backbones that have one.", metavar="SHARE"),
     "describe layers": Option("Layer by layer."),
@@ -85,6 +93,10 @@ OPTIONS = {
     "margin": Option(
         "Differences of accuracy within so many points do not matter. Default: the recipes', 1.",
         metavar="POINTS",
+    ),
+    "track": Option(
+        "Write epochs, figures and files to this tracker, too. Default: none.",
+        choices=("none", "mlflow", "wandb", "tensorboard"),
     ),
     "min_per_class": Option(
         "Leave out classes of fewer photos. Default: 1, none.", metavar="N", least=1

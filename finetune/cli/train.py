@@ -127,7 +127,7 @@ def _trial_plan(row: Mapping[str, Any]) -> str:
 
 def _some_failed(result: Mapping[str, Any]) -> SomeCellsFailed | None:
     cells = result["cells"]
-    failed = [cell["name"] for cell in cells if cell["status"] != "done"]
+    failed = [cell["name"] for cell in cells if cell.get("status", "done") != "done"]  # or a plan
     if not failed:
         return None
     names = ", ".join(failed[:5])

@@ -7,10 +7,21 @@ from finetune.progress import SILENT, Reporter
 
 
 def ls() -> dict[str, Any]:
-    """List what is stored: backbone, cut, size, photos and bytes."""
+    """List what is stored: activations with backbone, cut, size, photos and bytes; trunks."""
     from finetune.activations.store import entries
+    from finetune.model.ir import artefacts
 
-    return {"cache": str(cache_dir()), "entries": entries(cache_dir())}
+    networks = [
+        {
+            "folder": str(network.folder),
+            "fields": network.fields,
+            "cuts": list(network.cuts),
+            "bytes": network.size,
+            "digest": network.digest,
+        }
+        for network in artefacts(cache_dir())
+    ]
+    return {"cache": str(cache_dir()), "entries": entries(cache_dir()), "networks": networks}
 
 
 def verify(*, reporter: Reporter = SILENT) -> dict[str, Any]:

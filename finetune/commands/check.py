@@ -7,14 +7,20 @@ from finetune.progress import SILENT, Reporter
 
 
 def check(
-    data: Path | str, *, groups: str | None = None, size: int = 224, reporter: Reporter = SILENT
+    data: Path | str,
+    *,
+    groups: str | None = None,
+    size: int = 224,
+    min_per_class: int | None = None,
+    reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
     """Look at photos before training: what is bad, what stands twice, what the test can tell.
 
     Args:
-        data: class folders, or the name of a data set.
+        data: class folders, a table of photos, or the name of a data set.
         groups: which photos belong together, as in a recipe, see ``data.groups.groups``.
         size: side in pixels that the photos will be resized to.
+        min_per_class: classes of fewer photos are left out, as by ``run``.
         reporter: gets progress.
 
     Returns:
@@ -27,6 +33,6 @@ def check(
     from finetune.data.audit import audit
     from finetune.data.catalog import read_dataset
 
-    dataset = read_dataset(str(data), rule=groups)
+    dataset = read_dataset(str(data), min_per_class or 0, groups)
     with reporter.stage("photos checked", len(dataset.photos)) as advance:
         return {"data": str(data), **audit(dataset, size, advance)}

@@ -4,9 +4,10 @@ report.
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,26 @@ from finetune.backend import load_keras
 from finetune.data import catalog
 from finetune.data.dataset import Dataset
 from finetune.errors import FinetuneError, UsageError
+from finetune.execution.crossing import with_folds
 from finetune.execution.foresight import needed
-from finetune.execution.local import Board, Worker
-from finetune.execution.sharing import in_order, settled, sharing, trial_row, trial_settings
+from finetune.execution.local import Board, Outcome, Worker
+from finetune.execution.sharing import (
+    cuts_together,
+    in_order,
+    pass_of,
+    settled,
+    sharing,
+    trial_row,
+    trial_settings,
+)
 from finetune.files import commit_json, locked
 from finetune.model.backbones import INPUT
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.matrix import Trial, collect
+from finetune.recipe.recipe import missing_tracker
 from finetune.runs.folder import RunResult, finished_run
 from finetune.runs.interruption import said_if_interrupted
+from finetune.training.trackers import Tracker, tracked
 
 Place = str | PathLike[str]
 
@@ -36,6 +48,7 @@ _AGAIN = "Give the same command again to go on."
 def compare(
     *recipes: Place,
     precision: str | None = None,
+    track: str | None = None,
     margin: float | None = None,
     out: Place = "compared",
     photos: bool = True,
@@ -48,7 +61,8 @@ def compare(
 
     Args:
         recipes: YAML files, or folders of them.
-        precision: in place of what the recipes say.
+        precision, track: in place of what the recipes say. A tracker gets a parent run, whose
+            children the trials are.
         margin: points of accuracy; differences within them do not matter, so that an interval
             inside them is told as no difference. The smallest of the recipes' margins if missing.
         out: the comparison's folder, whose ``cells/NAME`` are the run folders of its trials; trials
@@ -65,7 +79,7 @@ def compare(
             full.
         A failing trial is no error: its row says why it failed.
     """
-    trials = read_trials(recipes, precision)
+    trials = read_trials(recipes, precision, track)
     margin = _margin(trials, margin)
     with said_if_interrupted(lambda: f"{_FINISHED} {out}. {_AGAIN}", reporter):
         return compare_trials(trials, Path(out), reporter, photos, margin)
@@ -100,10 +114,14 @@ def _margin(trials: Sequence[Trial], margin: float | None) -> float:
     return margin
 
 
-def read_trials(recipes: Sequence[Place], precision: str | None = None) -> list[Trial]:
+def read_trials(
+    recipes: Sequence[Place], precision: str | None = None, track: str | None = None
+) -> list[Trial]:
     """The trials of recipe files and folders of them, as they will be run."""
     trials = collect([Path(recipe) for recipe in recipes])
-    given = {"precision": precision} if precision else {}
+    given = {key: v for key, v in (("precision", precision), ("track", track)) if v}
+    if problem := missing_tracker(track or "none"):
+        raise UsageError(f"--{problem.replace(': ', ' ', 1)}.")
     return [
         replace(trial, recipe=settled(trial.recipe.model_copy(update=given))) for trial in trials
     ]
@@ -122,14 +140,17 @@ def compare_trials(
     with locked(out):
         datasets = _datasets(trials)
         board = Board(in_order(trials), reporter)
-        with Worker() as worker, board.shown():
+        together = cuts_together(trials)
+        with Worker() as worker, _parents(trials, out, reporter) as parents, board.shown():
             for trial in board.trials:
                 board.set(trial, "running")
-                outcome = _run(trial, out, datasets[_data_key(trial)], worker)
+                parent = parents[trial.recipe.track].name
+                run = partial(worker.run, together=together[trial.name], parent=parent)
+                outcome = _run(trial, out, datasets[_data_key(trial)], run)
                 board.set(trial, outcome["status"])
         rows, results = _rows(trials, out)
         used = [entry for result in results if result for entry in result.entries.items()]
-        extractions = len({key for key, entry in used if entry["cut"] != INPUT})
+        extractions = len({pass_of(*entry) for entry in used if entry[1]["cut"] != INPUT})
         named = sorted({trial.recipe.data for trial in trials})
         roots = {
             data.digest: str(data.root)
@@ -144,9 +165,21 @@ def compare_trials(
             "margin": _margin(trials, margin) / 100,
             "overlaps": {result.split: vars(result) for result in results if result},
         }
-        result = {"cells": rows, "extractions": extractions, **write_report(out, rows, plan)}
+        found = write_report(out, rows, plan)
+        found["ranking"] = with_folds(found["ranking"], rows)
+        result = {"cells": rows, "extractions": extractions, **found}
         commit_json(out / "compare.json", result)
         return result
+
+
+@contextmanager
+def _parents(
+    trials: Sequence[Trial], out: Path, reporter: Reporter
+) -> Iterator[Mapping[str, Tracker]]:
+    """The parent run of each tracker that the trials write to."""
+    with ExitStack() as stack:
+        kinds = {trial.recipe.track for trial in trials}
+        yield {kind: stack.enter_context(tracked(kind, out.name, reporter.warn)) for kind in kinds}
 
 
 def _data_key(trial: Trial) -> tuple:
@@ -167,7 +200,10 @@ def _datasets(trials: Sequence[Trial]) -> dict[tuple, Dataset | FinetuneError]:
 
 
 def _run(
-    trial: Trial, out: Path, data: Dataset | FinetuneError, worker: Worker
+    trial: Trial,
+    out: Path,
+    data: Dataset | FinetuneError,
+    run: Callable[[Trial, Path, Dataset], Outcome | None],
 ) -> Mapping[str, Any]:
     """The outcome of a trial: as its folder has it, if recipe and photos are the same, or run
     now.
@@ -178,7 +214,7 @@ def _run(
     (folder / FAILURE).unlink(missing_ok=True)
     if isinstance(data, FinetuneError):
         return _fail(folder, "failed", str(data))
-    is_same = same_recipe(folder / "recipe.yaml", trial.recipe)
+    is_same = same_recipe(folder / "recipe.yaml", settled(trial.recipe))
     result = finished_run(folder)
     if is_same and result and result.listed == data.digest:
         return {"status": "done"}
@@ -186,7 +222,7 @@ def _run(
         with locked(folder):  # what is of other photos, or damaged; but not another process's
             shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    outcome = worker.run(trial, folder, data)
+    outcome = run(trial, folder, data)
     return {"status": "done"} if outcome is None else _fail(folder, *outcome)
 
 

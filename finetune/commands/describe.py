@@ -94,8 +94,9 @@ def table(result: Mapping[str, Any], columns: int | None = None) -> str:
     memory = result["activation_bytes"]
     total = (
         f"{result['backbone']} at {result['image_size']} px: {result['parameters']:,} parameters, "
-        f"{result['multiply_adds'] / 1e9:.2f} G multiply-adds; activations of one photo in float32: "
-        f"{_size(memory['inference'])} in inference, {_size(memory['training'])} in training."
+        f"{result['multiply_adds'] / 1e9:.2f} G multiply-adds; activations of one "
+        f"photo in float32: {_size(memory['inference'])} in inference, "
+        f"{_size(memory['training'])} in training."
     )
     rows = [_HEADER, *map(_cells, result.get("layers") or result["blocks"])]
     learns = [f"  {name}: {_learning(n)}" for name, n in result["trains"].items()]
@@ -120,7 +121,7 @@ def _learning(found: int | list[int]) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]], columns: int) -> list[str]:
-    """Columns of equal width; names stand on lines of their own where the terminal is too narrow."""
+    """Columns of equal width; names on lines of their own where the terminal is too narrow."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     is_narrow = sum(widths) + 2 * (len(widths) - 1) > columns
     lines = []

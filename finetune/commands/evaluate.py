@@ -42,9 +42,9 @@ def evaluate(
 
     Args:
         model: a run folder, a ``.keras`` file or an open Classifier.
-        data: class folders, as such or in split folders, or a data set's name; classes are matched
-            by name.
-        split: one of ``SPLITS``; test if missing. Of a folder without splits all photos are used.
+        data: class folders, as such or in split folders, a table of photos, or a data set's name;
+            classes are matched by name.
+        split: one of ``SPLITS``; test if missing. Without splits all photos are used.
         skip_bad: leave out photos that cannot be decoded.
         precision: of the network's arithmetic: auto, float32, bfloat16 or int8.
         out: the folder for ``metrics.json``, ``predictions.csv``, ``confusion.png`` and
@@ -62,15 +62,13 @@ def evaluate(
             has no splits.
     """
     from finetune.data import catalog
-    from finetune.data.dataset import read_labelled
     from finetune.files import sha256_of
     from finetune.runs.classifier import opened
 
     if split not in (*SPLITS, None):
         raise UsageError(f"split is '{split}'; allowed are {', '.join(SPLITS)}.")
     classifier, data = opened(model), str(data)
-    name = data if data in catalog.NAMES else None
-    dataset = read_labelled(_root(data), classifier.classes, split, name)
+    dataset = catalog.resolve_labelled(data, classifier.classes, split)
     used = split or "test" if dataset.photos[0].split else "all"
     _warn_of_absence(classifier, dataset, reporter)
     out = Path(out) if out else _default_out(classifier.path, dataset.name, split)
@@ -99,16 +97,6 @@ def evaluate(
     for warning in warnings:
         reporter.warn(warning)
     return result
-
-
-def _root(data: str) -> Path:
-    from finetune.data import catalog
-
-    if data in catalog.NAMES:
-        return catalog.locate(data)
-    folder = Path(data).expanduser()
-    # What is no folder is refused by `resolve`, which knows the names that there are.
-    return folder if folder.exists() else catalog.resolve(data).root
 
 
 def _default_out(model: Path, data: str, split: str | None) -> Path:

@@ -28,6 +28,7 @@ def explain(
     maps_of: Sequence[str] = (),
     channels: int = 64,
     out: Path | str = Path("explained"),
+    precision: str = "auto",
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
     """Show where in photos a classifier finds its evidence (Grad-CAM).
@@ -40,6 +41,7 @@ def explain(
         maps_of: layers whose maps are drawn, too.
         channels: how many channels of them at most, the most active ones.
         out: the folder of the pictures: one per photo and layer, and contact sheets of them all.
+        precision: of the predictions: auto, float32, bfloat16 or int8; the heat is float32's.
         reporter: gets progress, and a warning for each bad photo.
 
     Returns:
@@ -59,7 +61,7 @@ def explain(
 
     label = None if class_name is None else classifier.index(class_name)
     layers = layers or [default_layer(classifier.model)]
-    question = _Question(classifier, layers, label, maps_of, channels, Path(out))
+    question = _Question(classifier, layers, label, maps_of, channels, Path(out), precision)
     answers = []
     bad = []
     pixels = Pixels(classifier.image_size, classifier.resize)
@@ -92,6 +94,7 @@ class _Question:
     maps_of: Sequence[str]
     channels: int
     out: Path
+    precision: str
     pages: list[str] = field(default_factory=list)
     _rows: list[list["Tile"]] = field(default_factory=list)
     _stems: set[str] = field(default_factory=set)
@@ -145,12 +148,8 @@ class _Question:
             self.turn_page()
 
     def _probabilities(self, pixels: "np.ndarray") -> "np.ndarray":
-        import numpy as np
-
-        from finetune.runs.classifier import two_columns
-
-        outputs = self.classifier.model(pixels[None], training=False)
-        return two_columns(np.asarray(outputs, np.float32))[0]
+        (rows,) = self.classifier.predict([pixels[None]], self.precision)
+        return rows[0]
 
     def _maps(self, pixels: "np.ndarray") -> list[tuple[str, "np.ndarray"]]:
         from finetune.evaluation.gradcam import feature_maps

@@ -30,6 +30,7 @@ def run(
     epochs: int | None = None,
     seed: int | None = None,
     precision: str | None = None,
+    track: str | None = None,
     min_per_class: int | None = None,
     settings: Sequence[str] = (),
     skip_bad: bool = False,
@@ -41,7 +42,7 @@ def run(
 
     Args:
         recipe: a YAML file, or a mapping of its keys.
-        data, backbone, strategy, head, weights, image_size, epochs, seed, precision,
+        data, backbone, strategy, head, weights, image_size, epochs, seed, precision, track,
             min_per_class: override its keys.
         settings: texts ``KEY=VALUE`` for any other key, dotted (``head.dropout=0.5``).
         skip_bad: leave out photos that cannot be decoded.
@@ -62,6 +63,7 @@ def run(
         epochs=epochs,
         seed=seed,
         precision=precision,
+        track=track,
         min_per_class=min_per_class,
         skip_bad=skip_bad or None,
     )
@@ -75,7 +77,7 @@ def run(
         load_keras()
         from finetune.execution.trial import run_trial
 
-        return run_trial(resolved, folder, reporter, started=started)
+        return run_trial(resolved, folder, reporter, started=started, for_use=True)
 
 
 def plan_run(
@@ -90,6 +92,7 @@ def plan_run(
     epochs: int | None = None,
     seed: int | None = None,
     precision: str | None = None,
+    track: str | None = None,
     min_per_class: int | None = None,
     settings: Sequence[str] = (),
     skip_bad: bool = False,
@@ -106,6 +109,7 @@ def plan_run(
         epochs=epochs,
         seed=seed,
         precision=precision,
+        track=track,
         min_per_class=min_per_class,
         skip_bad=skip_bad or None,
     )

@@ -4,7 +4,7 @@ import difflib
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from finetune.data.clothing import write_clothing
 from finetune.data.dataset import Dataset, read_folder
 from finetune.data.download import Report
 from finetune.data.groups import groups
+from finetune.data.labelled import read_labelled
 from finetune.errors import BusyError, DataError, UsageError
 from finetune.files import cache_dir as cache_dir  # until all callers take it from there
 from finetune.files import commit_folder
@@ -38,7 +39,7 @@ def resolve(data: str, min_per_class: int = 0) -> Dataset:
     if data in NAMES:
         return read_folder(locate(data), data, min_per_class)
     path = Path(data).expanduser()
-    if path.is_file() and path.suffix.lower() in MANIFESTS:
+    if _is_manifest(path):
         from finetune.data.manifest import read_manifest  # pandas: few data sets need it
 
         return read_manifest(path, min_per_class)
@@ -51,6 +52,27 @@ def resolve(data: str, min_per_class: int = 0) -> Dataset:
         "with class folders of photos, of a table of photos (.csv, .parquet), or one of these "
         f"names: {', '.join(NAMES)}."
     )
+
+
+def resolve_labelled(data: str, classes: Sequence[str], split: str | None = None) -> Dataset:
+    """Read photos to test a classifier on: a name or a path as for ``resolve``.
+
+    Raises:
+        UsageError, DataError: see ``read_labelled``.
+    """
+    path = Path(data).expanduser()
+    if _is_manifest(path):
+        from finetune.data.manifest import read_labelled_manifest
+
+        return read_labelled_manifest(path, classes, split)
+    if data in NAMES:
+        return read_labelled(locate(data), classes, split, data)
+    # What is no folder is refused by `resolve`, which knows the names that there are.
+    return read_labelled(path if path.exists() else resolve(data).root, classes, split)
+
+
+def _is_manifest(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in MANIFESTS
 
 
 def read_dataset(data: str, min_per_class: int = 0, rule: str | None = None) -> Dataset:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.data.class_folders import ClassFolders, class_problems, listed, near
+from finetune.data.class_folders import ClassFolders, class_problems, listed
 from finetune.data.photos import SUFFIXES, Photo, Pixels, read_photos
 from finetune.data.splits import SPLITS as SPLITS
 from finetune.data.splits import draw_photos
-from finetune.errors import DataError, UsageError
+from finetune.errors import DataError
 
 # Fewest photos of a class in each split; "" is a class that is still to be split.
 _FEWEST = {"": 3, "train": 2, "validation": 1, "test": 1}
@@ -24,10 +24,6 @@ _NEEDED = (
     "test), or one folder with two or more class folders of at least 3 different photos each, "
     "which "
     f"is then split 60/20/20. Photos end in {', '.join(sorted(SUFFIXES))}."
-)
-_LABELLED = (
-    "Needed: class folders of photos, named like the model's classes, either directly in it or in "
-    "the folder of a split, test/ for one (others: --split)."
 )
 
 
@@ -68,11 +64,20 @@ class Dataset:
         keys = [photo.group or photo.sha256 for photo in self.split(name)]
         return np.unique(keys, return_inverse=True)[1].astype(np.int32)
 
+    def weights(self, name: str) -> np.ndarray | None:
+        """Part of each photo of a split in the loss: float32 (n,), mean 1; None if equal."""
+        weights = np.array([photo.weight for photo in self.split(name)], dtype=np.float32)
+        return None if np.ptp(weights) == 0 else weights / weights.mean()
+
     @property
     def digest(self) -> str:
-        """Hex sha256 over every photo's (split, class name, content); no file name enters."""
+        """Hex sha256 over every photo's (split, class name, content); no file name enters.
+
+        A weight enters where it is not 1, for it makes another training.
+        """
         rows = sorted(
-            (photo.split, self.classes[photo.label], photo.sha256) for photo in self.photos
+            (p.split, self.classes[p.label], p.sha256, *([p.weight] if p.weight != 1 else []))
+            for p in self.photos
         )
         return hashlib.sha256("\n".join(map(json.dumps, rows)).encode()).hexdigest()
 
@@ -95,7 +100,7 @@ def read_folder(root: Path, name: str | None = None, min_per_class: int = 0) -> 
         DataError: no usable data set; the message lists everything that is wrong with it.
     """
     root = Path(root)
-    reading = _open(root, _NEEDED)
+    reading = open_folder(root, _NEEDED)
     folders = reading.class_folders()
     classes = tuple(sorted({class_name for _, class_name in folders}))
     photos = reading.read(folders, classes)
@@ -145,52 +150,6 @@ def settle(
     return replace(dataset, classes=classes, photos=photos, hashed=hashed, left_out=left_out)
 
 
-def read_labelled(
-    root: Path, classes: Sequence[str], split: str | None = None, name: str | None = None
-) -> Dataset:
-    """Read a folder of photos to test a classifier on: nothing is split, any number will do.
-
-    Args:
-        root: holds either split folders of class folders, of which one is read, or class folders,
-            which are all read.
-        classes: the classifier's, in its order; labels are indexes into them.
-        split: one of ``SPLITS``, or ``all``; test if missing.
-        name: the data set's name; the folder's own name if missing.
-
-    Returns:
-        The photos by split, class and file; ``split`` is "" for those of a folder without splits.
-
-    Raises:
-        UsageError: a split of a folder that has none.
-        DataError: no photos, or photos of classes that are unknown.
-    """
-    reading = _open(root, _LABELLED)
-    folders = reading.class_folders(SPLITS if split == "all" else (split or "test",))
-    others = sorted({class_name for _, class_name in folders} - set(classes))
-    photos = reading.read(folders, [*classes, *others])
-    if split not in (None, "all") and any(photo.split == "" for photo in photos):
-        raise UsageError(
-            f"{root} has no splits; leave out --split {split}: "
-            "all photos in its class folders are used."
-        )
-    used = {photo.label for photo in photos}
-    if unknown := [other for label, other in enumerate(others, len(classes)) if label in used]:
-        named = ", ".join(f"{name!r}{near(name, classes)}" for name in unknown)
-        raise DataError(
-            f"{root} holds classes that the model does not know: {named}. It knows "
-            f"{listed([repr(name) for name in classes])}. Classes are matched by the names of "
-            "their "
-            "folders: rename these folders as the model calls their classes, or take them out."
-        )
-    problems = reading.problems
-    if not photos:
-        problems.append(f"no photos were found for --split {split or 'test'}")
-    if problems:
-        raise DataError(f"{root} cannot be evaluated: {'; '.join(problems)}. {_LABELLED}")
-    name = name or root.resolve().name
-    return Dataset(name, root, tuple(classes), tuple(photos), dict(+reading.ignored))
-
-
 def find_bad(
     photos: Sequence[Photo],
     size: int,
@@ -231,7 +190,8 @@ def without(dataset: Dataset, bad: Iterable[tuple[Photo, str]]) -> Dataset:
     files = {photo.file for photo, _ in bad}
     photos = tuple(photo for photo in dataset.photos if photo.file not in files)
     keys = [(split, name) for split in SPLITS for name in dataset.classes]
-    if problems := too_few(photos, dataset.classes, keys, fewest=1 if dataset.hashed else 2):
+    fewest = 1 if dataset.hashed else 2
+    if problems := too_few(photos, dataset.classes, keys, fewest, dataset.photos):
         raise DataError(
             f"{dataset.root} cannot be used without the photos left out ({listed(sorted(files))}): "
             f"{'; '.join(problems)}. {_NEEDED}"
@@ -250,7 +210,8 @@ def duplicates(dataset: Dataset) -> list[tuple[Photo, ...]]:
     return [group for group in _identical(dataset) if len(group) > 1 and len(_places(group)) == 1]
 
 
-def _open(root: Path, needed: str) -> ClassFolders:
+def open_folder(root: Path, needed: str) -> ClassFolders:
+    """A reading of a folder; DataError, ended by ``needed``, if it is none."""
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise DataError(f"{root} {what}. {needed}")
@@ -280,8 +241,13 @@ def too_few(
     classes: Sequence[str],
     keys: Iterable[tuple[str, str]],
     fewest: int = 2,
+    settled: Collection[Photo] = (),
 ) -> list[str]:
-    """Every (split, class name) of ``keys`` with too few photos, and a data set of one class."""
+    """Every (split, class name) of ``keys`` with too few photos, and a data set of one class.
+
+    ``fewest`` photos of a class must train. ``settled`` are the photos that ``settle`` gave, of
+    which some were taken out or moved since: its ``min_per_class`` counts them.
+    """
     problems = [f"there is only one class, {classes[0]!r}"] if len(classes) == 1 else []
     counts = _counts(photos, classes)
     needed = _FEWEST | {"train": fewest}
@@ -293,8 +259,11 @@ def too_few(
     ]
     if len(small) > 10:
         problems.append(f"and {len(small) - 10:,} more")
-    if small and len({name for _, name in small}) < len(classes) - 1:
-        problems.append(f"--min-per-class {needed[small[0][0]]} leaves such classes out")
+    names = {name for _, name in small}
+    if small and len(names) < len(classes) - 1:
+        totals = Counter(classes[photo.label] for photo in settled)
+        least = 1 + max(totals[name] for name in names) if settled else needed[small[0][0]]
+        problems.append(f"--min-per-class {least} leaves such classes out")
     return problems
 
 

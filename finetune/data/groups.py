@@ -38,7 +38,7 @@ def groups(dataset: Dataset, rule: str) -> Dataset:
         return replace(dataset, photos=tuple(photos))
     drawn = replace(dataset, photos=ordered(draw_photos(photos)))
     keys = [(split, name) for split in SPLITS for name in dataset.classes]
-    if problems := too_few(drawn.photos, dataset.classes, keys, fewest=1):
+    if problems := too_few(drawn.photos, dataset.classes, keys, 1, dataset.photos):
         raise DataError(
             f"{dataset.root} cannot be split by groups: {rule}: {'; '.join(problems)}. "
             "Needed: at least 3 groups in each class; or give splits by folders."

@@ -15,7 +15,7 @@ from finetune.progress import SILENT, Reporter, count
 
 _SIZE = 224  # side in pixels of what is compared, as in `finetune check`
 _MOST = 20_000  # photos: every one is compared with every other, which takes minutes beyond
-_VERSION = f"{DECODE_VERSION}-1"  # of the comparison, in the name of what is kept of it
+_VERSION = f"{DECODE_VERSION}-2"  # of the comparison, in the name of what is kept of it
 
 
 def overlap(dataset: Dataset, reporter: Reporter = SILENT) -> dict[str, Any]:
@@ -49,6 +49,11 @@ def overlap(dataset: Dataset, reporter: Reporter = SILENT) -> dict[str, Any]:
     }
 
 
+def look_alikes(dataset: Dataset, reporter: Reporter = SILENT) -> list[tuple[Photo, Photo]]:
+    """Pairs that look alike, within a split or not; none for a data set too large to compare."""
+    return [] if len(dataset.photos) > _MOST else _alike(dataset, reporter)
+
+
 def overlap_warning(found: Mapping[str, Any]) -> str | None:
     """One sentence on what ``overlap`` found; None for nothing."""
     copies = found["leaks"]
@@ -75,8 +80,13 @@ def overlap_warning(found: Mapping[str, Any]) -> str | None:
     )
 
 
-def _near(dataset: Dataset, reporter: Reporter) -> list[tuple[Photo, ...]]:
-    """Pairs in two splits, by their contents: the digest of a data set has no file names in it."""
+def _near(dataset: Dataset, reporter: Reporter) -> list[tuple[Photo, Photo]]:
+    """Pairs in two splits."""
+    return [(a, b) for a, b in _alike(dataset, reporter) if a.split != b.split]
+
+
+def _alike(dataset: Dataset, reporter: Reporter) -> list[tuple[Photo, Photo]]:
+    """Kept by their contents: the digest of a data set has no file names in it."""
     path = cache_dir() / "alike" / f"{dataset.digest}-{_VERSION}.json"
     if path.exists():
         contents = json.loads(path.read_text(encoding="utf-8"))
@@ -87,18 +97,14 @@ def _near(dataset: Dataset, reporter: Reporter) -> list[tuple[Photo, ...]]:
     by_place: dict[tuple[str, str], Photo] = {}
     for photo in dataset.photos:
         by_place.setdefault((photo.split, photo.sha256), photo)
-    return [tuple(by_place[split, sha256] for split, sha256 in pair) for pair in contents]
+    return [(by_place[tuple(a)], by_place[tuple(b)]) for a, b in contents]
 
 
 def _compared(dataset: Dataset, reporter: Reporter) -> list[list[list[str]]]:
     """Pairs of (split, sha256)."""
-    with reporter.stage("photos compared between the splits", len(dataset.photos)) as advance:
+    with reporter.stage("photos compared with each other", len(dataset.photos)) as advance:
         seen = list(_thumbnails(dataset.photos, advance))
-    return [
-        [[photo.split, photo.sha256] for photo in pair]
-        for pair in pairs_alike(seen)
-        if pair[0].split != pair[1].split
-    ]
+    return [[[photo.split, photo.sha256] for photo in pair] for pair in pairs_alike(seen)]
 
 
 def _thumbnails(

@@ -5,7 +5,6 @@ Everywhere ``probabilities`` is a float array of shape (n, classes) whose rows s
 ValueError says what does not fit.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
-from scipy.stats import binomtest, norm
 from sklearn.metrics import (
     confusion_matrix,
     f1_score,
@@ -21,6 +19,8 @@ from sklearn.metrics import (
     recall_score,
     roc_auc_score,
 )
+
+from finetune.evaluation.intervals import interval
 
 # Keras's epsilon: a photo that is wrong with certainty costs 16.1 nats and not infinitely many.
 CLIP = 1e-7
@@ -81,48 +81,6 @@ def measure(
         "per_class": table.to_dict("records"),
         "top_confusions": top_confusions(confusion(probabilities, labels), classes),
     }
-
-
-def wilson(hits: float, n: float) -> tuple[float, float]:
-    """The 95 % interval of a share, Wilson 1927 (JASA 22:209); fractions, as n may be one."""
-    z = float(norm.isf(0.025))
-    share = hits / n
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    reach = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return max(0.0, middle - reach), min(1.0, middle + reach)
-
-
-def interval(correct: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float]:
-    """The 95 % interval of an accuracy: Wilson's, of as many photos as there are independent ones.
-
-    Their number is what gives the variance between groups (Kish 1965, Survey Sampling: the design
-    effect), at most the number of photos; where all groups are right, it is that of the groups.
-
-    Args:
-        correct: (n,) bool, or a float 0-1 where it is a mean over seeds.
-        groups: (n,) what each photo shows (an animal, a patient); None: photos are independent.
-    """
-    n = len(correct)
-    share = float(np.mean(correct))
-    effective = float(n)
-    if groups is not None:
-        names, index = np.unique(groups, return_inverse=True)
-        off = np.bincount(index, np.asarray(correct, dtype=float) - share)
-        variance = float(off @ off) * len(off) / max(1, len(off) - 1) / n**2
-        if len(names) < n:
-            effective = share * (1 - share) / variance if variance > 0 else float(len(names))
-    effective = min(effective, float(n))
-    return wilson(share * effective, effective)
-
-
-def mcnemar(only_a: int, only_b: int) -> float:
-    """Two-sided p of McNemar's exact test (1947).
-
-    Args:
-        only_a, only_b: photos that one of two models alone gets right.
-    """
-    discordant = only_a + only_b
-    return float(binomtest(only_a, discordant).pvalue) if discordant else 1.0
 
 
 def per_photo(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:

@@ -85,7 +85,9 @@ def penalty_path(path: Sequence[Mapping[str, float]], file: BinaryIO) -> None:
     axes = figure.subplots()
     _bare(axes, "validation loss", "strength of the L2 penalty, 1/C")
     axes.set_xscale("log")
-    axes.xaxis.set_minor_locator(NullLocator())  # its hundred ticks are most of the drawing
+    # A hundred ticks and the setting of powers of ten would be most of the drawing.
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda strength, _: f"{strength:g}")
     axes.plot(strengths, losses, color=_VALIDATION, marker=".")
     kept = strengths[int(np.argmin(losses))]
     axes.axvline(kept, color="black", linewidth=0.6, linestyle=":", label="kept")

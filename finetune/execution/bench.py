@@ -8,6 +8,7 @@ import keras
 
 from finetune.activations.cache import ActivationCache
 from finetune.activations.store import Rows
+from finetune.activations.trunk import Kept
 from finetune.data import catalog
 from finetune.data.dataset import Dataset, without
 from finetune.errors import DataError
@@ -32,6 +33,7 @@ class Bench:
     def __init__(self) -> None:
         self._kept: OrderedDict[str, tuple[Network, ActivationCache]] = OrderedDict()
         self.heads: dict[str, Linear] = {}
+        self.shared = Kept()
 
     def prepare(
         self, recipe: Recipe, classes: int, reporter: Reporter
@@ -46,7 +48,13 @@ class Bench:
         else:
             network = _network(recipe, classes)
             cache = ActivationCache(
-                recipe.backbone, network, pixels(recipe), recipe.store, recipe.engine, reporter
+                recipe.backbone,
+                network,
+                pixels(recipe),
+                recipe.store,
+                recipe.engine,
+                reporter,
+                self.shared,
             )
         self._kept[key] = (network, cache)
         if len(self._kept) > _KEPT_NETWORKS:
@@ -56,6 +64,7 @@ class Bench:
     def forget(self) -> None:
         """Drop everything: a failed training may have left a network in any state."""
         self._kept.clear()
+        self.shared = Kept(together=self.shared.together)
 
 
 def _network_key(recipe: Recipe, classes: int) -> str:
@@ -103,7 +112,7 @@ def gather(
     Raises:
         DataError: photos that cannot be decoded, all of them listed, unless the recipe skips them.
     """
-    cache.calibration = dataset.split("train")
+    cache.trunk.calibration = dataset.split("train")
     rows = _rows(dataset, cache, wanted)
     bad = list(dict(cache.bad).items())  # once each, whatever the number of views
     if not bad:
@@ -124,11 +133,12 @@ def _rows(dataset: Dataset, cache: ActivationCache, wanted: Sequence[Need]) -> S
 
 
 def cache_entries(cache: ActivationCache, rows: StoredRows) -> dict[str, dict[str, Any]]:
-    """Key of each cache entry -> its cut, the seconds that its rows took, and their bytes."""
+    """Key of each cache entry -> its cut, the pass that filled it, its seconds and bytes."""
     found: dict[str, dict[str, Any]] = {}
     for need, stored in rows.items():
-        key = cache.entry(need.cut, need.view).key
-        entry = found.setdefault(key, {"cut": need.cut, "seconds": 0.0, "bytes": 0})
+        store = cache.entry(need.cut, need.view)
+        new = {"cut": need.cut, "pass": store.trunk_pass, "seconds": 0.0, "bytes": 0}
+        entry = found.setdefault(store.key, new)
         entry["seconds"] = round(entry["seconds"] + stored.seconds, 3)
         entry["bytes"] += stored.nbytes
     return found

@@ -12,7 +12,8 @@ from scipy.stats import binomtest
 from finetune.backend import load_keras
 from finetune.errors import DataError, UsageError
 from finetune.evaluation import plots
-from finetune.evaluation.metrics import confusion, mcnemar, measure, per_photo
+from finetune.evaluation.intervals import mcnemar
+from finetune.evaluation.metrics import confusion, measure, per_photo
 from finetune.files import commit, commit_by_name, commit_csv, commit_json, commit_text, locked
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.recipe import Recipe, reopen

@@ -5,7 +5,7 @@ import os
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from finetune.execution.bench import Bench
 
 Outcome = tuple[str, str]  # status and reason
+Together = Mapping[bool, tuple[str, ...]]
 
 _bench: "Bench | None" = None  # of the worker process
 
@@ -47,8 +48,18 @@ class Worker:
                 process.terminate()
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def run(self, trial: Trial, folder: Path, dataset: Dataset | None = None) -> Outcome | None:
+    def run(
+        self,
+        trial: Trial,
+        folder: Path,
+        dataset: Dataset | None = None,
+        together: Together | None = None,
+        parent: str = "",
+    ) -> Outcome | None:
         """Run a trial; None if it is done, else status and reason.
+
+        ``together``: cuts that other trials need of the same photos, see ``cuts_together``;
+        ``parent`` is as for ``run_trial``.
 
         Raises:
             BusyError: another process works in the folder, or the disk is full.
@@ -58,7 +69,9 @@ class Worker:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(1, context, initializer=_begin)
         try:
-            future: Future = self._pool.submit(_work, trial, folder, dataset)
+            future: Future = self._pool.submit(
+                _work, trial, folder, dataset, together or {}, parent
+            )
             outcome = future.result()
         except BrokenProcessPool:
             self._pool = None
@@ -73,10 +86,11 @@ def _begin() -> None:
     """In the worker, first of all."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from finetune.backend import load_keras
-    from finetune.execution.bench import Bench
 
-    load_keras()
+    load_keras()  # before all that imports Keras: it keeps TensorFlow quiet
     import tensorflow as tf
+
+    from finetune.execution.bench import Bench
 
     tf.get_logger().setLevel("ERROR")  # that many models are traced in one process is the point
     global _bench
@@ -91,14 +105,18 @@ def _end_with_parent() -> None:
         os._exit(1)  # nothing half-made is left: what is written is committed, and locks are freed
 
 
-def _work(trial: Trial, folder: Path, dataset: Dataset | None) -> Outcome | None:
+def _work(
+    trial: Trial, folder: Path, dataset: Dataset | None, together: Together, parent: str = ""
+) -> Outcome | None:
     """In the worker: one trial; everything that goes wrong becomes its outcome."""
     from finetune.execution.trial import run_trial
     from finetune.training.fit import Diverged
 
+    assert _bench
+    _bench.shared.together = together
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
         try:
-            run_trial(trial.recipe, folder, Reporter(file=log), dataset, _bench)
+            run_trial(trial.recipe, folder, Reporter(file=log), dataset, _bench, parent=parent)
         except Diverged as error:
             return "diverged", str(error)
         except BusyError as error:

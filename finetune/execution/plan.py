@@ -23,6 +23,7 @@ from finetune.data.dataset import SPLITS, Dataset
 from finetune.errors import FinetuneError
 from finetune.execution.bench import Bench, read_dataset
 from finetune.execution.sharing import (
+    Entry,
     Need,
     entries,
     extractions,
@@ -74,7 +75,7 @@ class Calibration:
 
 def _timed(cache: ActivationCache, source: str, target: str) -> Speed:
     start = time.perf_counter()
-    engine = cache.engine(source, target)
+    engine = cache.trunk.engine(source, target)
     shape = find_cut(cache.network.whole, source).shape[1:]
     photos = np.zeros((_PHOTOS, *shape), "uint8" if source == INPUT else "float32")
     list(engine([photos]))
@@ -213,20 +214,22 @@ def plan_trials(trials: Sequence[Trial], reporter: Reporter = SILENT) -> dict[st
     ``seconds`` and ``seconds_at_least`` are as in ``plan_trial``, without starting the worker.
     """
     rows: list[dict[str, Any]] = []
-    planned: set[str] = set()
+    planned: set[Entry] = set()
     calibration = Calibration()
     for trial in in_order(trials):
         own = set(entries(trial.recipe))
-        row: dict[str, Any] = {"name": trial.name, "shares": own <= planned, "reason": None}
+        passes = {entry.trunk_pass for entry in own}
+        shares = passes <= {entry.trunk_pass for entry in planned}
+        row: dict[str, Any] = {"name": trial.name, "shares": shares, "reason": None}
         try:
-            row |= _shared_cost(trial.recipe, reporter, calibration, is_new=not row["shares"])
+            row |= _shared_cost(trial.recipe, reporter, calibration, shares, own <= planned)
             planned |= own
         except FinetuneError as error:
             row["reason"] = str(error)
         rows.append(row)
     failed = {row["name"] for row in rows if row["reason"] is not None}
     recipes = [trial.recipe for trial in trials if trial.name not in failed]
-    alone = sum(len(entries(recipe)) for recipe in recipes)
+    alone = sum(extractions([recipe]) for recipe in recipes)
     totals = {
         key: round(sum(row.get(key, 0) for row in rows), 1)
         for key in ("seconds", "seconds_at_least")
@@ -242,16 +245,18 @@ def plan_trials(trials: Sequence[Trial], reporter: Reporter = SILENT) -> dict[st
 
 
 def _shared_cost(
-    recipe: Recipe, reporter: Reporter, calibration: Calibration, is_new: bool
+    recipe: Recipe, reporter: Reporter, calibration: Calibration, shares: bool, is_stored: bool
 ) -> dict[str, Any]:
-    """A trial's row of the plan; what an earlier trial stores costs it nothing."""
+    """A trial's row of the plan: what the pass of an earlier trial computes or stores is no cost of
+    its own.
+    """
     planned = plan_trial(recipe, reporter, calibration=calibration)
     estimate = planned["estimate"]
-    spared = 0.0 if is_new else estimate["extraction"]
+    spared = estimate["extraction"] if shares else 0.0
     return {
         "test": planned["photos"]["test"],
-        "to_extract": planned["to_extract"] if is_new else 0,
-        "bytes_to_store": planned["bytes_to_store"] if is_new else 0,
+        "to_extract": 0 if shares else planned["to_extract"],
+        "bytes_to_store": 0 if is_stored else planned["bytes_to_store"],
         "seconds": round(estimate["seconds"] - spared, 2),
         "seconds_at_least": round(estimate["seconds_at_least"] - spared, 2),
     }

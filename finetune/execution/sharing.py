@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from finetune.activations.store import entry_fields
 from finetune.data.catalog import NAMES
 from finetune.data.photos import Pixels
 from finetune.files import digest_of
-from finetune.model.backbones import INPUT, backbone, preprocessing_of
+from finetune.model.backbones import INPUT, NEEDS_FLOAT32, backbone, preprocessing_of
 from finetune.recipe.matrix import Trial
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
@@ -33,10 +34,12 @@ def settled(recipe: Recipe) -> Recipe:
     Raises:
         UsageError: the precision or the engine is not on this machine.
     """
-    changes = {"precision": resolve_precision(recipe.precision, recipe.engine)}
+    needs_float32 = recipe.precision == "auto" and recipe.backbone in NEEDS_FLOAT32
+    wanted = "float32" if needs_float32 else recipe.precision
+    changes = {"precision": resolve_precision(wanted, recipe.engine)}
     if recipe.data not in NAMES:
         changes["data"] = str(Path(recipe.data).expanduser().absolute())
-    if Path(recipe.weights).expanduser().is_file():
+    if Path(recipe.weights).expanduser().exists():
         changes["weights"] = str(Path(recipe.weights).expanduser().absolute())
     return recipe.model_copy(update=changes)
 
@@ -89,10 +92,19 @@ def needs(recipe: Recipe) -> list[Need]:
     return list(dict.fromkeys([*head_needs(recipe), *tail_needs(recipe)]))
 
 
-def entries(recipe: Recipe) -> list[str]:
-    """Cache entries that a recipe's trunk fills, each as a digest of its fields.
+class Entry(NamedTuple):
+    """A cache entry that a recipe's trunk fills: the pass of photos that fills it, and its cut."""
 
-    The weights go by their name, since their digest is known only when they are loaded.
+    trunk_pass: str
+    cut: str
+    of_views: bool
+
+
+def entries(recipe: Recipe) -> list[Entry]:
+    """Cache entries that a recipe's trunk fills.
+
+    A pass is a digest of all fields of the entry but its cut. The weights go by their name, since
+    their digest is known only when they are loaded.
     """
     views = pixels(recipe)
     plain = Pixels(recipe.image_size, recipe.resize)
@@ -105,27 +117,50 @@ def entries(recipe: Recipe) -> list[str]:
             fields = entry_fields(
                 recipe.backbone, recipe.weights, cut, recipe.precision, loaded, before
             )
-            found.append(digest_of({**shared, **fields}))
+            found.append(Entry(digest_of({**shared, **fields, "cut": None}), cut, view > 0))
     return list(dict.fromkeys(found))
 
 
 def extractions(recipes: Iterable[Recipe]) -> int:
-    """Number of passes through a trunk that these recipes share."""
-    return len({entry for recipe in recipes for entry in entries(recipe)})
+    """Number of passes through a trunk that these recipes share, whatever their cuts are."""
+    return len({entry.trunk_pass for recipe in recipes for entry in entries(recipe)})
+
+
+def cuts_together(trials: Iterable[Trial]) -> dict[str, dict[bool, tuple[str, ...]]]:
+    """The cuts at which any trial needs rows of the photos that a trial sends through its trunk.
+
+    Returns:
+        Name of the trial -> of its photos (False) and of their views (True) the cuts.
+    """
+    own = {trial.name: entries(trial.recipe) for trial in trials}
+    cuts: dict[str, dict[str, None]] = {}
+    for entry in chain.from_iterable(own.values()):
+        cuts.setdefault(entry.trunk_pass, {})[entry.cut] = None
+    return {
+        name: {entry.of_views: tuple(cuts[entry.trunk_pass]) for entry in found}
+        for name, found in own.items()
+    }
 
 
 def in_order(trials: Sequence[Trial]) -> list[Trial]:
     """Trials of one extraction one after the other, otherwise as they came."""
+    own = {trial.name: [entry.trunk_pass for entry in entries(trial.recipe)] for trial in trials}
     first: dict[str, int] = {}
-    for place, trial in enumerate(trials):
-        for entry in entries(trial.recipe):
-            first.setdefault(entry, place)
-    return sorted(trials, key=lambda trial: min(first[entry] for entry in entries(trial.recipe)))
+    for place, passes in enumerate(own.values()):
+        for each in passes:
+            first.setdefault(each, place)
+    return sorted(trials, key=lambda trial: min(first[each] for each in own[trial.name]))
 
 
 def sharing(results: Iterable[Mapping[str, Any] | None]) -> Counter[str]:
-    """How many of these results used each cache entry."""
-    return Counter(entry for result in results if result for entry in result["entries"])
+    """How many of these results used each pass of photos through a trunk."""
+    used = [{pass_of(key, entry) for key, entry in r["entries"].items()} for r in results if r]
+    return Counter(chain.from_iterable(used))
+
+
+def pass_of(key: str, entry: Mapping[str, Any]) -> str:
+    """The pass that filled an entry of a result; older results name none."""
+    return entry.get("pass", key)
 
 
 def trial_row(trial: Trial, result: Mapping[str, Any], shared: Counter[str]) -> dict[str, Any]:
@@ -138,7 +173,9 @@ def trial_row(trial: Trial, result: Mapping[str, Any], shared: Counter[str]) -> 
     """
     train = result["seconds"]["train"]
     own = sum(entry["seconds"] for entry in result["entries"].values())
-    share = sum(entry["seconds"] / shared[key] for key, entry in result["entries"].items())
+    share = sum(
+        entry["seconds"] / shared[pass_of(key, entry)] for key, entry in result["entries"].items()
+    )
     cost = {
         "seconds": round(share + train, 3),
         "seconds_alone": round(own + train, 3),
@@ -147,7 +184,8 @@ def trial_row(trial: Trial, result: Mapping[str, Any], shared: Counter[str]) -> 
         **{name: result["cost"][name] for name in ("stored_bytes", "peak_memory", "multiply_adds")},
     }
     kept = ("split", "test", "validation", "seconds", "extracted", "unseen", "warnings")
-    return {**trial_settings(trial), "cost": cost, **{name: result[name] for name in kept}}
+    folds = {"folds": result["folds"]} if "folds" in result else {}
+    return {**trial_settings(trial), "cost": cost, **{name: result[name] for name in kept}, **folds}
 
 
 def trial_settings(trial: Trial) -> dict[str, Any]:

@@ -4,6 +4,7 @@ TensorFlow.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,19 @@ import keras
 import numpy as np
 
 from finetune.activations.cache import ActivationCache
+from finetune.activations.engine import resolve_engine
 from finetune.activations.rows import close_shards
 from finetune.backend import peak_bytes, release_generators, reset_peak
 from finetune.data.audit import warnings_of
 from finetune.data.dataset import Dataset
 from finetune.data.overlap import overlap, overlap_warning
-from finetune.data.photos import read_photos
+from finetune.data.photos import Photo, read_photos
+from finetune.errors import IntegrityError
 from finetune.evaluation.caveats import caveats, unseen
 from finetune.evaluation.explained import explain_test
 from finetune.evaluation.fidelity import PHOTOS, fidelity
 from finetune.execution.bench import Bench, StoredRows, cache_entries, gather, read_dataset
+from finetune.execution.crossing import cross_validate
 from finetune.execution.sharing import (
     Need,
     head_needs,
@@ -30,18 +34,22 @@ from finetune.execution.sharing import (
     stored_views,
     tail_precision,
 )
-from finetune.files import digest_of, locked
+from finetune.files import commit_csv, digest_of, locked
 from finetune.model.backbones import INPUT
 from finetune.model.describe import multiply_adds
+from finetune.model.heads import pool_maps
 from finetune.model.network import Network, audit
 from finetune.progress import SILENT, Reporter, count
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
 from finetune.runs import record
 from finetune.runs.folder import RunResult
+from finetune.runs.ir import write_int8, write_ir
 from finetune.training.fit import Batches, Settings, best_epoch, fit, read_views
 from finetune.training.linear_head import Linear, check_size, fit_linear, fits_memory
+from finetune.training.trackers import Tracker, log_epoch, numbers, tracked
 
+_CHECKED = 4  # photos that the network is compared on as OpenVINO and as Keras compute it
 _HEAD_SETTINGS = {  # with a hidden layer
     "epochs": 100,
     "patience": 5,
@@ -58,6 +66,8 @@ def run_trial(
     dataset: Dataset | None = None,
     bench: Bench | None = None,
     started: float | None = None,
+    parent: str = "",
+    for_use: bool = False,
 ) -> RunResult:
     """Train one recipe and write its run folder; a checkpoint in the folder is continued.
 
@@ -68,14 +78,22 @@ def run_trial(
         dataset: the photos, if they are read already.
         bench: what earlier trials of this process left.
         started: ``time.perf_counter()`` when the command began.
+        parent: the tracker's run that this one is a child of, see ``training.trackers``.
+        for_use: also leave the network as OpenVINO IR, which `predict` opens without TensorFlow;
+            else that is done by the first `predict`.
 
     Raises:
         FinetuneError: see its subclasses; nothing half-made is left in ``out``.
     """
     bench = bench or Bench()
     try:
-        with locked(out):
-            return _run(recipe, out, reporter, dataset, bench, started)
+        with (
+            locked(out),
+            tracked(recipe.track, out.name, reporter.warn, recipe.model_dump(), parent) as tracker,
+        ):
+            result = _run(recipe, out, reporter, dataset, bench, started, tracker, for_use)
+            tracker.finish(numbers(result.to_json()), out)
+            return result
     except BaseException:
         bench.forget()
         raise
@@ -91,6 +109,8 @@ def _run(
     dataset: Dataset | None,
     bench: Bench,
     started: float | None,
+    tracker: Tracker,
+    for_use: bool,
 ) -> RunResult:
     begun = time.perf_counter()
     reset_peak()
@@ -105,6 +125,7 @@ def _run(
     dataset, rows = gather(recipe, dataset, cache, needs(recipe))
     extracted = time.perf_counter()
     trial = _Trial(recipe, dataset, network, cache, rows, reporter, bench, out, warnings)
+    trial.tracker = tracker
     head = trial.fit_head()
     history = [*head.pop("history", []), *trial.train_tail()]
     trained = time.perf_counter()
@@ -122,19 +143,20 @@ def _run(
         recipe.resize,
         reporter,
     )
+    folds = _cross_validated(recipe, dataset, out, reporter)
     finished = time.perf_counter()
     seconds = {
         "extract": extracted - begun,
         "train": trained - extracted,
         "total": finished - begun,
-        "command": finished - (started or begun),
     }
+    if for_use:
+        trial.write_ir()
     used = cache_entries(cache, rows)
     files = [photo.file for photo in dataset.split("test")]
     test = record.measured(dataset, "test", probabilities["test"])
     for caveat in caveats(test):
         warnings.add(caveat)
-    warnings.add(record.write_network(out, recipe, dataset, network.whole))
     result = RunResult(
         run=str(out),
         backbone=recipe.backbone,
@@ -168,8 +190,33 @@ def _run(
         ignored=dataset.ignored,
         excluded=len(dataset.excluded),
         fidelity=fidelity,
+        folds=folds,
     )
-    return record.finish(out, recipe, dataset, network.whole, history, probabilities, result, sheet)
+    return record.finish(
+        out,
+        recipe,
+        dataset,
+        partial(network.save, only_classifier=trial.linear is not None and not for_use),
+        history,
+        probabilities,
+        result,
+        sheet,
+        started or begun,
+    )
+
+
+def _cross_validated(
+    recipe: Recipe, dataset: Dataset, out: Path, reporter: Reporter
+) -> dict[str, Any] | None:
+    """The recipe's figures over folds, on a bench of their own: the trained network stays."""
+    if not recipe.folds:
+        return None
+    bench = Bench()
+    summary, rows = cross_validate(
+        recipe, dataset, lambda fold: try_trial(recipe, fold, bench, split="test"), reporter
+    )
+    commit_csv(out / "folds.csv", rows)
+    return summary
 
 
 def try_trial(
@@ -178,8 +225,9 @@ def try_trial(
     bench: Bench,
     watch: keras.callbacks.Callback | None = None,
     reporter: Reporter = SILENT,
+    split: str = "validation",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Train one recipe and classify its validation photos, and no others; writes no folder.
+    """Train one recipe and classify the photos of one split, and no others; writes no folder.
 
     Args:
         recipe: fully resolved.
@@ -187,9 +235,10 @@ def try_trial(
         bench: what earlier trials of this process left.
         watch: a callback of the tail's epochs, which may stop the training.
         reporter: of progress.
+        split: whose photos are classified.
 
     Returns:
-        Probabilities, float32 (n, classes), and labels, int (n,), of the validation photos.
+        Probabilities, float32 (n, classes), and labels, int (n,), of those photos.
 
     Raises:
         FinetuneError: see its subclasses.
@@ -206,7 +255,7 @@ def try_trial(
         trial.fit_head()
         trial.train_tail()
         audit(network.whole, network.frozen)
-        return trial.probabilities("validation"), dataset.labels("validation")
+        return trial.probabilities(split), dataset.labels(split)
     except BaseException:
         bench.forget()
         raise
@@ -261,6 +310,7 @@ class _Trial:
         self.reporter = reporter
         self.bench = bench
         self.out = out
+        self.tracker: Tracker | None = None
         self.linear: Linear | None = None  # the whole of what was learned, if it is not None
         self.learns_head_only = STRATEGIES[recipe.strategy].learns == "head"
 
@@ -303,12 +353,14 @@ class _Trial:
         if key not in self.bench.heads:
             views, validation = self._features()
             labels = self.dataset.labels("train")
+            weights = self.dataset.weights("train")
             self.bench.heads[key] = fit_linear(
                 np.concatenate(views),
                 np.tile(labels, len(views)),
                 validation,
                 self.dataset.labels("validation"),
                 self._class_weight(),
+                None if weights is None else np.tile(weights, len(views)),
             )
         return self.bench.heads[key]
 
@@ -317,7 +369,7 @@ class _Trial:
         views, validation = self._features()
         labels = self.dataset.labels("train")
         size = self.recipe.batch_size
-        train = Batches(read_views(views), labels, size, self.recipe.seed)
+        train = Batches(read_views(views), labels, size, self.recipe.seed, self._weights())
         held_out = Batches(read_views([validation]), self.dataset.labels("validation"), size)
         settings = self._settings(**_HEAD_SETTINGS)
         return self._fit(self.network.head(), train, held_out, "head", settings)
@@ -328,7 +380,7 @@ class _Trial:
             return []
         recipe = self.recipe
         labels = self.dataset.labels("train")
-        train = Batches(self._reader(), labels, recipe.batch_size, recipe.seed)
+        train = Batches(self._reader(), labels, recipe.batch_size, recipe.seed, self._weights())
         settings = self._settings()
         model = self.network.trained_copy(tail_precision(recipe), recipe.seed)
         history = self._fit(model, train, self._batches("validation"), "tail", settings, self.out)
@@ -368,26 +420,48 @@ class _Trial:
             return self.linear.probabilities(features)
         return self.network.tail.predict(self._batches(split), verbose=0)
 
+    def _exact(self, photos: Sequence[Photo]) -> np.ndarray:
+        """What the saved float32 model gives of a few photos; its trunk has not moved."""
+        rows = self.cache.exact(photos, self.recipe.cut)
+        if not self.linear:
+            return self.network.tail.predict(rows, self.recipe.batch_size, verbose=0)
+        above = self.cache.trunk.engine(self.recipe.cut, self.network.top, precision="float32")
+        maps = np.concatenate(list(above([rows])))
+        return self.linear.probabilities(pool_maps(maps, self.network.pool))
+
     def fidelity(self, probabilities: np.ndarray) -> dict[str, Any] | None:
         """How far the saved float32 model is from what was measured on a reduced trunk."""
         if self.network.precision == "float32" or self.recipe.cut == INPUT:
             return None
-        photos = self.dataset.split("validation")[:PHOTOS]
-        stream = read_photos(self.cache.pixels(0), photos)
-        arrays = np.stack([found for _, found in stream if not isinstance(found, str)])
-        exact = self.network.whole.predict(arrays, verbose=0)
-        found = fidelity(exact, probabilities[: len(arrays)])
+        exact = self._exact(self.dataset.split("validation")[:PHOTOS])
+        found = fidelity(exact, probabilities[: len(exact)])
         self.reporter.say(
-            f"fidelity audit: probabilities of {count(len(arrays), 'validation photo')} from the "
+            f"fidelity audit: probabilities of {count(len(exact), 'validation photo')} from the "
             f"saved float32 model differ by at most {found['max']:.2g}, {found['mean']:.2g} on "
             "average"
         )
         if found["changed"]:
             self.reporter.warn(
-                f"the saved float32 model decides {found['changed']} of {len(arrays)} validation "
+                f"the saved float32 model decides {found['changed']} of {len(exact)} validation "
                 f"photos otherwise than the run in {self.network.precision}."
             )
         return found
+
+    def write_ir(self) -> None:
+        """Leave the network in a form that predicts without TensorFlow, see ``runs.ir``."""
+        cut = self.recipe.cut
+        if self.out is None or resolve_engine(self.recipe.engine) != "openvino":
+            return
+        photos = self.dataset.split("validation")[:_CHECKED]
+        stream = read_photos(self.cache.pixels(0), photos)
+        arrays = np.stack([found for _, found in stream if not isinstance(found, str)])
+        trunk = None if cut == INPUT else self.cache.trunk.graph(cut, "float32")
+        try:
+            write_ir(self.network.whole, self.out, arrays, trunk, self.network.tail)
+        except IntegrityError as error:
+            self.warnings.add(str(error))
+        if self.network.precision == "int8" and cut != INPUT:
+            write_int8(self.cache.trunk.graph(cut, "int8"), self.network.tail, self.out)
 
     def _fit(
         self,
@@ -407,7 +481,7 @@ class _Trial:
             callbacks: list[keras.callbacks.Callback] = [_Bar(advance, photos, settings.batch_size)]
             if self.watch and phase == "tail":
                 callbacks.append(self.watch)
-            if self.recipe.tensorboard and out:
+            if out and (self.recipe.tensorboard or self.recipe.track == "tensorboard"):
                 callbacks.append(keras.callbacks.TensorBoard(out / "tensorboard"))
             return fit(
                 model,
@@ -418,8 +492,14 @@ class _Trial:
                 identity,
                 out / record.CHECKPOINT if out else None,
                 callbacks,
-                self.reporter.epoch,
+                self._epoch,
             )
+
+    def _epoch(self, row: dict[str, Any]) -> None:
+        """One row of the history, as it comes."""
+        self.reporter.epoch(row)
+        if self.tracker:
+            log_epoch(self.tracker, row)
 
     def _settings(self, **changes: Any) -> Settings:
         names = ("epochs", "patience", "batch_size", "learning_rate")
@@ -427,7 +507,8 @@ class _Trial:
         values = {name: getattr(self.recipe, name) for name in names}
         optimizer = self.recipe.optimizer
         values |= {"optimizer": optimizer.name, "momentum": optimizer.momentum}
-        return Settings(**values | changes, class_weight=self._class_weight())
+        class_weight = None if self._weights() is not None else self._class_weight()
+        return Settings(**values | changes, class_weight=class_weight)
 
     def _class_weight(self) -> dict[int, float] | None:
         if self.recipe.class_weight != "balanced":
@@ -435,6 +516,15 @@ class _Trial:
         labels = self.dataset.labels("train")
         counts = np.bincount(labels)
         return {index: len(labels) / (len(counts) * n) for index, n in enumerate(counts)}
+
+    def _weights(self) -> np.ndarray | None:
+        """Of each training photo, its class in it: Keras takes one kind of weight or the other."""
+        weights = self.dataset.weights("train")
+        classes = self._class_weight()
+        if weights is None or classes is None:
+            return weights
+        of_class = np.array([classes[label] for label in self.dataset.labels("train")])
+        return (weights * of_class).astype(np.float32)
 
 
 class _Bar(keras.callbacks.Callback):

@@ -184,6 +184,12 @@ def _applications() -> dict[str, dict[str, Any]]:
     return json.loads(Path(__file__).with_name("applications.json").read_text())
 
 
+# What float32 is `auto` for: narrow depthwise layers lose too much elsewhere. MobileNet 0.25 with
+# its real weights, 300 photos: bfloat16 moves features by 13 % and a probability by up to 0.18,
+# int8 by 21 % and 0.28 (docs/performance.md).
+NEEDS_FLOAT32 = ("mobilenet",)
+
+
 def known_backbones() -> tuple[str, ...]:
     """Every name that ``backbone`` takes: the core, the controls, then keras.applications in
     alphabetical order.

@@ -36,12 +36,14 @@ def draw(model: keras.Model, ends: tuple[str, ...], title: str) -> str:
     Returns:
         An SVG document; each layer has a tooltip with its name, class and shape.
     """
-    places = _places(model, ends)
+    names = max(len(name) for name in blocks_of(model, ends))
+    places = _places(model, ends, max(_LEFT, 24 + 7 * names))
     height = _TITLE + max(y for _, y in places.values()) + 3 * _ROW
     width = round(max(600, max(x for x, _ in places.values()) + _RIGHT))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11">',
+        f'viewBox="0 0 {width} {height}" style="max-width: 100%; height: auto" '
+        'font-family="sans-serif" font-size="11">',
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
         f'<text x="12" y="18" font-size="14" font-weight="bold">{escape(title)}</text>',
         _legend(),
@@ -57,7 +59,7 @@ def draw(model: keras.Model, ends: tuple[str, ...], title: str) -> str:
 Places = dict[str, tuple[float, float]]
 
 
-def _places(model: keras.Model, ends: tuple[str, ...]) -> Places:
+def _places(model: keras.Model, ends: tuple[str, ...], left: int) -> Places:
     """Rows by the longest path from the photo, with a gap at each cut; a side path takes the next
     free lane.
     """
@@ -77,7 +79,7 @@ def _places(model: keras.Model, ends: tuple[str, ...]) -> Places:
         lanes[operation.name] = lane
         if operation.name in ends:
             gaps = row + 4
-    x = {name: _LEFT + 20 + _LANE * lane for name, lane in lanes.items()}
+    x = {name: left + 20 + _LANE * lane for name, lane in lanes.items()}
     return {name: (x[name], _ROW * (row + 1)) for name, row in depth.items()}
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ from finetune.model.cut import between, split
 from finetune.model.heads import CLASSIFIER, add_head
 from finetune.model.precision import computing_in
 from finetune.model.preprocessing import Preprocessing
+from finetune.model.saved import with_classifier
 from finetune.model.weights import Loaded, load_weights
 
 
@@ -35,6 +37,7 @@ class Network:
     initial: dict[str, list[np.ndarray]] = field(repr=False)  # layer that may learn -> its weights
     frozen: dict[str, str] = field(repr=False)  # digests of what must not move
     copies: dict[str, keras.Model] = field(default_factory=dict, repr=False)
+    archives: list[bytes] = field(default_factory=list, repr=False)  # see ``save``
 
     def parameters(self) -> dict[str, int]:
         """Numbers of weights: total, trainable, and on both sides of the cut."""
@@ -59,6 +62,21 @@ class Network:
     def set_classifier(self, kernel: np.ndarray, bias: np.ndarray) -> None:
         """Give the linear classifier its weights: (features, classes) and (classes,)."""
         self.whole.get_layer(CLASSIFIER).set_weights([kernel, bias])
+
+    def save(self, path: Path, only_classifier: bool = False) -> None:
+        """Save the whole model as a ``.keras`` file.
+
+        With ``only_classifier`` nothing but a linear classifier has changed since the last such
+        call, whose file is then written again with its weights: of DenseNet121 Keras takes a
+        second.
+        """
+        if only_classifier and self.archives:
+            kernel, bias = self.whole.get_layer(CLASSIFIER).get_weights()
+            path.write_bytes(with_classifier(self.archives[0], kernel, bias))
+            return
+        self.whole.save(path)
+        if only_classifier:
+            self.archives.append(path.read_bytes())
 
     def trained_copy(self, precision: str, seed: int) -> keras.Model:
         """The tail that is trained: itself in float32, else a copy, kept, with its weights."""

@@ -6,6 +6,7 @@ and whole numbers of bytes in one archive, so everything else is refused before 
 then Keras's own safe mode is on, too.
 """
 
+import io
 import json
 import tempfile
 import zipfile
@@ -15,13 +16,20 @@ from typing import Any
 
 import h5py
 import keras
+import numpy as np
 
 from finetune.errors import DataError, IntegrityError
 
-_MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
-# Where the configuration of a model of standard layers, compiled or not, takes its classes from; None is a tensor's place.
-_MODULES = {None, "keras"} | {f"keras.{name}" for name in ("initializers", "layers", "losses", "metrics", "optimizers",
-            "optimizers.schedules", "regularizers", "src.models.functional", "src.models.sequential")}  # fmt: skip
+_WEIGHTS = "model.weights.h5"
+_MEMBERS = {"metadata.json", "config.json", _WEIGHTS}
+# Where the configuration of a model of standard layers takes its classes from; None is a tensor's.
+_MODULES = {None, "keras"} | {
+    f"keras.{name}"
+    for name in (
+        *("initializers", "layers", "losses", "metrics", "optimizers", "optimizers.schedules"),
+        *("regularizers", "src.models.functional", "src.models.sequential"),
+    )
+}
 # Of Keras's own modules nothing but these: what keras.applications builds some networks of.
 _EXACT = {
     ("keras.src.ops.numpy", "Add"),
@@ -35,6 +43,32 @@ _UNSAFE_LAYERS = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "FlaxLayer", "Jax
 _SIDES = {"units", "filters", "kernel_size", "depth_multiplier", "input_dim", "output_dim"}
 _LARGEST = 2**33  # bytes of an archive
 _LARGEST_CONFIG = 2**24  # bytes; that of DenseNet121 has 2**18
+
+
+def with_classifier(archive: bytes, kernel: np.ndarray, bias: np.ndarray) -> bytes:
+    """A saved model with another linear classifier, in a tenth of the time that Keras takes.
+
+    Args:
+        archive: a ``.keras`` file whose only dense layer is the classifier.
+        kernel: (features, classes).
+        bias: (classes,).
+
+    Returns:
+        What Keras would have written, but for its date.
+    """
+    with zipfile.ZipFile(io.BytesIO(archive)) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    weights = io.BytesIO(members[_WEIGHTS])
+    with h5py.File(weights, "r+") as file:
+        variables = file["layers/dense/vars"]
+        variables["0"][...] = kernel
+        variables["1"][...] = bias
+    members[_WEIGHTS] = weights.getvalue()
+    new = io.BytesIO()
+    with zipfile.ZipFile(new, "w", zipfile.ZIP_STORED) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return new.getvalue()
 
 
 def load_model(path: Path) -> keras.Model:

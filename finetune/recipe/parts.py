@@ -17,7 +17,7 @@ _Units = Annotated[int, Field(ge=0, le=65_536)]
 
 
 class Head(BaseModel):
-    """What stands on the backbone: pooling, hidden layers, dropout, and how a linear head is fitted."""
+    """What stands on the backbone: pooling, hidden layers, dropout, and a linear head's solver."""
 
     model_config = FROZEN
     pool: Literal[POOLINGS] = "gap"  # type: ignore[valid-type]
@@ -70,7 +70,7 @@ def written_out(key: str, value: str) -> dict[str, Any]:
 
 
 def full_head(value: Any, backbone_name: Any, solver: str) -> Any:
-    """The head's keys, with those that the backbone was published with where none names its pooling.
+    """The head's keys, with those that the backbone was published with if none names its pooling.
 
     Args:
         value: what the recipe says.

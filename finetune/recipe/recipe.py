@@ -20,7 +20,7 @@ from pydantic import (
 from finetune.data.augment import NONE, PRESETS
 from finetune.data.photos import RESIZE_MODES
 from finetune.errors import UsageError
-from finetune.model.backbones import backbone, block_cut, known_backbones
+from finetune.model.backbones import INPUT, backbone, block_cut, known_backbones
 from finetune.recipe.parts import (
     FROZEN,
     PARTS,
@@ -71,8 +71,11 @@ class Recipe(BaseModel):
     engine: Literal["auto", "openvino", "tensorflow"] = "auto"
     store: Literal["float16", "float32"] = "float16"
     margin: float = Field(1.0, gt=0, le=100)  # points of accuracy
+    folds: int = Field(0, ge=0, le=100)  # of a cross-validation beside the run; 0 is none
+    repeats: int = Field(1, ge=1, le=100)
     skip_bad: bool = False
     tensorboard: bool = False
+    track: Literal["none", "mlflow", "wandb", "tensorboard"] = "none"
     seed: int = Field(0, ge=0, lt=2**32)
 
     @model_validator(mode="before")
@@ -148,6 +151,14 @@ class Recipe(BaseModel):
             )
         return wanted
 
+    @field_validator("track")
+    @classmethod
+    def _tracker_installed(cls, name: str, info: ValidationInfo) -> str:
+        """As for ``tensorboard``."""
+        if not (info.context or {}).get("finished") and (problem := missing_tracker(name)):
+            raise ValueError(problem)
+        return name
+
     @model_validator(mode="after")
     def _views_fit(self) -> "Recipe":
         augmented = self.augment.model_dump() != NONE
@@ -169,6 +180,18 @@ class Recipe(BaseModel):
             problems.append(
                 "solver lbfgs needs all features at once and cannot take views: fresh; set solver: "
                 "keras"
+            )
+        if self.folds in (1, 2):
+            problems.append(
+                f"folds is {self.folds}; allowed are 0 for none, and 3 and more: one fold tests, "
+                "the next one chooses, the others train"
+            )
+        if self.repeats > 1 and not self.folds:
+            problems.append(f"repeats: {self.repeats} needs folds, as in folds: 5")
+        if self.folds and (self.views == "fresh" or self.cut == INPUT):
+            problems.append(
+                "folds are cross-validated over stored activations, and this recipe streams photos "
+                "through the whole network. Set views: 0, or a strategy with a cut"
             )
         if problems:
             raise ValueError(". ".join(problems))
@@ -268,6 +291,16 @@ def schema() -> dict[str, Any]:
         "properties": properties,
         "additionalProperties": False,
     }
+
+
+def missing_tracker(name: str) -> str:
+    """What to do where a tracker's package is not installed; "" where it is."""
+    if name == "none" or importlib.util.find_spec(name) is not None:
+        return ""
+    return (
+        f"track: {name} needs a package that is not installed; "
+        f'`pip install "finetune-cut[{name}]"`, or set track: none'
+    )
 
 
 _BRANCHES = ("literal[", "int", "constrained-int", "list[")  # of a union, in pydantic's places

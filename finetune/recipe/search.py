@@ -21,6 +21,8 @@ _FIXED = {
     "min_per_class": "it changes the photos that trials are compared on",
     "skip_bad": "it changes the photos that trials are compared on",
     "seed": "the best of several seeds is luck that no other photo repeats",
+    "folds": "it does not change what a trial finds",
+    "repeats": "it does not change what a trial finds",
     "engine": "it does not change what a trial finds",
     "margin": "it does not change what a trial finds",
     "tensorboard": "it does not change what a trial finds",

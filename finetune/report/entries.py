@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from finetune.evaluation.intervals import interval
 from finetune.evaluation.metrics import (
     apply_temperature,
     expected_calibration_error,
     fit_temperature,
-    interval,
     per_photo,
 )
 from finetune.runs.predictions import Predictions, read_predictions

@@ -50,7 +50,7 @@ def galleries(section: Section, root: Path | None, limit: int) -> list[dict[str,
                 "file": test.files[i],
                 "true": section.classes[test.labels[i]],
                 "text": text,
-                **_thumbnail(root, test.files[i]),
+                **thumbnail(root, test.files[i]),
             }
             for i, text in list(texts.items())[:limit]
         ]
@@ -115,7 +115,7 @@ def _confident(section: Section, correct: np.ndarray) -> dict[int, str]:
     return texts
 
 
-def _thumbnail(root: Path | None, file: str) -> Mapping[str, Any]:
+def thumbnail(root: Path | None, file: str) -> Mapping[str, Any]:
     """src, width and height; src is None for a photo that is gone or cannot be decoded."""
     if root is None:
         return {"src": None}

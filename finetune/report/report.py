@@ -87,8 +87,8 @@ def write_report(out: Path, cells: Sequence[Cell], plan: Mapping[str, Any]) -> d
         "dropped": _dropped(cells),
     }
     commit_csv(out / "results.csv", results_table(out, cells, rows))
-    commit_text(out / "results.md", _environment().get_template("results.md").render(context))
-    commit_text(out / "report.html", _page(context))
+    commit_text(out / "results.md", environment().get_template("results.md").render(context))
+    commit_text(out / "report.html", page("report.html", context))
     ranking = [
         {key: value for key, value in row.items() if not isinstance(value, Entry)} for row in rows
     ]
@@ -235,7 +235,8 @@ def _histories(entry: Entry, out: Path) -> tuple[pd.DataFrame, list[pd.DataFrame
     return seeds[entry.shown["name"]], list(seeds.values())
 
 
-def _page(context: Mapping[str, Any]) -> str:
+def page(template: str, context: Mapping[str, Any]) -> str:
+    """A page of its own: a template with style, script and the policy that allows no others."""
     folder = files("finetune.report").joinpath("templates")
     style = folder.joinpath("report.css").read_text()
     script = folder.joinpath("report.js").read_text()
@@ -243,15 +244,18 @@ def _page(context: Mapping[str, Any]) -> str:
         f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src "
         f"{_digest(script)}; base-uri 'none'; form-action 'none'"
     )
-    page = _environment(autoescape=True).get_template("report.html")
-    return page.render(context, policy=policy, style=Markup(style), script=Markup(script))
+    return (
+        environment(autoescape=True)
+        .get_template(template)
+        .render(context, policy=policy, style=Markup(style), script=Markup(script))
+    )
 
 
 def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _environment(autoescape: bool = False) -> Environment:
+def environment(autoescape: bool = False) -> Environment:
     """HTML escapes every text; Markdown none, but for the ``cell`` filter."""
     environment = templates(PackageLoader("finetune.report", "templates"), autoescape)
     environment.filters |= {

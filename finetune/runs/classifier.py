@@ -20,10 +20,11 @@ from finetune.data.photos import (
     read_photos,
     through,
 )
-from finetune.errors import DataError, IntegrityError, UsageError
+from finetune.errors import BusyError, DataError, IntegrityError, UsageError
+from finetune.files import READ_ONLY
 from finetune.recipe.recipe import Recipe, reopen
 from finetune.runs.folder import checked
-from finetune.runs.ir import open_ir
+from finetune.runs.ir import open_ir, write_ir
 
 if TYPE_CHECKING:
     import keras
@@ -157,10 +158,33 @@ class Classifier:
     def _engine(self, precision: str) -> "Engine":
         """The network, converted and compiled once for each precision."""
         if precision not in self._engines:
-            has_ir = self.path.is_dir() and (self.path / _IR).is_dir()
-            compiled = open_ir(self.path, precision) if has_ir else self._compiled(precision)
-            self._engines[precision] = compiled
+            compiled = open_ir(self.path, precision) if self._has_ir() else None
+            self._engines[precision] = compiled or self._compiled(precision)
         return self._engines[precision]
+
+    def _has_ir(self) -> bool:
+        """Whether the network is there as IR, made now if it is missing beside a run's model."""
+        if self.recipe is None:
+            return False
+        if (self.path / _IR).is_dir():
+            checked(self.path, "model.keras")
+            return True
+        from finetune.activations.engine import resolve_engine
+
+        model = self.model
+        if resolve_engine() != "openvino":
+            return False
+        shape = (2, *model.inputs[0].shape[1:])
+        photos = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        try:
+            write_ir(model, self.path, photos)
+        except BusyError:  # the disk is full
+            return False
+        except OSError as error:
+            if error.errno not in READ_ONLY:
+                raise
+            return False
+        return True
 
     def _compiled(self, precision: str) -> "Engine":
         model = self.model

@@ -40,6 +40,7 @@ class RunResult:
         leaks, near_duplicates: files in more than one split or class, see ``data.overlap``.
         unseen: n and accuracy of the test photos that have no copy or look-alike in another split;
             look_alikes: whether these were sought.
+        folds: of a cross-validation, see ``execution.crossing``; None without one.
         warnings: sentences on what the figures are worth.
         ignored: entries of the data folder that are no photos, by kind; ``excluded``: bad photos.
         fidelity: how far a trunk that is not float32 is off, see ``docs/design.md``.
@@ -70,6 +71,7 @@ class RunResult:
     near_duplicates: list[list[str]] | None = None
     unseen: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    folds: dict[str, Any] | None = None
     files: dict[str, str] = field(default_factory=dict)
 
     def __fspath__(self) -> str:

@@ -22,13 +22,21 @@ FOLDER = "openvino"
 _TOLERANCE = 1e-4  # of a probability
 
 
-def write_ir(model: "keras.Model", run: Path, photos: np.ndarray) -> float:
+def write_ir(
+    model: "keras.Model",
+    run: Path,
+    photos: np.ndarray,
+    trunk: Any = None,
+    tail: "keras.Model | None" = None,
+) -> float:
     """Convert a run's network, commit it to the run's folder, and compare it with Keras.
 
     Args:
         model: uint8 photos -> probabilities, computing in float32.
         run: the run's folder.
         photos: uint8 (n, size, size, 3), a few.
+        trunk: the part of the model that is converted already, an ``openvino.Model``.
+        tail: what of the model lies above the trunk.
 
     Returns:
         The largest difference of a probability.
@@ -37,9 +45,10 @@ def write_ir(model: "keras.Model", run: Path, photos: np.ndarray) -> float:
         IntegrityError: a probability differs by more than 1e-4; nothing is left behind.
     """
     folder = run / FOLDER / "float32"
-    _write(folder, convert(model), model)
+    graph = convert(model) if trunk is None or tail is None else _joined(trunk, convert(tail))
+    _write(folder, graph, model)
     found = np.concatenate(list(open_ir(run, "float32")([photos])))
-    difference = float(np.abs(found - model.predict_on_batch(photos)).max())
+    difference = float(np.abs(found - np.asarray(model(photos, training=False))).max())
     if not difference <= _TOLERANCE:
         shutil.rmtree(folder)
         raise IntegrityError(
@@ -99,8 +108,9 @@ def read_ir(run: Path, precision: str = "auto") -> tuple[Any, str]:
     folder = run / FOLDER / ("int8" if precision == "int8" else "float32")
     if precision == "int8" and not folder.exists():
         raise UsageError(
-            f"precision is 'int8', and {run} was not made in it. Use --precision auto, float32 or "
-            "bfloat16, or run its recipe again with --precision int8."
+            f"precision is 'int8', and {run} has no int8 network: it was not made in it, or is a "
+            "trial of a comparison. Use --precision auto, float32 or bfloat16, or `finetune run` "
+            "its recipe with --precision int8."
         )
     # A finished int8 network needs no NNCF.
     resolved = precision if precision == "int8" else resolve_precision(precision, "openvino")

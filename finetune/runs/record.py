@@ -3,9 +3,11 @@
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,18 +15,13 @@ from PIL import Image
 
 from finetune import __version__
 from finetune.data.dataset import Dataset
-from finetune.data.photos import Pixels, read_photos
-from finetune.errors import IntegrityError, UsageError
+from finetune.errors import UsageError
 from finetune.evaluation import plots
 from finetune.evaluation.metrics import confusion, measure
 from finetune.files import commit, commit_by_name, commit_csv, commit_json, commit_text, need_space
 from finetune.recipe.recipe import Recipe, reopen
 from finetune.runs import card, ledger
 from finetune.runs.folder import PHOTOS, RESULT, RunResult
-from finetune.runs.ir import write_ir
-
-if TYPE_CHECKING:
-    import keras
 
 CHECKPOINT = "checkpoint.npz"
 HISTORY = (
@@ -38,7 +35,7 @@ HISTORY = (
     "seconds",
 )
 # keys of a recipe that change how a run goes and not what it finds on the same photos
-INCIDENTAL = {"skip_bad", "tensorboard", "engine", "margin"}
+INCIDENTAL = {"skip_bad", "tensorboard", "track", "engine", "margin"}
 _PACKAGES = (
     "tensorflow",
     "keras",
@@ -50,7 +47,6 @@ _PACKAGES = (
     "pillow",
     "pydantic",
 )
-_COMPARED = 4  # photos on which OpenVINO must agree with Keras
 _SMALL_FILES = 2**20  # bytes of everything but the model
 
 
@@ -99,32 +95,16 @@ def measured(dataset: Dataset, split: str, probabilities: np.ndarray) -> dict[st
     return measure(probabilities, dataset.labels(split), dataset.classes, groups)
 
 
-def write_network(out: Path, recipe: Recipe, dataset: Dataset, model: "keras.Model") -> str | None:
-    """Write the network as OpenVINO IR, too, with which `predict` and `serve` need no TensorFlow.
-
-    Returns:
-        A warning, where OpenVINO computes something else than Keras: then it is not kept.
-    """
-    need_space(out, 4 * model.count_params())
-    paths = [photo.path for photo in dataset.split("test")[:_COMPARED]]
-    stream = read_photos(Pixels(recipe.image_size, recipe.resize), paths)
-    photos = [found for _, found in stream if not isinstance(found, str)]
-    try:
-        write_ir(model, out, np.stack(photos))
-    except IntegrityError as error:
-        return str(error)
-    return None
-
-
 def finish(
     out: Path,
     recipe: Recipe,
     dataset: Dataset,
-    model: "keras.Model",
+    save: Callable[[Path], object],
     history: Sequence[Mapping[str, Any]],
     probabilities: Mapping[str, np.ndarray],
     result: RunResult,
     explanations: Image.Image | None = None,
+    begun: float | None = None,
 ) -> RunResult:
     """Write a run folder.
 
@@ -132,18 +112,19 @@ def finish(
         out: the folder.
         recipe: fully resolved.
         dataset: the photos that were used.
-        model: takes raw uint8 photos.
+        save: writes the model, which takes raw uint8 photos, to a path.
         history: rows of ``fit``; empty if nothing was trained by epochs.
         probabilities: split -> (n, classes), in the order of its photos.
         result: of the run.
         explanations: a contact sheet, see ``evaluation.explained``.
+        begun: ``time.perf_counter()`` when the command began, for ``seconds["command"]``.
 
     Returns:
         ``result`` with the digests of the files.
     """
     size = 4 * result.parameters["total"]
     need_space(out, size + _SMALL_FILES)
-    commit_by_name(out / "model.keras", model.save, size)  # Keras writes in place and by name only
+    commit_by_name(out / "model.keras", save, size)  # Keras writes in place and by name only
     if dataset.excluded:
         excluded = pd.DataFrame(dataset.excluded, columns=["file", "reason"])
         commit_csv(out / "excluded.csv", excluded)
@@ -162,6 +143,9 @@ def finish(
     commit_json(out / "environment.json", environment(recipe.seed))
     text = card.render(recipe, dataset, result.to_json(), out)
     commit_text(out / "README.md", text)
+    if begun is not None:
+        seconds = {**result.seconds, "command": round(time.perf_counter() - begun, 3)}
+        result = replace(result, seconds=seconds)
     written = result.write(out)
     ledger.record(result.split, [out], comparison=False)
     (out / CHECKPOINT).unlink(missing_ok=True)

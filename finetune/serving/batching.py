@@ -1,7 +1,7 @@
 """Concurrent requests share the network: whatever waits is computed together."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any
@@ -20,14 +20,14 @@ class Batcher:
 
     def __init__(
         self,
-        rows: Callable[[np.ndarray], Sequence[Any]],
+        rows: Callable[[np.ndarray], Iterable[Any]],
         most: int,
         observe: Callable[[int], None] = lambda photos: None,
     ):
         """Start the thread.
 
         Args:
-            rows: uint8 (n, size, size, 3) -> one result for each photo.
+            rows: uint8 (n, size, size, 3) -> one result for each photo, as soon as it is known.
             most: photos of a batch at most.
             observe: is called with the number of photos of each batch.
         """
@@ -69,11 +69,12 @@ class Batcher:
         return jobs
 
     def _answer(self, jobs: Sequence[_Job]) -> None:
+        futures = [future for _, future in jobs]
         try:
             rows = self._rows(np.stack([pixels for pixels, _ in jobs]))
+            for future, row in zip(futures, rows, strict=True):
+                future.set_result(row)
         except Exception as error:  # the requests report it, and the thread lives on
-            for _, future in jobs:
-                future.set_exception(error)
-            return
-        for (_, future), row in zip(jobs, rows, strict=True):
-            future.set_result(row)
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)

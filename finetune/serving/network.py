@@ -1,5 +1,6 @@
 """A finished run, open for serving: its OpenVINO network, and what there is to say of it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,15 @@ class Served:
     head: Head | None
     about: dict[str, Any]
 
-    def rows(self, photos: np.ndarray) -> list[tuple[np.ndarray, np.ndarray | None]]:
-        """uint8 (n, size, size, 3) -> (probabilities, maps) of each photo; maps without head are
+    def rows(self, photos: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """(probabilities, maps) of each photo as soon as it is computed; maps without head are
         None.
+
+        Args:
+            photos: uint8 (n, size, size, 3), of which the processors take several at once.
         """
-        found = next(iter(self.engine([photos])))
-        if self.head is None:
-            return [(row, None) for row in found]
-        return list(zip(*found, strict=True))
+        for found in self.engine(photo[None] for photo in photos):
+            yield (found[0], None) if self.head is None else (found[0][0], found[1][0])
 
 
 def open_served(run: Path, precision: str = "auto") -> Served:

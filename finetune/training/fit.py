@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from finetune.backend import has_gpu
 from finetune.errors import FinetuneError
 from finetune.training.checkpoint import Progress, read_progress, restore, save
 
@@ -30,7 +31,7 @@ class Diverged(FinetuneError):
 class Settings:
     """What a fit depends on beside model and data.
 
-    ``learning_rate`` is the optimizer's, ``momentum`` that of ``sgd``; ``weight_decay`` is decoupled.
+    ``momentum`` is that of ``sgd``; ``weight_decay`` is decoupled in either optimizer.
     """
 
     epochs: int
@@ -64,19 +65,28 @@ class Batches(keras.utils.PyDataset):
         labels: int (n,).
         batch_size: photos per batch.
         seed: of the order; None keeps the photos in order.
+        weights: of each photo in the loss, float32 (n,); None if they are equal.
 
     Attributes:
         epoch: whose batches are given, from 0; ``fit`` sets it (Keras's own ``on_epoch_end`` is
             called once more than there are epochs).
     """
 
-    def __init__(self, read: Read, labels: np.ndarray, batch_size: int, seed: int | None = None):
+    def __init__(
+        self,
+        read: Read,
+        labels: np.ndarray,
+        batch_size: int,
+        seed: int | None = None,
+        weights: np.ndarray | None = None,
+    ):
         super().__init__()
         self.epoch = 0
         self._read = read
         self._labels = labels
         self._size = batch_size
         self._seed = seed
+        self._weights = weights
         self._rows: Iterator[np.ndarray] = iter(())
         self._next: tuple[int, int] | None = None  # (epoch, batch) that ``_rows`` yields next
         self._peeked: dict[tuple[int, int], np.ndarray] = {}
@@ -84,13 +94,14 @@ class Batches(keras.utils.PyDataset):
     def __len__(self) -> int:
         return math.ceil(len(self._labels) / self._size)
 
-    def __getitem__(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, batch: int) -> tuple[np.ndarray, ...]:
         order = self._order()
         indices = order[batch * self._size : (batch + 1) * self._size]
         rows = self._draw(batch, order)
         # stored float16 must not make the tail compute in float16
         floats = rows.astype(np.float32) if rows.dtype == np.float16 else rows
-        return floats, self._labels[indices]
+        weighted = () if self._weights is None else (self._weights[indices],)
+        return floats, self._labels[indices], *weighted
 
     def _draw(self, batch: int, order: np.ndarray) -> np.ndarray:
         place = (self.epoch, batch)
@@ -199,8 +210,10 @@ def _compile(model: keras.Model, settings: Settings, steps: int) -> tuple:
 
     A model that was trained with the same constants keeps its functions: its optimizer begins anew.
     """
-    # Repeatable bit by bit. Keras refuses XLA beside it, which would slow a CPU's convolutions.
-    tf.config.experimental.enable_op_determinism()
+    # A CPU's operations repeat bit by bit as they are; there op determinism would only take away
+    # tf.data's reading ahead. XLA would slow a CPU's convolutions.
+    if has_gpu():
+        tf.config.experimental.enable_op_determinism()
     rate: Any = settings.learning_rate
     schedule: tuple = ()
     if settings.schedule == "cosine":

@@ -59,6 +59,7 @@ def fit_linear(
     validation_features: np.ndarray,
     validation_labels: np.ndarray,
     class_weight: dict[int, float] | None = None,
+    sample_weight: np.ndarray | None = None,
 ) -> Linear:
     """Fit softmax regression by L-BFGS for a row of penalties and keep the one with the lowest
     validation loss.
@@ -69,6 +70,7 @@ def fit_linear(
         validation_features: float32 (m, d).
         validation_labels: int (m,).
         class_weight: weight of each class in the loss.
+        sample_weight: weight of each row of ``features`` in the loss, float32 (n,).
 
     Returns:
         The head for raw features: centre and scale are folded into kernel and bias.
@@ -86,7 +88,7 @@ def fit_linear(
     for c in _PENALTIES:
         with warnings.catch_warnings():  # 500 steps are enough: the validation loss is what counts
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.set_params(C=c).fit(scaled, labels)
+            model.set_params(C=c).fit(scaled, labels, sample_weight)
         predicted = model.predict_proba(validation)
         loss = float(log_loss(validation_labels, predicted, labels=model.classes_))
         path.append((float(c), loss))

@@ -13,7 +13,7 @@ from finetune.activations.extract import extract
 from finetune.activations.store import Store, row_name
 from finetune.data.augment import PRESETS
 from finetune.data.dataset import read_folder
-from finetune.data.photos import Pixels
+from finetune.data.photos import Pixels, read_photos
 from finetune.errors import BusyError, DataError, IntegrityError
 from finetune.progress import SILENT, Reporter
 
@@ -42,7 +42,15 @@ def open_store(root, dtype="float32", pixels=PLAIN) -> Store:
 
 
 def fill(store, photos, open_engine=mean_engine, view=0, pixels=PLAIN, reporter=SILENT):
-    return extract(store, photos, view, pixels, open_engine, 12, "test", reporter)
+    return extract([store], photos, view, reader(pixels, view), open_engine, 12, "test", reporter)
+
+
+def reader(pixels=PLAIN, view=0):
+    def read(photos):
+        keys = [f"stored/{photo.sha256}/{view}" if view else None for photo in photos]
+        return read_photos(pixels, photos, keys)
+
+    return read
 
 
 def values(store, photos, view=0):
@@ -167,7 +175,7 @@ def test_a_read_only_cache_names_the_variable_to_set(photos, tmp_path, monkeypat
 def test_space_is_asked_for_before_the_first_photo_is_computed(photos, tmp_path):
     listed = read_folder(photos).photos
     with pytest.raises(BusyError, match="bytes are needed"):
-        extract(open_store(tmp_path), listed, 0, Pixels(16), never, 2**60, "test", SILENT)
+        extract([open_store(tmp_path)], listed, 0, reader(), never, 2**60, "test", SILENT)
 
 
 def test_another_process_is_waited_for_and_its_rows_are_used(photos, tmp_path, monkeypatch):
@@ -210,3 +218,22 @@ def test_the_lock_of_a_dead_process_is_free(photos, tmp_path, monkeypatch):
     holder.join()
     assert fill(store, read_folder(photos).photos).computed == 26
     assert not list(store.folder.glob(".*.tmp")), "what it left is swept"
+
+
+def test_one_pass_fills_the_stores_of_several_cuts(photos, tmp_path):
+    """What the second store has already stays as it is; what only it lacks is not computed."""
+    listed = read_folder(photos).photos
+    stores = [Store(tmp_path, {**FIELDS, "cut": cut, "pixels": {}}, "float32") for cut in "ab"]
+    calls: list[int] = []
+
+    def engine(batches):
+        for batch in mean_engine(calls=calls)(batches):
+            yield [(row, 2 * row) for row in batch]
+
+    found = extract(stores, listed, 0, reader(), lambda: engine, 24, "test", SILENT)
+    assert (found.computed, sum(calls)) == (26, 26)
+    assert np.array_equal(values(stores[1], listed), 2 * values(stores[0], listed))
+    assert (
+        stores[0].trunk_pass == stores[1].trunk_pass != open_store(tmp_path, "float16").trunk_pass
+    )
+    assert extract(stores[1:], listed, 0, reader(), never, 24, "test", SILENT).computed == 0

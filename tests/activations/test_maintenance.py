@@ -62,7 +62,7 @@ def test_a_sound_store_is_left_as_it_is(cache):
     assert done.returncode == 0, done.stderr
     size = sum(path.stat().st_size for path in store.folder.glob("*.npy"))
     assert json.loads(done.stdout) == {
-        "cache": str(cache), "shards": 3, "bytes": size, "damaged": [],
+        "cache": str(cache), "shards": 3, "networks": 0, "bytes": size, "damaged": [],
         "orphans": 0, "orphan_bytes": 0, "ok": True
     }  # fmt: skip
     assert names(cache) == before
@@ -278,3 +278,39 @@ def test_the_nearest_entry_says_what_differs_and_a_filled_one_nothing(cache):
     assert nearest_difference(cache, more) == {"weights": (None, "w2")}
     assert nearest_difference(cache, Store(cache, FIELDS, "float32")) == {}
     assert nearest_difference(cache / "nowhere", wanted) == {}
+
+
+# Trunks that are kept as OpenVINO's IR
+
+
+@pytest.fixture
+def network(cache):
+    from finetune.backend import load_openvino
+    from finetune.model import ir
+
+    ops = load_openvino().opset13
+    photo = ops.parameter([1, 2], np.float32)
+    graph = load_openvino().Model([ops.relu(photo)], [photo])
+    fields = {"precision": "int8", "backbone": "vgg16", "image_size": 96}
+    return ir.keep(ir.cached_folder(cache, fields, ["block5_pool"]), graph, fields, ["block5_pool"])
+
+
+def test_kept_networks_are_listed_verified_and_set_aside(cache, network):
+    listed = finetune_here("cache", "ls", "--json")
+    (item,) = json.loads(listed.stdout)["networks"]
+    assert (item["digest"], item["cuts"]) == (network.digest, ["block5_pool"])
+    assert "block5_pool" in finetune_here("cache", "ls").stdout
+    assert (verify(cache)["networks"], verify(cache)["ok"]) == (1, True)
+    flip(next(network.folder.glob("*.xml")))
+    assert verify(cache)["damaged"] == [str(network.folder)]
+    assert (verify(cache)["networks"], verify(cache)["orphans"]) == (0, 3)
+
+
+def test_a_network_that_was_not_used_for_long_is_removed(cache, network):
+    age(network.folder, 20)
+    assert collect(cache, 30) == []
+    (item,) = collect(cache, 10, dry_run=True)
+    assert (item["kind"], item["path"]) == ("network", str(network.folder))
+    assert network.folder.exists()
+    assert collect(cache, 10) == [item]
+    assert not network.folder.exists()

@@ -46,7 +46,7 @@ def test_signals_are_written_to_a_socket_that_stays_open():
 def test_version_and_backbones_and_schema():
     assert finetune_here("--version").stdout.startswith("finetune 0.")
     found = json.loads(finetune_here("backbones", "--json").stdout)
-    assert set(found) == {"vgg16", "resnet50", "densenet121"}
+    assert {"vgg16", "resnet50", "densenet121", "mobilenet", "mini-cnn"} <= set(found)
     assert found["vgg16"]["cuts"][-1] == "block5_pool"
     assert (
         json.loads(finetune_here("recipe", "schema").stdout)["properties"]["epochs"]["type"]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from finetune.commands.evaluate import evaluate
 from finetune.commands.run import run as train
-from finetune.data.dataset import read_labelled
+from finetune.data.labelled import read_labelled
 from finetune.errors import DataError, UsageError
 from finetune.progress import Reporter
 from finetune.runs.classifier import Classifier

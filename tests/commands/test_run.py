@@ -50,14 +50,14 @@ def predictions(out) -> list[dict]:
         ("vgg16", {"strategy": "cached-features"}),
         ("vgg16", {"strategy": "cached-features", "augment": "light", "views": 2, "head": "gmp"}),
         (
-            "densenet121",
+            "vgg16",
             {
                 "strategy": "cached-features",
                 "head": {"pool": "flatten", "hidden": 4, "dropout": 0.2},
             },
         ),
         ("vgg16", {"strategy": "frozen-base", "head": "flatten"}),
-        ("densenet121", {"strategy": "top-blocks"}),
+        pytest.param("densenet121", {"strategy": "top-blocks"}, marks=pytest.mark.slow),
         ("resnet50", {"strategy": "top-blocks"}),
         (
             "vgg16",
@@ -83,6 +83,8 @@ def test_a_run_from_photos_to_folder(backbone, values, photos, tmp_path):
             "history.csv",
             "metrics.json",
             "predictions.csv",
+            "photos.csv",
+            "openvino",
         ),
         *("confusion.png", "curves.png", "explanations.png", "environment.json", "README.md"),
     }

@@ -559,3 +559,17 @@ def test_the_real_photos() -> None:
     assert dataset.classes == ("cats", "dogs")
     assert leaks(dataset) == []
     assert all(dataset.labels(split).mean() == 0.5 for split in SPLITS)
+
+
+def test_the_advice_counts_photos_that_were_taken_out_since(tmp_path: Path) -> None:
+    """min_per_class counts files before any is decoded: the number must be larger than theirs."""
+    for name, n in (("ant", 20), ("bee", 20), ("emu", 3)):
+        for i in range(n):
+            path = tmp_path / name / f"{i}.jpg"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f"{name}{i}")
+    dataset = read_folder(tmp_path)
+    bad = [(photo, "torn") for photo in dataset.photos if "emu" in photo.file][:1]
+    with pytest.raises(DataError, match="--min-per-class 4 leaves such classes out"):
+        without(dataset, bad)
+    assert read_folder(tmp_path, min_per_class=4).classes == ("ant", "bee")

@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from finetune.data.catalog import resolve
+from finetune.data.catalog import resolve, resolve_labelled
 from finetune.data.dataset import SPLITS
-from finetune.errors import DataError
+from finetune.errors import DataError, UsageError
 
 
 def rows(root: Path, n: int = 20) -> list[dict[str, object]]:
@@ -114,3 +114,56 @@ def test_small_classes_of_a_table_are_left_out(tmp_path):
     assert "--min-per-class 3" in error_of(tmp_path, table)
     dataset = resolve(written(tmp_path, table), min_per_class=3)
     assert dataset.left_out == (("emu", 2),)
+
+
+def test_several_labels_are_refused(tmp_path):
+    table = rows(tmp_path)
+    table[0]["label"] = "cat|dog"
+    assert "'cat|dog'): a classifier here names one class" in error_of(tmp_path, table)
+
+
+def test_categories_with_empty_cells_are_read(tmp_path):
+    table = pd.DataFrame(rows(tmp_path)).astype({"label": "category"})
+    table["group"] = pd.Categorical([None] * 39 + ["a"])
+    table.to_parquet(tmp_path / "photos.parquet")
+    dataset = resolve(str(tmp_path / "photos.parquet"))
+    assert Counter(photo.group for photo in dataset.photos) == {"": 39, "a": 1}
+
+
+def test_a_weight_makes_another_training(tmp_path):
+    table = rows(tmp_path)
+    plain = resolve(written(tmp_path, table))
+    assert plain.weights("train") is None
+    for i, row in enumerate(table):
+        row["weight"] = 1 + i % 2
+    weighted = resolve(written(tmp_path, table))
+    assert weighted.digest != plain.digest
+    assert weighted.weights("train").mean() == pytest.approx(1)
+    dogs = weighted.labels("train") == 1
+    assert weighted.weights("train")[dogs] == pytest.approx(4 / 3)
+    for row in table:
+        row["weight"] = 1
+    assert resolve(written(tmp_path, table)).digest == plain.digest
+
+
+def test_a_table_to_test_a_classifier_on(tmp_path):
+    table = rows(tmp_path)
+    path = written(tmp_path, table)
+    dataset = resolve_labelled(path, ("dog", "cat"))
+    assert dataset.classes == ("dog", "cat")
+    assert Counter(photo.label for photo in dataset.photos) == {0: 20, 1: 20}
+    assert {photo.split for photo in dataset.photos} == {""}
+    assert dataset.root == tmp_path
+    with pytest.raises(UsageError, match="has no splits"):
+        resolve_labelled(path, ("dog", "cat"), "test")
+    with pytest.raises(DataError, match="'dog' \\(did you mean 'dogs'"):
+        resolve_labelled(path, ("dogs", "cat"))
+    for i, row in enumerate(table):
+        row["split"] = ("train", "val", "test")[i // 2 % 3]
+    path = written(tmp_path, table)
+    assert len(resolve_labelled(path, ("cat", "dog")).photos) == 12
+    assert len(resolve_labelled(path, ("cat", "dog"), "validation").photos) == 14
+    assert len(resolve_labelled(path, ("cat", "dog"), "all").photos) == 40
+    table = [row | {"split": "train"} for row in table]
+    with pytest.raises(DataError, match="no photos were found for --split test"):
+        resolve_labelled(written(tmp_path, table), ("cat", "dog"))

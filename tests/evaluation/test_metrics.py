@@ -6,21 +6,19 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+from finetune.evaluation.intervals import interval, mcnemar, wilson
 from finetune.evaluation.metrics import (
     apply_temperature,
     confusion,
     ece_null,
     expected_calibration_error,
     fit_temperature,
-    interval,
-    mcnemar,
     measure,
     per_class,
     per_photo,
     reliability_curve,
     summarize,
     top_confusions,
-    wilson,
 )
 
 PROBABILITIES = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]])

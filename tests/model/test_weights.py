@@ -81,7 +81,7 @@ def test_the_offline_package_carries_the_same_weights(vgg16, no_network):
     ].layer_digests
 
 
-@pytest.mark.parametrize("name", ["resnet50", "densenet121"])
+@pytest.mark.parametrize("name", ["densenet121"])
 def test_no_route_is_said_with_three_ways_out(name, no_network):
     base = build_base(name, 32)
     with pytest.raises(
@@ -91,7 +91,9 @@ def test_no_route_is_said_with_three_ways_out(name, no_network):
     assert BACKBONES[name].weights_file in str(caught.value)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(
+    "name", ["vgg16", "resnet50", pytest.param("densenet121", marks=pytest.mark.slow)]
+)
 def test_both_hdf5_formats_are_read_as_data(name, tmp_path):
     base = keras.applications.__dict__[BACKBONES[name].builder](
         include_top=False, weights=None, input_shape=(32, 32, 3)

@@ -18,12 +18,12 @@ from conftest import paint
 from PIL import Image
 from report_cells import SPLIT, add_cell, failed, write
 
+from finetune.evaluation.intervals import wilson
 from finetune.evaluation.metrics import (
     apply_temperature,
     expected_calibration_error,
     fit_temperature,
     summarize,
-    wilson,
 )
 from finetune.report import figures
 from finetune.report.galleries import galleries

@@ -75,3 +75,22 @@ def test_what_waits_is_finished_at_the_end_and_what_was_given_up_is_left_out():
     ending.join(60)
     assert not ending.is_alive()
     assert [future.result(0) for future in futures if not future.cancelled()] == [20, 21, 23, 24]
+
+
+def test_an_answer_is_given_before_the_rest_of_its_batch_is_known():
+    network = Network()
+    go = threading.Event()
+
+    def rows(photos):
+        for number, value in enumerate(network(photos)):
+            assert number == 0 or go.wait(60)
+            yield value
+
+    batcher = Batcher(rows, 2)
+    futures = submitted(batcher, network, range(1, 4))  # 1; 2 and 3
+    network.go.set()
+    assert [future.result(60) for future in futures[:2]] == [1, 2]
+    assert not futures[2].done()
+    go.set()
+    assert futures[2].result(60) == 3
+    batcher.close()

@@ -68,3 +68,14 @@ def test_pooling_in_numpy_equals_the_layers(pool):
     expected = keras.ops.convert_to_numpy(HEADS[pool]()(maps.astype(np.float32)))
     np.testing.assert_allclose(pool_maps(maps, pool), expected, rtol=1e-5, atol=1e-6)
     assert pool_maps(maps, pool).dtype == np.float32
+
+
+def test_weights_of_rows_count_in_the_loss():
+    keep = np.isin(Y, (3, 8))
+    x, y = X[keep] * np.isin(np.arange(64), range(20, 24)), (Y[keep] == 8).astype(np.int32)
+    shares = []
+    for heavy in (0, 1):
+        weights = np.where(y == heavy, 1.9, 0.1).astype(np.float32)
+        head = fit_linear(x[::2], y[::2], x[1::2], y[1::2], sample_weight=weights[::2])
+        shares.append(head.probabilities(x)[:, 1].mean())
+    assert shares[0] < shares[1] - 0.2

@@ -1,0 +1,19 @@
+"""What a recipe leaves open is settled before anything is computed."""
+
+import pytest
+
+from finetune.activations.engine import resolve_precision
+from finetune.execution.sharing import settled
+from finetune.recipe.recipe import load
+
+
+@pytest.mark.parametrize(
+    ("values", "precision"),
+    [
+        ({"backbone": "mobilenet"}, "float32"),
+        ({"backbone": "vgg16", "precision": "float32"}, "float32"),
+        ({"backbone": "vgg16"}, resolve_precision("auto", "auto")),
+    ],
+)
+def test_auto_is_float32_where_a_backbone_needs_it(values, precision):
+    assert settled(load(None, values)).precision == precision
