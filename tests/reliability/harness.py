@@ -61,7 +61,7 @@ class Warm:
     def __init__(self) -> None:
         self._process: subprocess.Popen | None = None
 
-    def __call__(self, *arguments: object, timeout: float = 120, **changes: str) -> Done:
+    def __call__(self, *arguments: object, timeout: float = 600, **changes: str) -> Done:
         """Run a command; ``changes`` are variables of its environment."""
         self._process = self._process or self._started()
         cache = os.environ.get("FINETUNE_CACHE", "")  # of the test; none while a session begins

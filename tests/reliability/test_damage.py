@@ -55,10 +55,12 @@ def fault(done: Done, same: Callable[[], bool], allowed: set[int]) -> str | None
 
 def unfinished(command: Story, warm: Warm, log: Path) -> None:
     """Run a training until its first checkpoint is written, and no further."""
+    warm(*command.arguments, **command.variables)  # rows are committed by time as well: here first
+    shutil.rmtree(command.place / "out")
     warm(*command.arguments, **command.steps(log, "count"))
     lines = (log / "log").read_text().splitlines()
     first = next(i for i, line in enumerate(lines, 1) if "checkpoint" in line and "rename" in line)
-    command.clear()
+    shutil.rmtree(command.place / "out")
     done = warm(*command.arguments, **command.steps(log / "2", f"fail:{first + 3}:ENOSPC"))
     assert done.code != 0
     assert (command.place / "out" / "checkpoint.npz").exists()
