@@ -24,7 +24,7 @@ Read = Callable[[Sequence[np.ndarray], int], Iterator[np.ndarray]]
 
 
 class Diverged(FinetuneError):
-    """The loss became NaN or infinite."""
+    """The loss or a weight became NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -293,14 +293,17 @@ class BestWeights(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Append to the history, keep the weights if they are the best, commit, and stop."""
-        if not all(math.isfinite(value) for value in logs.values()):
+        weights = self.model.get_weights()
+        # A ReLU may turn NaN into 0, and the loss of broken weights is finite then.
+        is_sound = all(np.isfinite(weight).all() for weight in weights)
+        if not is_sound or not all(math.isfinite(value) for value in logs.values()):
             raise Diverged(
                 f"Training diverged in epoch {epoch + 1} of phase {self._phase}: {logs}. "
                 f"The learning rate is {self._settings.learning_rate:g}; try a tenth of it."
             )
         self._append(epoch + 1, logs)
         if best_epoch(self.history) == len(self.history) - 1:
-            self.weights = self.model.get_weights()
+            self.weights = weights
         if self._checkpoint:
             trainable = {layer.name: layer.trainable for layer in self.model.layers}
             progress = Progress(self._phase, self._recipe, trainable, self.history)

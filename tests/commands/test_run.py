@@ -74,7 +74,7 @@ def predictions(out) -> list[dict]:
 def test_a_run_from_photos_to_folder(backbone, values, photos, tmp_path):
     out = tmp_path / "run"
     resolved = recipe(photos, backbone=backbone, **values)
-    result = runs.run_trial(resolved, out, QUIET)
+    result = runs.run_trial(resolved, out, QUIET, for_use=True)
     assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == {
         *(
             "model.keras",
