@@ -85,7 +85,9 @@ class Service:
         }
 
     async def explain(self, request: Request, class_name: ClassName = None) -> Response:
-        """One photo with the evidence for a class drawn over it (Grad-CAM), as PNG."""
+        """One photo with the evidence for a class drawn over it (Grad-CAM), as PNG; the
+        header ``X-Evidence`` is none where there is none.
+        """
         if self.served.head is None:
             raise HTTPException(501, "This network's head is none that can be explained here.")
         classes = self.served.classifier.classes
@@ -100,10 +102,11 @@ class Service:
                     raise _refused(row)
                 label = int(row[0].argmax()) if class_name is None else classes.index(class_name)
                 loop = asyncio.get_running_loop()
-                png = await loop.run_in_executor(
+                png, seen = await loop.run_in_executor(
                     self._decoders, self._drawn, uploads[0].data, row[1], label
                 )
-        return Response(png, media_type="image/png")
+        headers = {"X-Evidence": "some" if seen else "none"}
+        return Response(png, headers=headers, media_type="image/png")
 
     async def healthz(self) -> dict[str, str]:
         """Whether the server answers."""
@@ -146,7 +149,7 @@ class Service:
         best = [{"class": classes[i], "probability": round(float(found[0][i]), 6)} for i in order]
         return {"file": upload.file, **best[0], "top": best}
 
-    def _drawn(self, data: bytes, maps: np.ndarray | None, label: int) -> bytes:
+    def _drawn(self, data: bytes, maps: np.ndarray | None, label: int) -> tuple[bytes, bool]:
         from finetune.evaluation.overlays import open_photo, overlay, spread  # matplotlib: slow
 
         assert self.served.head
@@ -156,7 +159,7 @@ class Service:
         file = io.BytesIO()
         wide = spread(heat, photo.size, self.served.classifier.resize)
         overlay(photo, wide).save(file, "PNG")
-        return file.getvalue()
+        return file.getvalue(), bool(heat.any())
 
 
 def make_app(service: Service) -> FastAPI:

@@ -172,6 +172,11 @@ def test_the_evidence_is_a_picture_of_the_photo(server, apple):
     assert answer.headers["Content-Type"] == "image/png"
     with Image.open(io.BytesIO(answer.content)) as picture:
         assert picture.size == (448, 336)  # 40 x 30 px, larger
+    seen = [
+        requests.post(f"{server.url}/explain?class={name}", data=apple.read_bytes()).headers
+        for name in ("apples", "plums")
+    ]
+    assert {headers["X-Evidence"] for headers in seen} <= {"some", "none"}
     wrong = requests.post(f"{server.url}/explain?class=pears", data=apple.read_bytes())
     assert (wrong.status_code, "no class 'pears'" in wrong.json()["detail"]) == (422, True)
     assert requests.post(f"{server.url}/explain", data=b"text").status_code == 415
@@ -411,6 +416,7 @@ def test_the_page_shows_classes_and_evidence(server, browser, apple, tmp_path):
         browser.save_screenshot(str(tmp_path / f"{width}.png"))
     browser.find_elements("css selector", "button")[1].click()
     wait(browser, "return document.getElementById('heat').alt.includes('plums')")
+    assert "evidence for plums" in browser.find_element("id", "caption").text
     assert browser.get_log("browser") == []
     (tmp_path / "text.png").write_text("no photo")
     browser.find_element("id", "file").send_keys(str(tmp_path / "text.png"))
