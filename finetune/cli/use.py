@@ -19,6 +19,7 @@ from finetune.progress import Reporter, count
 
 _NAMED = 10  # bad photos that the last message names; each was reported before, with its reason
 _SHOWN = 5  # photos of the highest loss; more are in top_losses.csv
+_CLASSES = 25  # of the table of an evaluation
 
 
 def _predict(
@@ -99,14 +100,20 @@ def _evaluated(result: Mapping[str, Any]) -> str:
 
 
 def _per_class(rows: list[Mapping[str, Any]]) -> Iterator[str]:
-    width = max(5, *(len(row["class"]) for row in rows))
+    """A line for each class; of many classes the ones with the lowest F1."""
+    worst = sorted(rows, key=lambda row: (not row["n"], row["f1"]))[:_CLASSES]
+    shown = [row for row in rows if row in worst]
+    width = max(5, *(len(row["class"]) for row in shown))
     yield f"{'class':<{width}}  photos  recall  precision  F1"
-    for row in rows:
+    for row in shown:
         shares = (
             f"{100 * row['recall']:6.1f}  {100 * row['precision']:9.1f}  {100 * row['f1']:5.1f}"
         )
         known = shares if row["n"] else "     -          -      -"
         yield f"{row['class']:<{width}}  {row['n']:>6,}  {known}"
+    if len(rows) > len(shown):
+        more = len(rows) - len(shown)
+        yield f"and {more:,} classes with a higher F1; metrics.json holds all"
 
 
 def _explained(result: Mapping[str, Any]) -> str:

@@ -21,10 +21,10 @@ def caveats(measured: Mapping[str, Any]) -> list[str]:
     missed = unrecognised(measured)
     if missed:
         more = f" and {len(missed) - _NAMED} more" if len(missed) > _NAMED else ""
-        subject = "this class was" if len(missed) == 1 else "these classes were"
+        subject = "this class" if len(missed) == 1 else "these classes"
         names = ", ".join(map(repr, missed[:_NAMED]))
         found.append(
-            f"No test photo of {subject} recognised (recall 0): {names}{more}. Accuracy hides it: "
+            f"No test photo of {subject} was recognised (recall 0): {names}{more}. Accuracy hides it: "
             f"always naming the most frequent class has {100 * measured['majority_baseline']:.1f} "
             f"%; balanced accuracy is {100 * measured['balanced_accuracy']:.1f} %."
         )

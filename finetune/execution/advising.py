@@ -10,7 +10,7 @@ from finetune.data.audit import audit
 from finetune.data.dataset import Dataset
 from finetune.data.photos import Photo
 from finetune.evaluation import transfer
-from finetune.evaluation.metrics import wilson
+from finetune.evaluation.intervals import wilson
 from finetune.execution.bench import Bench, gather
 from finetune.execution.sharing import Need
 from finetune.model.backbones import block_cut
