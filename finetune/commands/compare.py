@@ -16,7 +16,6 @@ from finetune.backend import load_keras
 from finetune.data import catalog
 from finetune.data.dataset import Dataset
 from finetune.errors import FinetuneError, UsageError
-from finetune.execution.crossing import with_folds
 from finetune.execution.foresight import needed
 from finetune.execution.local import Board, Outcome, Worker
 from finetune.execution.sharing import (
@@ -135,6 +134,7 @@ def compare_trials(
     margin: float | None = None,
 ) -> dict[str, Any]:
     """Run all trials that have no result yet, and report on all; see ``compare``."""
+    from finetune.execution.crossing import with_folds
     from finetune.report.report import write_report
 
     with locked(out):

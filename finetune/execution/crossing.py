@@ -31,9 +31,9 @@ def cross_validate(
 
     Returns:
         folds, repeats, n (photos), accuracy (mean over folds) with accuracy_interval (95 %, the
-        wider of what the photos and what the differences between folds allow), loss (nats, mean over
-        photos) and per_fold, the accuracies in order; and a row per photo and repeat: file, class,
-        repeat, fold, predicted, confidence, correct, loss.
+        wider of what the photos and what the differences between folds allow), loss (nats, mean
+        over photos) and per_fold, the accuracies in order; and a row per photo and repeat: file,
+        class, repeat, fold, predicted, confidence, correct, loss.
 
     Raises:
         DataError: a class has too few photos.
