@@ -1,4 +1,4 @@
-"""Trunks ready to run: parts of a frozen network, compiled once, in the precision that is wanted."""
+"""Trunks ready to run: parts of a frozen network, compiled once in the precision wanted."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

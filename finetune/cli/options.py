@@ -65,7 +65,9 @@ OPTIONS = {
     "strategy": Option("What learns. Default: top-blocks.", choices=tuple(STRATEGIES)),
     "head": Option("How maps become features. Default: gap.", choices=POOLINGS),
     "weights": Option(
-        "imagenet, random or a weight file. Default: imagenet.", metavar="NAME|FILE", type=str
+        "imagenet, random, a weight file, or a run to go on from. Default: imagenet.",
+        metavar="NAME|FILE|RUN",
+        type=str,
     ),
     "image_size": Option("Side of the photos in pixels. Default: 224.", metavar="PIXELS"),
     "describe backbone": Option("One of `finetune backbones`.", metavar="BACKBONE"),

@@ -216,7 +216,7 @@ def _run(
     (folder / FAILURE).unlink(missing_ok=True)
     if isinstance(data, FinetuneError):
         return _fail(folder, "failed", str(data))
-    is_same = same_recipe(folder / "recipe.yaml", trial.recipe)
+    is_same = same_recipe(folder / "recipe.yaml", settled(trial.recipe))
     result = finished_run(folder)
     if is_same and result and result.listed == data.digest:
         return {"status": "done"}

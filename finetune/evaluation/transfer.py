@@ -22,6 +22,7 @@ _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # inverse ones of the probe, on features 
 _STEPS = 200  # of L-BFGS
 _HALVINGS = 4  # of the photos, below the largest subset of a learning curve
 _DRAWS = 1_000  # of photos, for the band of a learning curve
+_TINY = 1e-12
 _OUTLYING = 6.0  # robust standard deviations
 
 
@@ -33,8 +34,10 @@ def log_me(features: np.ndarray, labels: np.ndarray) -> float:
     higher, the better.
     """
     left, singular, _ = np.linalg.svd(features.astype(np.float64), full_matrices=False)
+    kept = singular > 1e-10 * singular.max()
+    sigma = (singular[kept] / singular.max()) ** 2
     classes = np.unique(labels)
-    return float(np.mean([_evidence(left, singular**2, labels == c) for c in classes]))
+    return float(np.mean([_evidence(left[:, kept], sigma, labels == c) for c in classes]))
 
 
 def _evidence(left: np.ndarray, sigma: np.ndarray, target: np.ndarray) -> float:
@@ -49,8 +52,8 @@ def _evidence(left: np.ndarray, sigma: np.ndarray, target: np.ndarray) -> float:
         gamma = (sigma / (sigma + ratio)).sum()
         size = (sigma * z / (sigma + ratio) ** 2).sum()
         error = (z * (ratio / (sigma + ratio)) ** 2).sum() + outside
-        alpha = gamma / max(size, 1e-12)
-        beta = (n - gamma) / max(error, 1e-12)
+        alpha = max(gamma, _TINY) / max(size, _TINY)
+        beta = max(n - gamma, _TINY) / max(error, _TINY)
         if abs(alpha / beta - ratio) <= 1e-4 * ratio:
             break
     ratio = alpha / beta
@@ -74,6 +77,9 @@ def h_score(features: np.ndarray, labels: np.ndarray, shrinkage: float | None = 
         shrinkage: weight of the covariance's diagonal form, 0 to 1; None is Ledoit and Wolf's.
     """
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    if not centred.any():
+        return 0.0
+    centred /= centred.std()
     if shrinkage is None:
         covariance, weight = ledoit_wolf(centred, assume_centered=True)
     else:
@@ -144,7 +150,7 @@ def linear_probe(features: np.ndarray, labels: np.ndarray, parts: Folds) -> Prob
             model = _fitted(features[fitted], labels[fitted], c)
             probabilities[np.ix_(held, model.classes_)] = model.predict_proba(features[held])
         own = probabilities[np.arange(len(labels)), labels]
-        loss = -np.log(np.maximum(own, 1e-12)).mean()
+        loss = -np.log(np.maximum(own, _TINY)).mean()
         if loss >= lowest:
             break
         lowest = loss

@@ -10,7 +10,7 @@ from finetune.data.dataset import Dataset
 from finetune.data.folds import cross_folds
 from finetune.data.overlap import look_alikes
 from finetune.evaluation.folds import compare_folds, resampled_t
-from finetune.evaluation.intervals import wilson
+from finetune.evaluation.intervals import interval
 from finetune.evaluation.metrics import per_photo
 from finetune.progress import Reporter
 from finetune.recipe.recipe import Recipe
@@ -31,7 +31,7 @@ def cross_validate(
 
     Returns:
         folds, repeats, n (photos), accuracy (mean over folds) with accuracy_interval (95 %, the
-        wider of what n photos and what the differences between folds allow), loss (nats, mean over
+        wider of what the photos and what the differences between folds allow), loss (nats, mean over
         photos) and per_fold, the accuracies in order; and a row per photo and repeat: file, class,
         repeat, fold, predicted, confidence, correct, loss.
 
@@ -57,12 +57,13 @@ def cross_validate(
     rows = pd.concat(parts, ignore_index=True)
     accuracy = float(accuracies.mean())
     between = resampled_t(accuracies, folds)
-    n = len(dataset.photos)
-    low, high = wilson(round(accuracy * n), n)
+    hits = rows.groupby("file")["correct"].mean()
+    groups = {photo.file: photo.group or photo.sha256 for photo in dataset.photos}
+    low, high = interval(hits.to_numpy(), np.array([groups[file] for file in hits.index]))
     summary = {
         "folds": folds,
         "repeats": recipe.repeats,
-        "n": n,
+        "n": len(dataset.photos),
         "accuracy": accuracy,
         "accuracy_interval": [
             min(low, max(0.0, between["low"])),

@@ -86,10 +86,11 @@ def _begin() -> None:
     """In the worker, first of all."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from finetune.backend import load_keras
-    from finetune.execution.bench import Bench
 
-    load_keras()
+    load_keras()  # before all that imports Keras: it keeps TensorFlow quiet
     import tensorflow as tf
+
+    from finetune.execution.bench import Bench
 
     tf.get_logger().setLevel("ERROR")  # that many models are traced in one process is the point
     global _bench

@@ -39,7 +39,7 @@ def settled(recipe: Recipe) -> Recipe:
     changes = {"precision": resolve_precision(wanted, recipe.engine)}
     if recipe.data not in NAMES:
         changes["data"] = str(Path(recipe.data).expanduser().absolute())
-    if Path(recipe.weights).expanduser().is_file():
+    if Path(recipe.weights).expanduser().exists():
         changes["weights"] = str(Path(recipe.weights).expanduser().absolute())
     return recipe.model_copy(update=changes)
 

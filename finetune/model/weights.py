@@ -1,6 +1,7 @@
 """Where a backbone's weights come from, and the proof that they are what they claim to be."""
 
 import hashlib
+import json
 import re
 import socket
 from collections.abc import Callable
@@ -11,9 +12,11 @@ import keras
 import numpy as np
 
 from finetune.errors import DataError, IntegrityError, UsageError
+from finetune.files import sha256_of
 from finetune.model import foreign_weights
 from finetune.model.backbones import CONTROLS, FOREIGN, Backbone, backbone, preprocessing_of
 from finetune.model.preprocessing import PREPROCESSING
+from finetune.model.saved import load_model
 from finetune.model.weight_files import Arrays, check_shapes, read_hdf5, weighted_layers
 from finetune.model.weight_places import OFFLINE_PACKAGE, keras_file, packaged_file, weights_folder
 
@@ -57,7 +60,8 @@ def load_weights(
     Args:
         base: what ``build_base`` made.
         name: one of ``known_backbones()``.
-        weights: ``imagenet``, ``random`` or the path of a weight file: .h5, .weights.h5, or
+        weights: ``imagenet``, ``random``, a folder of an earlier run, whose backbone is taken as
+            it was trained, or the path of a weight file: .h5, .weights.h5, or
             .safetensors and .onnx in torchvision's layout, which bring torchvision's preprocessing.
         alpha, preprocessing: as ``build_base`` was given them.
 
@@ -75,10 +79,13 @@ def load_weights(
     elif Path(weights).is_file():
         source = str(weights)
         arrays = _read_file(Path(weights), base, row)
+    elif Path(weights).is_dir():
+        source = str(weights)
+        arrays = _read_run(Path(weights), base)
     else:
         raise UsageError(
-            f"weights is '{weights}'; allowed are imagenet, random or the path of an existing "
-            "weight file."
+            f"weights is '{weights}'; allowed are imagenet, random, or the path of an existing "
+            "weight file or run folder."
         )
     check_shapes(base, arrays, source)
     _check_finite(arrays, source)
@@ -98,6 +105,37 @@ def _read_file(path: Path, base: keras.Model, row: Backbone) -> Arrays:
     if path.suffix in FOREIGN:
         return foreign_weights.read_foreign(path, base, row.builder)
     return read_hdf5(path, base)
+
+
+def _read_run(folder: Path, base: keras.Model) -> Arrays:
+    """The backbone of an earlier run, if its file has the digest that the run recorded."""
+    path = folder / "model.keras"
+    try:
+        recorded = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["files"]
+        expected = recorded["model.keras"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder} is no finished run to start from. Give the folder that `finetune run --out` "
+            "wrote, or a weight file."
+        ) from error
+    if not path.is_file() or sha256_of(path) != expected:
+        raise IntegrityError(
+            f"{path} is not the file that the run wrote: it has another sha256 than metrics.json "
+            "records. Nothing was loaded; run its recipe again in another folder."
+        )
+    layers = {layer.name: layer.get_weights() for layer in load_model(path).layers}
+    pixels = [layers.get("preprocess", []), _own_pixels(base)]
+    if not all(map(np.array_equal, *pixels)):
+        raise IntegrityError(
+            f"{folder} was trained on pixels that were preprocessed otherwise. Nothing was loaded; "
+            "set `preprocessing` as its recipe.yaml has it."
+        )
+    names = {layer.name for layer in weighted_layers(base)}
+    return {name: values for name, values in layers.items() if name in names}
+
+
+def _own_pixels(base: keras.Model) -> list[np.ndarray]:
+    return next((x.get_weights() for x in base.layers if x.name == "preprocess"), [])
 
 
 def base_arrays(base: keras.Model) -> Arrays:

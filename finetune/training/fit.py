@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from finetune.backend import has_gpu
 from finetune.errors import FinetuneError
 from finetune.training.checkpoint import Progress, read_progress, restore, save
 
@@ -209,8 +210,10 @@ def _compile(model: keras.Model, settings: Settings, steps: int) -> tuple:
 
     A model that was trained with the same constants keeps its functions: its optimizer begins anew.
     """
-    # Repeatable bit by bit. Keras refuses XLA beside it, which would slow a CPU's convolutions.
-    tf.config.experimental.enable_op_determinism()
+    # A CPU's operations repeat bit by bit as they are; there op determinism would only take away
+    # tf.data's reading ahead. XLA would slow a CPU's convolutions.
+    if has_gpu():
+        tf.config.experimental.enable_op_determinism()
     rate: Any = settings.learning_rate
     schedule: tuple = ()
     if settings.schedule == "cosine":

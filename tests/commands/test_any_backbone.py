@@ -2,13 +2,17 @@
 
 import json
 
+import keras
 import pytest
 
 from finetune.activations.store import entries
 from finetune.commands.predict import predict
 from finetune.commands.run import run
+from finetune.errors import DataError, IntegrityError
 from finetune.execution import sharing
 from finetune.recipe.recipe import load
+
+NAMES = ("first", "second")
 
 
 def recipe(photos, **values):
@@ -59,3 +63,28 @@ def test_foreign_weights_put_their_preprocessing_into_the_key(tmp_path):
     own = load(None, {"backbone": "vgg16", "weights": "x.h5"})
     foreign = load(None, {"backbone": "vgg16", "weights": "x.safetensors"})
     assert sharing.entries(own) != sharing.entries(foreign)
+
+
+def test_a_run_starts_from_the_backbone_of_an_earlier_one(photos, tmp_path):
+    first = recipe(photos, backbone="mini-resnet", image_size=28, strategy="full", augment="none")
+    first |= {"learning_rate": 0.01, "epochs": 2, "preprocessing": "scale-only"}
+    run(first, out=tmp_path / "first")
+    second = first | {"strategy": "cached-features", "epochs": 0}
+    found = run(second | {"weights": str(tmp_path / "first")}, out=tmp_path / "second")
+    assert found.weights["source"] == str(tmp_path / "first")
+    trained, taken = (keras.saving.load_model(tmp_path / x / "model.keras") for x in NAMES)
+    for layer in trained.layers[:-1]:
+        pairs = zip(layer.get_weights(), taken.get_layer(layer.name).get_weights(), strict=True)
+        assert all((a == b).all() for a, b in pairs), layer.name
+    assert run(second, out=tmp_path / "other").weights["digest"] != found.weights["digest"]
+    with pytest.raises(IntegrityError, match="backbone"):
+        run(
+            second | {"backbone": "resnet34", "weights": str(tmp_path / "first")},
+            out=tmp_path / "x",
+        )
+    model = tmp_path / "first/model.keras"
+    model.write_bytes(model.read_bytes() + b"x")
+    with pytest.raises(IntegrityError, match="another sha256"):
+        run(second | {"weights": str(tmp_path / "first")}, out=tmp_path / "y")
+    with pytest.raises(DataError, match="no finished run"):
+        run(second | {"weights": str(photos)}, out=tmp_path / "z")

