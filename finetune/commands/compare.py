@@ -137,11 +137,11 @@ def compare_trials(
     from finetune.execution.crossing import with_folds
     from finetune.report.report import write_report
 
-    with locked(out):
+    with locked(out), _parents(trials, out, reporter) as parents:
         datasets = _datasets(trials)
         board = Board(in_order(trials), reporter)
         together = cuts_together(trials)
-        with Worker() as worker, _parents(trials, out, reporter) as parents, board.shown():
+        with Worker() as worker, board.shown():
             for trial in board.trials:
                 board.set(trial, "running")
                 parent = parents[trial.recipe.track].name
@@ -169,6 +169,8 @@ def compare_trials(
         found["ranking"] = with_folds(found["ranking"], rows)
         result = {"cells": rows, "extractions": extractions, **found}
         commit_json(out / "compare.json", result)
+        for parent in parents.values():
+            parent.finish({"trials": len(trials)}, out)
         return result
 
 
