@@ -24,7 +24,8 @@ def caveats(measured: Mapping[str, Any]) -> list[str]:
         subject = "this class" if len(missed) == 1 else "these classes"
         names = ", ".join(map(repr, missed[:_NAMED]))
         found.append(
-            f"No test photo of {subject} was recognised (recall 0): {names}{more}. Accuracy hides it: "
+            f"No test photo of {subject} was recognised (recall 0): {names}{more}. "
+            "Accuracy hides it: "
             f"always naming the most frequent class has {100 * measured['majority_baseline']:.1f} "
             f"%; balanced accuracy is {100 * measured['balanced_accuracy']:.1f} %."
         )
