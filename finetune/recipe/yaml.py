@@ -48,7 +48,7 @@ def parse(text: str, source: str) -> tuple[dict[str, Any], Lines]:
     """
     if len(text) > _MAX_CHARACTERS:
         raise UsageError(
-            f"{source}: more than {_MAX_CHARACTERS:,} characters, the most that a recipe may have."
+            f"{source}: more characters than a recipe may have, at most {_MAX_CHARACTERS:,}."
         )
     yaml = YAML(typ="safe", pure=True)
     try:

@@ -59,7 +59,9 @@ def unfinished(command: Story, warm: Warm, log: Path) -> None:
     shutil.rmtree(command.place / "out")
     warm(*command.arguments, **command.steps(log, "count"))
     lines = (log / "log").read_text().splitlines()
-    first = next(i for i, line in enumerate(lines, 1) if "checkpoint" in line and "rename" in line)
+    first = next(
+        i for i, line in enumerate(lines, 1) if ".checkpoint.npz" in line and "rename" in line
+    )
     shutil.rmtree(command.place / "out")
     done = warm(*command.arguments, **command.steps(log / "2", f"fail:{first + 3}:ENOSPC"))
     assert done.code != 0
