@@ -144,8 +144,8 @@ def compare_trials(
         with Worker() as worker, board.shown():
             for trial in board.trials:
                 board.set(trial, "running")
-                parent = parents[trial.recipe.track].name
-                run = partial(worker.run, together=together[trial.name], parent=parent)
+                parent = parents[trial.recipe.track]
+                run = partial(worker.run, together=together[trial.name], parent=parent.name)
                 outcome = _run(trial, out, datasets[_data_key(trial)], run)
                 board.set(trial, outcome["status"])
         rows, results = _rows(trials, out)
@@ -169,8 +169,8 @@ def compare_trials(
         found["ranking"] = with_folds(found["ranking"], rows)
         result = {"cells": rows, "extractions": extractions, **found}
         commit_json(out / "compare.json", result)
-        for parent in parents.values():
-            parent.finish({"trials": len(trials)}, out)
+        for tracker in parents.values():
+            tracker.finish({"trials": len(trials)}, out)
         return result
 
 
