@@ -16,6 +16,7 @@ from finetune.activations.engine import resolve_precision
 from finetune.commands.run import plan_run, run
 from finetune.data.photos import decode
 from finetune.errors import BusyError, DataError, IntegrityError, UsageError
+from finetune.execution import learning
 from finetune.execution import trial as runs
 from finetune.execution.plan import plan_trial
 from finetune.files import locked
@@ -168,7 +169,7 @@ def test_bad_photos_stop_the_run_before_training_and_what_is_extracted_is_kept(
 ):
     (photos / "train" / "apples" / "0.png").write_bytes(b"no picture")
     (photos / "test" / "plums" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
-    monkeypatch.setattr(runs, "fit", lambda *_: pytest.fail("something was trained"))
+    monkeypatch.setattr(learning, "fit", lambda *_: pytest.fail("something was trained"))
     chosen = recipe(photos, strategy=strategy)
     with pytest.raises(DataError) as caught:
         runs.run_trial(chosen, tmp_path / "run", QUIET)
@@ -358,7 +359,7 @@ def test_a_run_whose_last_epoch_was_the_best_says_so(photos, tmp_path, monkeypat
         {**row, "epoch": epoch, "loss": loss, "val_loss": loss, "val_accuracy": 0.5}
         for epoch, loss in ((0, 1.0), (1, 0.5))
     ]
-    monkeypatch.setattr(runs, "fit", lambda *_: history)
+    monkeypatch.setattr(learning, "fit", lambda *_: history)
     file = io.StringIO()
     chosen = recipe(photos, "head.solver=keras", strategy="cached-features", epochs=1)
     runs.run_trial(chosen, tmp_path / "run", Reporter(file=file))

@@ -81,13 +81,15 @@ class _Made:
 
 
 def test_the_best_on_validation_is_written_and_tested_once(recipe, tmp_path, monkeypatch):
-    from finetune.execution import trial, tuning
+    from finetune.execution import learning, trial, tuning
     from finetune.runs import record
 
     opened = []
-    kept = trial._Trial.probabilities
+    kept = learning.Learner.probabilities
     monkeypatch.setattr(
-        trial._Trial, "probabilities", lambda self, split: opened.append(split) or kept(self, split)
+        learning.Learner,
+        "probabilities",
+        lambda self, split: opened.append(split) or kept(self, split),
     )
     assert tuning.run_trial is trial.run_trial
     out = tmp_path / "tuned"

@@ -1,0 +1,269 @@
+"""What one trial learns: a head on stored features, then the tail above the cut."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from finetune.activations.cache import ActivationCache
+from finetune.data.dataset import Dataset
+from finetune.execution.bench import Bench, StoredRows
+from finetune.execution.sharing import Need, head_needs, starts_head, stored_views, tail_precision
+from finetune.files import digest_of
+from finetune.model.backbones import INPUT
+from finetune.model.network import Network
+from finetune.progress import Reporter, count
+from finetune.recipe.recipe import Recipe
+from finetune.recipe.strategies import STRATEGIES
+from finetune.runs import record
+from finetune.training.fit import Batches, Settings, best_epoch, fit, read_views
+from finetune.training.linear_head import Linear, fit_linear, fits_memory
+from finetune.training.trackers import Tracker, log_epoch
+
+_HEAD_SETTINGS = {  # with a hidden layer
+    "epochs": 100,
+    "patience": 5,
+    "learning_rate": 1e-3,
+    "optimizer": "adam",
+    "momentum": 0.0,
+}
+
+
+class Warnings:
+    """What the run warns of, kept for its result."""
+
+    def __init__(self, reporter: Reporter, texts: Sequence[str]):
+        self.texts: list[str] = []
+        self._reporter = reporter
+        for text in texts:
+            self.add(text)
+
+    def add(self, text: str | None, is_shown_elsewhere: bool = False) -> None:
+        """Warn, if there is anything to warn of; keep it unless the result says it in figures."""
+        if text:
+            self._reporter.warn(text)
+        if text and not is_shown_elsewhere:
+            self.texts.append(text)
+
+
+@dataclass(eq=False)
+class Learner:
+    """A trial whose rows are there: fits its head, trains its tail, classifies.
+
+    Attributes:
+        recipe: fully resolved.
+        dataset: the photos that have a row.
+        network: as before training.
+        cache: of the activations below the cut.
+        rows: the stored ones that the recipe needs.
+        reporter: of progress.
+        bench: what earlier trials of this process left.
+        out: the run folder; None writes nothing.
+        warnings: of the run.
+        watch: of the tail's epochs.
+        tracker: is given each epoch, too.
+        linear: the whole of what was learned, if it is not None.
+    """
+
+    recipe: Recipe
+    dataset: Dataset
+    network: Network
+    cache: ActivationCache
+    rows: StoredRows
+    reporter: Reporter
+    bench: Bench
+    out: Path | None
+    warnings: Warnings
+    watch: keras.callbacks.Callback | None = None
+    tracker: Tracker | None = None
+    linear: Linear | None = field(default=None, init=False)
+
+    @property
+    def learns_head_only(self) -> bool:
+        """Whether the strategy leaves the whole backbone as it is."""
+        return STRATEGIES[self.recipe.strategy].learns == "head"
+
+    def fit_head(self) -> dict[str, Any]:
+        """Converge the head on features of the frozen backbone; returns how.
+
+        Training below a random head would destroy the features.
+        """
+        if not starts_head(self.recipe):
+            return {}
+        labels = self.dataset.labels("train")
+        photos = len(labels) * (1 + stored_views(self.recipe))
+        is_linear = not self.recipe.head.hidden and fits_memory(photos, self.network.features)
+        if self.recipe.head.solver == "keras" and not (self.learns_head_only and is_linear):
+            return {"history": self._train_head()}
+        linear = self._linear()
+        self.network.set_classifier(linear.kernel, linear.bias)
+        if self.learns_head_only and self.recipe.head.solver == "lbfgs":
+            self.linear = linear
+        self.reporter.say(
+            f"head fitted by L-BFGS: C = {linear.c:.3g} (inverse penalty), "
+            f"validation loss {linear.validation_loss:.4f}"
+        )
+        path = [list(step) for step in linear.path]
+        return {"c": linear.c, "validation_loss": linear.validation_loss, "path": path}
+
+    def _features(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """Those of each view of the training photos, and of the validation photos."""
+        found = [
+            self.cache.features(self.dataset.split(split), cut, view)
+            for cut, split, view in head_needs(self.recipe)
+        ]
+        return found[:-1], found[-1]
+
+    def _linear(self) -> Linear:
+        wanted = head_needs(self.recipe)
+        keys = [self.cache.entry(need.cut, need.view).key for need in wanted]
+        settings = [self.network.pool, self.recipe.class_weight, self.dataset.digest]
+        key = digest_of([keys, wanted, settings])
+        if key not in self.bench.heads:
+            views, validation = self._features()
+            labels = self.dataset.labels("train")
+            weights = self.dataset.weights("train")
+            self.bench.heads[key] = fit_linear(
+                np.concatenate(views),
+                np.tile(labels, len(views)),
+                validation,
+                self.dataset.labels("validation"),
+                self._class_weight(),
+                None if weights is None else np.tile(weights, len(views)),
+            )
+        return self.bench.heads[key]
+
+    def _train_head(self) -> list[dict[str, Any]]:
+        """By epochs, where it has a hidden layer or its features do not fit into memory."""
+        views, validation = self._features()
+        labels = self.dataset.labels("train")
+        size = self.recipe.batch_size
+        train = Batches(read_views(views), labels, size, self.recipe.seed, self._weights())
+        held_out = Batches(read_views([validation]), self.dataset.labels("validation"), size)
+        settings = self._settings(**_HEAD_SETTINGS)
+        return self._fit(self.network.head(), train, held_out, "head", settings)
+
+    def train_tail(self) -> list[dict[str, Any]]:
+        """Train what lies above the cut by epochs; the history, empty if L-BFGS has done it all."""
+        if self.linear:
+            return []
+        recipe = self.recipe
+        labels = self.dataset.labels("train")
+        train = Batches(self._reader(), labels, recipe.batch_size, recipe.seed, self._weights())
+        settings = self._settings()
+        model = self.network.trained_copy(tail_precision(recipe), recipe.seed)
+        history = self._fit(model, train, self._batches("validation"), "tail", settings, self.out)
+        if model is not self.network.tail:
+            self.network.tail.set_weights(model.get_weights())
+        if 0 < settings.epochs == best_epoch(history):
+            self.warnings.add(
+                f"The last of {count(settings.epochs, 'epoch')} was the best: validation loss was "
+                f"still falling. More may help: --epochs {2 * settings.epochs}."
+            )
+        return history
+
+    def _reader(self) -> Callable[[Sequence[np.ndarray], int], Iterator[np.ndarray]]:
+        """Training activations: stored views in turn, or fresh views through the trunk."""
+        recipe = self.recipe
+        if recipe.views != "fresh":
+            views = range(stored_views(recipe) + 1)
+            return read_views([self.rows[Need(recipe.cut, "train", view)] for view in views])
+        photos = self.dataset.split("train")
+
+        def read(batches: Sequence[np.ndarray], epoch: int) -> Iterator[np.ndarray]:
+            chosen = [photos[index] for index in np.concatenate(batches)]
+            keys = [f"fresh/{recipe.seed}/{epoch}/{photo.sha256}" for photo in chosen]
+            return self.cache.stream(chosen, keys, recipe.cut, recipe.batch_size)
+
+        return read
+
+    def _batches(self, split: str) -> Batches:
+        """Stored photos of a split, in order."""
+        rows = self.rows[Need(self.recipe.cut, split, 0)]
+        return Batches(read_views([rows]), self.dataset.labels(split), self.recipe.batch_size)
+
+    def probabilities(self, split: str) -> np.ndarray:
+        """Of a split's photos: float32 (n, classes)."""
+        if self.linear and self.recipe.cut != INPUT:
+            features = self.cache.features(self.dataset.split(split), self.recipe.cut)
+            return self.linear.probabilities(features)
+        return self.network.tail.predict(self._batches(split), verbose=0)
+
+    def _fit(
+        self,
+        model: keras.Model,
+        train: Batches,
+        validation: Batches,
+        phase: str,
+        settings: Settings,
+        out: Path | None = None,
+    ) -> list[dict[str, Any]]:
+        """One phase of training, its progress shown."""
+        photos = len(self.dataset.split("train"))
+        label = f"{phase}, at most {count(settings.epochs, 'epoch')}"
+        # other photos are another training
+        identity = digest_of([record.identity(self.recipe), self.dataset.digest])
+        with self.reporter.stage(label, photos * settings.epochs) as advance:
+            callbacks: list[keras.callbacks.Callback] = [_Bar(advance, photos, settings.batch_size)]
+            if self.watch and phase == "tail":
+                callbacks.append(self.watch)
+            if out and (self.recipe.tensorboard or self.recipe.track == "tensorboard"):
+                callbacks.append(keras.callbacks.TensorBoard(out / "tensorboard"))
+            return fit(
+                model,
+                train,
+                validation,
+                settings,
+                phase,
+                identity,
+                out / record.CHECKPOINT if out else None,
+                callbacks,
+                self._epoch,
+            )
+
+    def _epoch(self, row: dict[str, Any]) -> None:
+        """One row of the history, as it comes."""
+        self.reporter.epoch(row)
+        if self.tracker:
+            log_epoch(self.tracker, row)
+
+    def _settings(self, **changes: Any) -> Settings:
+        names = ("epochs", "patience", "batch_size", "learning_rate")
+        names += ("schedule", "weight_decay", "seed")  # type: ignore[assignment]
+        values = {name: getattr(self.recipe, name) for name in names}
+        optimizer = self.recipe.optimizer
+        values |= {"optimizer": optimizer.name, "momentum": optimizer.momentum}
+        class_weight = None if self._weights() is not None else self._class_weight()
+        return Settings(**values | changes, class_weight=class_weight)
+
+    def _class_weight(self) -> dict[int, float] | None:
+        if self.recipe.class_weight != "balanced":
+            return None
+        labels = self.dataset.labels("train")
+        counts = np.bincount(labels)
+        return {index: len(labels) / (len(counts) * n) for index, n in enumerate(counts)}
+
+    def _weights(self) -> np.ndarray | None:
+        """Of each training photo, its class in it: Keras takes one kind of weight or the other."""
+        weights = self.dataset.weights("train")
+        classes = self._class_weight()
+        if weights is None or classes is None:
+            return weights
+        of_class = np.array([classes[label] for label in self.dataset.labels("train")])
+        return (weights * of_class).astype(np.float32)
+
+
+class _Bar(keras.callbacks.Callback):
+    """Advances a bar with every batch that was trained on."""
+
+    def __init__(self, advance: Callable[[int], None], photos: int, batch_size: int):
+        super().__init__()
+        self._advance = advance
+        self._photos = photos
+        self._size = batch_size
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self._advance(min(self._size, self._photos - batch * self._size))
