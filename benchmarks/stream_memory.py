@@ -14,7 +14,8 @@ import numpy as np
 
 from finetune.activations.store import Store
 from finetune.backend import peak_bytes, reset_peak
-from finetune.training.fit import Batches, Settings, fit, read_views
+from finetune.training.batches import Batches, read_views
+from finetune.training.fit import Settings, fit
 
 SHAPE = (14, 14, 512)  # VGG16's block4_pool at 224 pixels
 

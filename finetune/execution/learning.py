@@ -19,7 +19,8 @@ from finetune.progress import Reporter, count
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
 from finetune.runs import record
-from finetune.training.fit import Batches, Settings, best_epoch, fit, read_views
+from finetune.training.batches import Batches, read_views
+from finetune.training.fit import Settings, best_epoch, fit
 from finetune.training.linear_head import Linear, fit_linear, fits_memory
 from finetune.training.trackers import Tracker, log_epoch
 

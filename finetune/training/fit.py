@@ -5,7 +5,7 @@ committed.
 import math
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,8 @@ import tensorflow as tf
 
 from finetune.backend import has_gpu
 from finetune.errors import FinetuneError
+from finetune.training.batches import Batches
 from finetune.training.checkpoint import Progress, read_progress, restore, save
-
-# (batches of indices of photos, epoch) -> their activations, batch by batch: a reader can work
-# ahead
-Read = Callable[[Sequence[np.ndarray], int], Iterator[np.ndarray]]
 
 
 class Diverged(FinetuneError):
@@ -44,104 +41,6 @@ class Settings:
     seed: int = 0
     optimizer: str = "adam"
     momentum: float = 0.0
-
-
-# Keras draws so many batches to learn their shapes, and then draws them again
-# (NUM_BATCHES_FOR_TENSOR_SPEC of its data_adapter_utils): they are kept, for fresh views would be
-# computed twice.
-_PEEKED = 2
-
-
-class Batches(keras.utils.PyDataset):
-    """Activations and labels, every photo once per epoch, the last batch as small as it comes out.
-
-    The order is a function of (seed, epoch) and of nothing else, so that a resumed run sees the
-    same batches. Keras reads ahead: its tf.data pipeline draws, and thereby reads and casts, the
-    next batches while one trains; the batch dimension of its signature is open, so that a smaller
-    last batch needs no second trace.
-
-    Args:
-        read: called with arrays of int indices and the epoch (from 0); yields rows for each.
-        labels: int (n,).
-        batch_size: photos per batch.
-        seed: of the order; None keeps the photos in order.
-        weights: of each photo in the loss, float32 (n,); None if they are equal.
-
-    Attributes:
-        epoch: whose batches are given, from 0; ``fit`` sets it (Keras's own ``on_epoch_end`` is
-            called once more than there are epochs).
-    """
-
-    def __init__(
-        self,
-        read: Read,
-        labels: np.ndarray,
-        batch_size: int,
-        seed: int | None = None,
-        weights: np.ndarray | None = None,
-    ):
-        super().__init__()
-        self.epoch = 0
-        self._read = read
-        self._labels = labels
-        self._size = batch_size
-        self._seed = seed
-        self._weights = weights
-        self._rows: Iterator[np.ndarray] = iter(())
-        self._next: tuple[int, int] | None = None  # (epoch, batch) that ``_rows`` yields next
-        self._peeked: dict[tuple[int, int], np.ndarray] = {}
-
-    def __len__(self) -> int:
-        return math.ceil(len(self._labels) / self._size)
-
-    def __getitem__(self, batch: int) -> tuple[np.ndarray, ...]:
-        order = self._order()
-        indices = order[batch * self._size : (batch + 1) * self._size]
-        rows = self._draw(batch, order)
-        # stored float16 must not make the tail compute in float16
-        floats = rows.astype(np.float32) if rows.dtype == np.float16 else rows
-        weighted = () if self._weights is None else (self._weights[indices],)
-        return floats, self._labels[indices], *weighted
-
-    def _draw(self, batch: int, order: np.ndarray) -> np.ndarray:
-        place = (self.epoch, batch)
-        if place in self._peeked:
-            return self._peeked.pop(place)
-        if self._next != place:
-            starts = range(batch * self._size, len(order), self._size)
-            rest = [order[start : start + self._size] for start in starts]
-            self._rows = self._read(rest, self.epoch)
-            self._peeked = {}
-        rows = next(self._rows)
-        self._next = (self.epoch, batch + 1)
-        if batch < _PEEKED:
-            self._peeked[place] = rows
-        return rows
-
-    def _order(self) -> np.ndarray:
-        if self._seed is None:
-            return np.arange(len(self._labels))
-        return np.random.default_rng([self._seed, self.epoch]).permutation(len(self._labels))
-
-
-def read_views(views: Sequence[Any]) -> Read:
-    """Rows of stored views: each photo shows one view per epoch, and all of them in turn.
-
-    Args:
-        views: sources of rows (arrays or ``store.Rows``), all in the same order of photos; the
-            first is without augmentation.
-    """
-
-    def read(batches: Sequence[np.ndarray], epoch: int) -> Iterator[np.ndarray]:
-        for indices in batches:
-            chosen = (indices + epoch) % len(views)
-            out = np.empty((len(indices), *views[0].shape[1:]), views[0].dtype)
-            for number, view in enumerate(views):
-                if (chosen == number).any():
-                    out[chosen == number] = view[indices[chosen == number]]
-            yield out
-
-    return read
 
 
 def best_epoch(history: Sequence[Mapping[str, Any]]) -> int:

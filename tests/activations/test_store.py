@@ -13,7 +13,7 @@ from finetune.activations.store import Store, entries, entry_fields, nearest_dif
 from finetune.backend import peak_bytes, reset_peak
 from finetune.data.photos import Pixels
 from finetune.errors import BusyError
-from finetune.training.fit import read_views
+from finetune.training.batches import read_views
 
 FIELDS = {
     "backbone": "vgg16",

@@ -10,7 +10,8 @@ import pytest
 
 from finetune.errors import IntegrityError
 from finetune.model.network import audit, build_network, freeze, frozen_digests
-from finetune.training.fit import Batches, Settings, fit, read_views
+from finetune.training.batches import Batches, read_views
+from finetune.training.fit import Settings, fit
 
 PHOTOS = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
 LABELS = np.arange(8, dtype=np.int32) % 2

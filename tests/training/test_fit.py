@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from finetune.errors import IntegrityError
+from finetune.training.batches import Batches, read_views
 from finetune.training.checkpoint import read_progress
-from finetune.training.fit import Batches, Diverged, Settings, best_epoch, fit, read_views
+from finetune.training.fit import Diverged, Settings, best_epoch, fit
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(37, 6, 6, 3)).astype(np.float16)
