@@ -19,7 +19,7 @@ from finetune.commands.run import run  # noqa: E402
 from finetune.execution.bench import Bench, read_dataset  # noqa: E402
 from finetune.execution.sharing import settled  # noqa: E402
 from finetune.progress import SILENT, Reporter  # noqa: E402
-from finetune.recipe.recipe import load  # noqa: E402
+from finetune.recipe.reading import load  # noqa: E402
 
 STRATEGIES = {
     "top_block": {"strategy": "top-blocks"},

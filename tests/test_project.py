@@ -237,7 +237,9 @@ def test_every_public_name_has_a_docstring():
 def test_the_tables_are_offered_in_recipes_and_on_the_command_line():
     from finetune.cli.options import OPTIONS
     from finetune.model.backbones import known_backbones
-    from finetune.recipe.recipe import Head, Recipe, schema
+    from finetune.recipe.parts import Head
+    from finetune.recipe.recipe import Recipe
+    from finetune.recipe.schema import schema
     from finetune.recipe.strategies import STRATEGIES
 
     # Read from the source: importing the table of heads would import Keras.

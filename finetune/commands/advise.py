@@ -9,7 +9,8 @@ from finetune.backend import load_keras
 from finetune.execution.sharing import settled
 from finetune.files import commit_json
 from finetune.progress import SILENT, Reporter
-from finetune.recipe.recipe import Recipe, load
+from finetune.recipe.reading import load
+from finetune.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from finetune.data.dataset import Dataset

@@ -13,7 +13,7 @@ from finetune.data.dataset import SPLITS, Dataset
 from finetune.execution.sharing import Need, settled
 from finetune.files import commit, commit_csv, need_space
 from finetune.progress import SILENT, Reporter
-from finetune.recipe.recipe import load
+from finetune.recipe.reading import load
 
 Place = str | PathLike[str]
 

@@ -40,6 +40,6 @@ def strategies() -> dict[str, dict[str, Any]]:
 
 def schema() -> dict[str, Any]:
     """Print the JSON Schema of recipes, for editors."""
-    from finetune.recipe.recipe import schema
+    from finetune.recipe.schema import schema
 
     return schema()

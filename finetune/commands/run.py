@@ -11,7 +11,8 @@ from finetune.backend import load_keras
 from finetune.errors import UsageError
 from finetune.execution.sharing import settled
 from finetune.progress import SILENT, Reporter
-from finetune.recipe.recipe import Recipe, load
+from finetune.recipe.reading import load
+from finetune.recipe.recipe import Recipe
 from finetune.runs.folder import RunResult, read_recipe, read_run
 from finetune.runs.interruption import said_if_interrupted, saved_run
 

@@ -16,7 +16,8 @@ from finetune.evaluation.intervals import mcnemar
 from finetune.evaluation.metrics import confusion, measure, per_photo
 from finetune.files import commit, commit_by_name, commit_csv, commit_json, commit_text, locked
 from finetune.progress import SILENT, Reporter
-from finetune.recipe.recipe import Recipe, reopen
+from finetune.recipe.reading import reopen
+from finetune.recipe.recipe import Recipe
 from finetune.runs.card import render_ensemble
 from finetune.runs.folder import PHOTOS, checked, read_recipe, read_result, write_result
 from finetune.runs.predictions import Predictions, read_predictions

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import UsageError
-from finetune.recipe.recipe import Recipe, assign, build
+from finetune.recipe.reading import assign, build
+from finetune.recipe.recipe import Recipe
 from finetune.recipe.yaml import Lines, parse, read
 
 MOST_TRIALS = 10_000  # of one matrix; at a minute each, a week

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from finetune.errors import UsageError
-from finetune.recipe.recipe import Recipe, assign, build
+from finetune.recipe.reading import assign, build
+from finetune.recipe.recipe import Recipe
 from finetune.recipe.yaml import Lines, parse, read
 
 # What no validation photo can choose: other photos, the luck of a seed, and what changes no result.

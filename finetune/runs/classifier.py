@@ -22,7 +22,8 @@ from finetune.data.photos import (
 )
 from finetune.errors import BusyError, DataError, IntegrityError, UsageError
 from finetune.files import READ_ONLY
-from finetune.recipe.recipe import Recipe, reopen
+from finetune.recipe.reading import reopen
+from finetune.recipe.recipe import Recipe
 from finetune.runs.folder import checked
 from finetune.runs.ir import open_ir, write_ir
 

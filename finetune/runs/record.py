@@ -19,7 +19,8 @@ from finetune.errors import UsageError
 from finetune.evaluation import plots
 from finetune.evaluation.metrics import confusion, measure
 from finetune.files import commit, commit_by_name, commit_csv, commit_json, commit_text, need_space
-from finetune.recipe.recipe import Recipe, reopen
+from finetune.recipe.reading import reopen
+from finetune.recipe.recipe import Recipe
 from finetune.runs import card, ledger
 from finetune.runs.folder import PHOTOS, RESULT, RunResult
 

@@ -10,7 +10,7 @@ from finetune.commands.predict import predict
 from finetune.commands.run import run
 from finetune.errors import DataError, IntegrityError
 from finetune.execution import sharing
-from finetune.recipe.recipe import load
+from finetune.recipe.reading import load
 
 NAMES = ("first", "second")
 

@@ -9,7 +9,7 @@ import pytest
 from finetune.commands.run import run
 from finetune.errors import UsageError
 from finetune.execution.crossing import with_folds
-from finetune.recipe.recipe import load
+from finetune.recipe.reading import load
 
 BASE = {"weights": "random", "image_size": 32, "strategy": "cached-features"}
 

@@ -21,7 +21,7 @@ from finetune.execution import trial as runs
 from finetune.execution.plan import plan_trial
 from finetune.files import locked
 from finetune.progress import Reporter
-from finetune.recipe.recipe import load
+from finetune.recipe.reading import load
 from finetune.runs.folder import checked, finished_run, read_result, read_run
 from finetune.training.fit import Diverged
 

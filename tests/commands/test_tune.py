@@ -17,7 +17,7 @@ from PIL import Image
 
 from finetune.commands.tune import tune
 from finetune.errors import SomeCellsFailed, UsageError
-from finetune.recipe.recipe import load
+from finetune.recipe.reading import load
 
 TAIL = "strategy: cached-features\nhead: {solver: keras}\nepochs: 2\nbatch_size: 4\n"
 SEARCH = "search: {learning_rate: {log: [1e-5, 1e-2]}, weight_decay: [0.0, 0.01]}\n"

@@ -4,7 +4,7 @@ import pytest
 
 from finetune.activations.engine import resolve_precision
 from finetune.execution.sharing import settled
-from finetune.recipe.recipe import load
+from finetune.recipe.reading import load
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import pytest
 
 from finetune.errors import UsageError
 from finetune.recipe.matrix import expand
-from finetune.recipe.recipe import build, load, parse, reopen
+from finetune.recipe.reading import build, load, reopen
 from finetune.recipe.strategies import STRATEGIES
+from finetune.recipe.yaml import parse
 
 
 def refused(path=None, settings=(), **values) -> str:
@@ -206,7 +207,8 @@ def test_a_folder_is_no_recipe_but_may_be_data(tmp_path):
 
 
 def test_the_schema_names_every_key():
-    from finetune.recipe.recipe import Recipe, schema
+    from finetune.recipe.recipe import Recipe
+    from finetune.recipe.schema import schema
 
     assert {*Recipe.model_fields, "matrix", "exclude", "search"} == set(schema()["properties"])
 

@@ -4,7 +4,7 @@ import pytest
 
 from finetune.errors import UsageError
 from finetune.recipe.matrix import expand
-from finetune.recipe.recipe import load
+from finetune.recipe.reading import load
 from finetune.recipe.search import Domain, read_search
 
 GOOD = (

@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import finetune_here
 
-from finetune.recipe.recipe import load
+from finetune.recipe.reading import load
 from finetune.recipe.strategies import LEARNS, STRATEGIES, is_deterministic
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from finetune.errors import UsageError
 from finetune.recipe import recipe as recipes
-from finetune.recipe.recipe import load
+from finetune.recipe.reading import load
 from finetune.training import trackers
 from finetune.training.trackers import flat, log_epoch, numbers, tracked
 
