@@ -13,7 +13,7 @@ from finetune.backend import load_keras, load_openvino, peak_bytes
 
 load_keras()
 
-from finetune.model.backbones import build_base  # noqa: E402
+from finetune.model.base import build_base  # noqa: E402
 from finetune.model.quantize import quantize  # noqa: E402
 
 HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from finetune import __version__
 from finetune.cli import manage, train, use
-from finetune.cli.options import say, settings
+from finetune.cli.verbs import say, settings
 from finetune.errors import BusyError, FinetuneError, Terminated
 
 _ANYWHERE = ("-q", "--quiet", "-v", "--verbose")  # allowed behind the command, too

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.cli.options import verb
+from finetune.cli.verbs import verb
 from finetune.commands.advise import advise
 from finetune.commands.cache import gc, ls, verify
 from finetune.commands.check import check

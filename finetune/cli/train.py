@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune.cli.options import verb
+from finetune.cli.verbs import verb
 from finetune.commands.compare import compare, plan_compare
 from finetune.commands.ensemble import ensemble
 from finetune.commands.extract_features import extract_features

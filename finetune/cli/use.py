@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from finetune.cli.options import derived, settings, verb
+from finetune.cli.verbs import derived, settings, verb
 from finetune.commands.evaluate import evaluate
 from finetune.commands.explain import explain
 from finetune.commands.export import export

@@ -10,7 +10,7 @@ from finetune.backend import load_keras
 from finetune.errors import UsageError
 from finetune.files import commit
 from finetune.model.backbones import backbone as row_of
-from finetune.model.backbones import build_base
+from finetune.model.base import build_base
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.strategies import STRATEGIES
 

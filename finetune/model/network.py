@@ -10,7 +10,8 @@ import numpy as np
 
 from finetune.errors import IntegrityError
 from finetune.model.backbones import backbone as row_of
-from finetune.model.backbones import build_base, preprocessing_of
+from finetune.model.backbones import preprocessing_of
+from finetune.model.base import build_base
 from finetune.model.cut import between, split
 from finetune.model.heads import CLASSIFIER, add_head
 from finetune.model.precision import computing_in

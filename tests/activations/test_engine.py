@@ -16,7 +16,8 @@ from finetune.activations.engine import (
     resolve_precision,
 )
 from finetune.errors import UsageError
-from finetune.model.backbones import BACKBONES, build_base
+from finetune.model.backbones import BACKBONES
+from finetune.model.base import build_base
 from finetune.model.cut import split
 from finetune.model.weights import load_weights
 

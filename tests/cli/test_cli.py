@@ -312,7 +312,7 @@ def test_each_option_of_a_command_is_a_parameter_of_its_function():
 SLEEPER = """
 import sys, time
 from finetune.cli import app
-from finetune.cli.options import derived
+from finetune.cli.verbs import derived
 from finetune.commands.check import check
 
 def call(**given):

@@ -24,7 +24,7 @@ from finetune.data.photos import decode
 from finetune.errors import DataError, IntegrityError, UsageError
 from finetune.evaluation.metrics import per_photo, summarize
 from finetune.execution.ensembling import paired_test, read_members, verdict
-from finetune.model.backbones import build_base
+from finetune.model.base import build_base
 from finetune.model.cut import split
 from finetune.model.ensemble import LEAST_WEIGHT, audit, fit_weights, join
 from finetune.model.heads import add_head

@@ -28,7 +28,7 @@ from finetune.commands import export as exports
 from finetune.commands.export import export
 from finetune.commands.run import run as train
 from finetune.errors import IntegrityError, UsageError
-from finetune.model.backbones import build_base
+from finetune.model.base import build_base
 from finetune.model.formats import FORMATS
 from finetune.model.heads import CLASSIFIER, add_head
 from finetune.runs.classifier import Classifier

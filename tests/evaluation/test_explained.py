@@ -23,7 +23,7 @@ def whole():
     load_keras()
     import keras
 
-    from finetune.model.backbones import build_base
+    from finetune.model.base import build_base
     from finetune.model.heads import add_head
 
     keras.utils.set_random_seed(0)

@@ -12,15 +12,8 @@ import pytest
 
 from finetune.errors import IntegrityError, UsageError
 from finetune.model import applications
-from finetune.model.backbones import (
-    OURS,
-    alphas,
-    backbone,
-    block_cut,
-    build_base,
-    is_backbone,
-    known_backbones,
-)
+from finetune.model.backbones import OURS, alphas, backbone, block_cut, is_backbone, known_backbones
+from finetune.model.base import build_base
 from finetune.model.cut import single_tensors, split
 from finetune.model.heads import add_head
 from finetune.model.network import audit, freeze, frozen_digests

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from finetune.model.backbones import BACKBONES, build_base
+from finetune.model.backbones import BACKBONES
+from finetune.model.base import build_base
 
 MODULES = {"vgg16": "vgg16", "resnet50": "resnet50", "densenet121": "densenet"}
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from finetune.errors import UsageError
-from finetune.model.backbones import BACKBONES, INPUT, build_base
+from finetune.model.backbones import BACKBONES, INPUT
+from finetune.model.base import build_base
 from finetune.model.cut import find_cut, single_tensors, split
 from finetune.model.heads import add_head
 from finetune.model.weights import load_weights

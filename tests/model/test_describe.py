@@ -7,7 +7,7 @@ from keras import layers
 
 from finetune.commands.describe import describe, table
 from finetune.errors import UsageError
-from finetune.model.backbones import build_base
+from finetune.model.base import build_base
 from finetune.model.cut import single_tensors
 from finetune.model.describe import describe_network, live_bytes, receptive_fields
 

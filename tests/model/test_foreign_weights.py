@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from finetune.errors import IntegrityError
-from finetune.model.backbones import build_base
+from finetune.model.base import build_base
 from finetune.model.foreign_weights import read_foreign
 from finetune.model.preprocessing import PREPROCESSING
 from finetune.model.weights import load_weights

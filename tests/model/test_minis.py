@@ -8,7 +8,8 @@ import pytest
 
 from finetune.errors import UsageError
 from finetune.model.applications import find_blocks
-from finetune.model.backbones import CONTROLS, OURS, backbone, build_base
+from finetune.model.backbones import CONTROLS, OURS, backbone
+from finetune.model.base import build_base
 from finetune.model.cut import single_tensors, split
 from finetune.model.heads import add_head
 from finetune.model.weights import load_weights

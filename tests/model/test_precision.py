@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from finetune.model.backbones import build_base
+from finetune.model.base import build_base
 from finetune.model.cut import split
 from finetune.model.heads import add_head
 from finetune.model.network import freeze

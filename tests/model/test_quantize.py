@@ -14,7 +14,7 @@ import pytest
 from finetune.activations.engine import compile_graph, resolve_precision
 from finetune.errors import UsageError
 from finetune.model import quantize as quantizing
-from finetune.model.backbones import build_base
+from finetune.model.base import build_base
 from finetune.model.ir import artefacts, intact, leftovers
 from finetune.model.quantize import find_quantized, quantized
 from finetune.model.weights import load_weights

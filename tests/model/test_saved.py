@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from finetune.errors import DataError, IntegrityError
-from finetune.model.backbones import build_base
+from finetune.model.base import build_base
 from finetune.model.saved import load_model
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from finetune.errors import DataError, IntegrityError, UsageError
 from finetune.model import weights
-from finetune.model.backbones import BACKBONES, build_base
+from finetune.model.backbones import BACKBONES
+from finetune.model.base import build_base
 from finetune.model.hdf5 import check_hdf5
 from finetune.model.weight_files import check_shapes, read_hdf5
 from finetune.model.weights import base_arrays, layer_digest, load_weights, weights_digest

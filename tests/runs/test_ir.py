@@ -13,7 +13,7 @@ import pytest
 import finetune.runs.ir as irs
 from finetune.activations.engine import compile_graph, resolve_precision
 from finetune.errors import IntegrityError, UsageError
-from finetune.model.backbones import build_base
+from finetune.model.base import build_base
 from finetune.model.cut import split
 from finetune.model.heads import add_head
 from finetune.model.quantize import quantized

@@ -7,7 +7,7 @@ import pytest
 from finetune.activations.engine import compile_graph
 from finetune.backend import load_openvino
 from finetune.evaluation.gradcam import grad_cam
-from finetune.model.backbones import build_base
+from finetune.model.base import build_base
 from finetune.model.heads import add_head
 from finetune.model.ir import convert
 from finetune.model.weights import load_weights
