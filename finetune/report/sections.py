@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from finetune.evaluation.pairs import compare_pairs
 from finetune.evaluation.planning import MARGIN
 from finetune.evaluation.ranking import cheapest_first, seed_summary, tie_groups
-from finetune.evaluation.significance import Design, compare_pairs, cross
+from finetune.evaluation.significance import Design, cross
 from finetune.recipe.strategies import is_deterministic
 from finetune.report import sentences
 from finetune.report.axes import data_name, effects, read_settings

@@ -26,7 +26,7 @@ def verdict(
     """The comparison in one plain sentence, without a full stop.
 
     Args:
-        pairs, groups: from ``significance.compare_pairs`` and ``ranking.tie_groups``.
+        pairs, groups: from ``pairs.compare_pairs`` and ``ranking.tie_groups``.
         cut_short: recipes whose training ended while it still improved; beating one says little.
         margin: a difference under it (fraction) does not matter.
     """

@@ -10,8 +10,9 @@ from scipy.stats import binomtest, norm
 
 from benchmarks.honesty import PHOTOS, judged, pair_weights, simulate, two_locks
 from finetune.evaluation.metrics import per_photo
+from finetune.evaluation.pairs import compare_pairs
 from finetune.evaluation.planning import ALPHA
-from finetune.evaluation.significance import Design, compare_pairs, cross
+from finetune.evaluation.significance import Design, cross
 
 INDEPENDENT = Design()
 MATRICES = 100
