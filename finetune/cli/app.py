@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import functools
 import os
 import signal
 import socket
@@ -105,11 +106,12 @@ def main() -> None:
         sys.exit(failure.exit_code)
 
 
+@functools.cache
 def _watch_signals() -> None:
     """SIGTERM ends as Ctrl-C does; a second signal ends at once, whatever the main thread does.
 
-    Python runs its handlers in the main thread, which may be in TensorFlow for minutes; the bytes
-    that the C handler writes reach another thread at any time.
+    Set once per process. Python runs its handlers in the main thread, which may be in TensorFlow
+    for minutes; the bytes that the C handler writes reach another thread at any time.
     """
 
     def terminated(*_: Any) -> None:
