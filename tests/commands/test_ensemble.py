@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import finetune_here, paint
-from finetune.cli.ensemble import BlendName
 from scipy.special import softmax
 
+from finetune.cli.options import OPTIONS
 from finetune.commands.ensemble import Blend, ensemble
 from finetune.commands.run import run as train
 from finetune.data.photos import decode
@@ -445,4 +445,4 @@ def test_one_run_or_the_same_run_twice_is_refused(made):
 
 
 def test_the_command_offers_every_blend():
-    assert [name.value for name in BlendName] == list(get_args(Blend))
+    assert OPTIONS["blend"].choices == get_args(Blend)
