@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import platformdirs
 from filelock import FileLock, Timeout
 
-from finetune.errors import BusyError
+from finetune.errors import BusyError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _TEMPORARY = ".*.tmp"  # files and folders of a commit that is under way, or was killed
@@ -158,9 +157,15 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         BusyError: another process holds it.
+        UsageError: it is a file, or may not be written.
     """
     is_new = not folder.exists()
-    make_folder(folder)
+    try:
+        make_folder(folder)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UsageError(
+            f"{folder} cannot be used as a folder ({error.strerror}). Choose another --out."
+        ) from error
     lock = folder / ".lock"
     try:
         with _space_reported(lock, 0):

@@ -203,7 +203,8 @@ def _join(
 def _tensorflow(trunk: "keras.Model", precision: str) -> _Infer:
     from finetune.model.precision import computing_in
 
-    model = trunk if precision == "float32" else computing_in(trunk, precision)
+    # A copy: the trunk shares its layers with a network whose upper blocks may be trained later.
+    model = computing_in(trunk, precision)
 
     def infer(pieces: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, ...]]:
         for piece in pieces:

@@ -133,7 +133,9 @@ class Trunk:
                     f"made once, from {CALIBRATION_PHOTOS} photos where there are so many; the "
                     "fidelity audit says what it costs."
                 )
-            stream = read_photos(self._pixels, self.calibration)
+            # In the order of their contents: they are listed by class, and all classes are wanted.
+            mixed = sorted(self.calibration, key=lambda photo: photo.sha256)
+            stream = read_photos(self._pixels, mixed)
             good = (found for _, found in stream if not isinstance(found, str))
             yield from (np.stack(chunk) for chunk in chunks(good, _CHUNK))
 

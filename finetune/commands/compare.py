@@ -49,6 +49,7 @@ def compare(
     precision: str | None = None,
     track: str | None = None,
     margin: float | None = None,
+    on: str = "local",
     out: Place = "compared",
     photos: bool = True,
     reporter: Reporter = SILENT,
@@ -64,6 +65,7 @@ def compare(
             children the trials are.
         margin: points of accuracy; differences within them do not matter, so that an interval
             inside them is told as no difference. The smallest of the recipes' margins if missing.
+        on: where trials run: ``local``, a worker process on this machine.
         out: the comparison's folder, whose ``cells/NAME`` are the run folders of its trials; trials
             that have a result there, of the same recipe and photos, are not run again.
         photos: whether the report's galleries show photos, or only their names.
@@ -78,6 +80,8 @@ def compare(
             full.
         A failing trial is no error: its row says why it failed.
     """
+    if on != "local":
+        raise UsageError(f"--on is {on!r}; allowed: local. Other engines are not built yet.")
     trials = read_trials(recipes, precision, track)
     margin = _margin(trials, margin)
     with said_if_interrupted(lambda: f"{_FINISHED} {out}. {_AGAIN}", reporter):

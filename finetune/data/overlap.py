@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from finetune.data.audit import look_at, pairs_alike
 from finetune.data.dataset import Dataset, leaks
 from finetune.data.decode import DECODE_VERSION
 from finetune.data.photos import Photo, map_ahead
-from finetune.files import cache_dir, commit_json
+from finetune.files import READ_ONLY, cache_dir, commit_json, make_folder
 from finetune.progress import SILENT, Reporter, count
 
 _SIZE = 224  # side in pixels of what is compared, as in `finetune check`
@@ -88,16 +89,27 @@ def _near(dataset: Dataset, reporter: Reporter) -> list[tuple[Photo, Photo]]:
 def _alike(dataset: Dataset, reporter: Reporter) -> list[tuple[Photo, Photo]]:
     """Kept by their contents: the digest of a data set has no file names in it."""
     path = cache_dir() / "alike" / f"{dataset.digest}-{_VERSION}.json"
-    if path.exists():
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    else:
+    contents = _kept(path)
+    if contents is None:
         contents = _compared(dataset, reporter)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        commit_json(path, contents)
+        try:
+            make_folder(path.parent)
+            commit_json(path, contents)
+        except OSError as error:
+            if error.errno not in READ_ONLY:  # such a cache will do; it is compared again next time
+                raise
     by_place: dict[tuple[str, str], Photo] = {}
     for photo in dataset.photos:
         by_place.setdefault((photo.split, photo.sha256), photo)
     return [(by_place[tuple(a)], by_place[tuple(b)]) for a, b in contents]
+
+
+def _kept(path: Path) -> Any:
+    """What was found before; None if it is not there, or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _compared(dataset: Dataset, reporter: Reporter) -> list[list[list[str]]]:

@@ -24,8 +24,10 @@ def check_fidelity(learner: Learner, probabilities: np.ndarray) -> dict[str, Any
     """How far the saved float32 model is from what was measured on a reduced trunk."""
     if learner.network.precision == "float32" or learner.recipe.cut == INPUT:
         return None
-    exact = _exact(learner, learner.dataset.split("validation")[:PHOTOS])
-    found = fidelity(exact, probabilities[: len(exact)])
+    photos = learner.dataset.split("validation")
+    picked = _spread(len(photos), PHOTOS)
+    exact = _exact(learner, [photos[index] for index in picked])
+    found = fidelity(exact, probabilities[picked])
     learner.reporter.say(
         f"fidelity audit: probabilities of {count(len(exact), 'validation photo')} from the "
         f"saved float32 model differ by at most {found['max']:.2g}, {found['mean']:.2g} on "
@@ -37,6 +39,11 @@ def check_fidelity(learner: Learner, probabilities: np.ndarray) -> dict[str, Any
             f"photos otherwise than the run in {learner.network.precision}."
         )
     return found
+
+
+def _spread(photos: int, at_most: int) -> np.ndarray:
+    """Indexes over all of a split, which is sorted by class."""
+    return np.unique(np.linspace(0, photos - 1, min(photos, at_most)).astype(int))
 
 
 def _exact(learner: Learner, photos: Sequence[Photo]) -> np.ndarray:
@@ -54,7 +61,8 @@ def write_openvino(learner: Learner) -> None:
     cut = learner.recipe.cut
     if learner.out is None or resolve_engine(learner.recipe.engine) != "openvino":
         return
-    photos = learner.dataset.split("validation")[:_CHECKED]
+    validation = learner.dataset.split("validation")
+    photos = [validation[index] for index in _spread(len(validation), _CHECKED)]
     stream = read_photos(learner.cache.pixels(0), photos)
     arrays = np.stack([found for _, found in stream if not isinstance(found, str)])
     trunk = None if cut == INPUT else learner.cache.trunk.graph(cut, "float32")

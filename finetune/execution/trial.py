@@ -206,6 +206,9 @@ def try_trial(
     except BaseException:
         bench.forget()
         raise
+    finally:
+        close_shards()
+        release_generators()
 
 
 def _check_memory(recipe: Recipe, dataset: Dataset, network: Network) -> None:

@@ -1,5 +1,6 @@
 """Heads: what turns a backbone's last maps into one probability per class."""
 
+import re
 from collections.abc import Sequence
 
 import keras
@@ -11,6 +12,11 @@ HEADS = {
     "flatten": keras.layers.Flatten,
 }
 CLASSIFIER = "classifier"
+
+
+def is_of_head(name: str) -> bool:
+    """Whether a layer is a dense one of the head; ConvNeXt has dense ones of its own."""
+    return re.fullmatch(rf"{CLASSIFIER}|hidden(_\d+)?", name) is not None
 
 
 def add_head(

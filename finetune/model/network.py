@@ -13,7 +13,7 @@ from finetune.model.backbones import backbone as row_of
 from finetune.model.backbones import preprocessing_of
 from finetune.model.base import build_base
 from finetune.model.cut import between, split
-from finetune.model.heads import CLASSIFIER, add_head
+from finetune.model.heads import CLASSIFIER, add_head, is_of_head
 from finetune.model.precision import computing_in
 from finetune.model.preprocessing import Preprocessing
 from finetune.model.saved import with_classifier
@@ -156,7 +156,7 @@ def draw_head(whole: keras.Model, seed: int) -> None:
     """
     generator = np.random.default_rng(seed)
     for layer in whole.layers:
-        if isinstance(layer, keras.layers.Dense):
+        if is_of_head(layer.name):
             rows, columns = layer.kernel.shape
             limit = np.sqrt(6 / (rows + columns))
             kernel = generator.uniform(-limit, limit, (rows, columns)).astype(np.float32)

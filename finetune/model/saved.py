@@ -8,6 +8,7 @@ then Keras's own safe mode is on, too.
 
 import io
 import json
+import re
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -49,7 +50,7 @@ def with_classifier(archive: bytes, kernel: np.ndarray, bias: np.ndarray) -> byt
     """A saved model with another linear classifier, in a tenth of the time that Keras takes.
 
     Args:
-        archive: a ``.keras`` file whose only dense layer is the classifier.
+        archive: a ``.keras`` file whose last dense layer is the classifier.
         kernel: (features, classes).
         bias: (classes,).
 
@@ -60,7 +61,9 @@ def with_classifier(archive: bytes, kernel: np.ndarray, bias: np.ndarray) -> byt
         members = {name: old.read(name) for name in old.namelist()}
     weights = io.BytesIO(members[_WEIGHTS])
     with h5py.File(weights, "r+") as file:
-        variables = file["layers/dense/vars"]
+        dense = [name for name in file["layers"] if re.fullmatch(r"dense(_\d+)?", name)]
+        last = max(dense, key=lambda name: int(name[6:] or 0))  # numbered from below
+        variables = file[f"layers/{last}/vars"]
         variables["0"][...] = kernel
         variables["1"][...] = bias
     members[_WEIGHTS] = weights.getvalue()

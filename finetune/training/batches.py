@@ -97,10 +97,12 @@ def read_views(views: Sequence[Any]) -> Read:
             first is without augmentation.
     """
 
+    dtype = np.result_type(*(view.dtype for view in views))  # one may be stored as float32
+
     def read(batches: Sequence[np.ndarray], epoch: int) -> Iterator[np.ndarray]:
         for indices in batches:
             chosen = (indices + epoch) % len(views)
-            out = np.empty((len(indices), *views[0].shape[1:]), views[0].dtype)
+            out = np.empty((len(indices), *views[0].shape[1:]), dtype)
             for number, view in enumerate(views):
                 if (chosen == number).any():
                     out[chosen == number] = view[indices[chosen == number]]

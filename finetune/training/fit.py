@@ -21,7 +21,9 @@ from finetune.training.checkpoint import Progress, read_progress, restore, save
 
 
 class Diverged(FinetuneError):
-    """The loss or a weight became NaN or infinite."""
+    """The loss or a weight became NaN or infinite: the one trial of a run has failed."""
+
+    exit_code = 5
 
 
 @dataclass(frozen=True)

@@ -195,3 +195,17 @@ def test_a_reset_network_is_the_one_that_was_built():
     again = network("vgg16", hidden=4, dropout=0.5, seed=3)
     for before, variable in zip(first, again.whole.variables, strict=True):
         np.testing.assert_array_equal(before, variable.numpy(), err_msg=variable.path)
+
+
+def test_a_head_s_seed_leaves_the_backbone_as_it_was_loaded():
+    """ConvNeXt's pointwise convolutions are dense layers, too."""
+    kept = []
+    for seed in (0, 1):
+        settings = {"weights": "random", "pool": "gap", "cut": "photo", "seed": seed}
+        network = build_network("convnexttiny", 32, 2, **settings)
+        dense = [layer for layer in network.whole.layers if isinstance(layer, keras.layers.Dense)]
+        kept.append([layer.get_weights()[0] for layer in dense])
+    *of_base, (first, second) = zip(*kept, strict=True)
+    assert len(of_base) > 10
+    assert all((one == other).all() for one, other in of_base)
+    assert (first != second).any(), "the classifier is drawn from the seed"
