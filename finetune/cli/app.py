@@ -18,8 +18,9 @@ from typer.core import TyperGroup
 from finetune import __version__
 from finetune.cli import manage, train, use
 from finetune.cli.verbs import say, settings
-from finetune.errors import BusyError, FinetuneError, Terminated
+from finetune.errors import BusyError, FinetuneError, Terminated, UsageError
 
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _ANYWHERE = ("-q", "--quiet", "-v", "--verbose")  # allowed behind the command, too
 # What people call a command before they know its name.
 _OTHER_NAMES = {
@@ -137,6 +138,11 @@ def _explained(error: Exception) -> FinetuneError:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return BusyError(
             f"The disk is full ({error}). Free some space and run again; nothing finished is lost."
+        )
+    if isinstance(error, OSError) and error.errno in _UNUSABLE:
+        return UsageError(
+            f"{error.filename} cannot be used ({error.strerror}). Choose another --out, or for the "
+            "cache another FINETUNE_CACHE."
         )
     name, text = type(error).__name__, " ".join(str(error).split())[:300]
     return FinetuneError(

@@ -89,7 +89,7 @@ OPTIONS = {
         choices=("none", "mlflow", "wandb", "tensorboard"),
     ),
     "min_per_class": Option(
-        "Leave out classes of fewer photos. Default: 1, none.", metavar="N", least=1
+        "Leave out classes of fewer photos. Default: 0, none.", metavar="N", least=1
     ),
     "settings": Option("Any recipe key, dotted: --set head.dropout=0.5.", "--set", "KEY=VALUE"),
     "skip_bad": Option("Leave out photos that cannot be decoded."),

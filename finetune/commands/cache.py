@@ -33,7 +33,7 @@ def verify(*, reporter: Reporter = SILENT) -> dict[str, Any]:
     from finetune.activations import maintenance
 
     cache = cache_dir()
-    with reporter.stage("shards verified", len(maintenance.shards(cache)), "shards") as advance:
+    with reporter.stage("shards verified", len(maintenance.shards(cache)), "shard") as advance:
         return {"cache": str(cache), **maintenance.verify(cache, advance)}
 
 

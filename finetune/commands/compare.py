@@ -16,7 +16,6 @@ from finetune.backend import load_keras
 from finetune.data import catalog
 from finetune.data.dataset import Dataset
 from finetune.errors import FinetuneError, UsageError
-from finetune.execution.foresight import needed
 from finetune.execution.local import Board, Outcome, Worker
 from finetune.execution.sharing import (
     cuts_together,
@@ -102,6 +101,7 @@ def plan_compare(
     trials = read_trials(recipes, precision)
     gaps = sorted({*_GAPS, _margin(trials, margin)})
     load_keras()
+    from finetune.execution.foresight import needed
     from finetune.execution.plan import plan_trials
 
     plan = plan_trials(trials, reporter)

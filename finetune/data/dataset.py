@@ -139,6 +139,11 @@ def settle(
             small[name] = sum(found)
     classes, photos = _only(dataset.photos, classes, small)
     keys = [key for key in keys if key[1] not in small]
+    if small and not classes:
+        raise DataError(
+            f"--min-per-class {min_per_class} leaves no class of {dataset.root}: the largest has "
+            f"{max(small.values()):,} photos. Give a smaller number."
+        )
     problems = [*problems, *class_problems(keys), *too_few(photos, classes, keys)]
     if problems:
         raise DataError(

@@ -30,7 +30,16 @@ def read(path: Path) -> str:
     try:
         with path.open(encoding="utf-8") as file:
             return file.read(_MAX_CHARACTERS + 1)  # one too many is refused by ``parse``
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path} is no text, and a recipe is a YAML file. To train: "
+            "`finetune run --data FOLDER`; to classify a photo: `finetune predict RUN PHOTO`."
+        ) from error
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{path} does not exist. Give the path of a YAML file, or --data FOLDER."
+        ) from error
+    except OSError as error:
         raise UsageError(
             f"{path} cannot be read as a recipe: {error}. Give the path of a YAML file."
         ) from error

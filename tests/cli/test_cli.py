@@ -168,7 +168,7 @@ def test_bad_recipes_and_weights_have_their_exit_codes(photos, tmp_path):
     one_paragraph(
         finetune_here("run", "--data", photos, "--weights", "imagnet"),
         2,
-        "imagenet, random or the path",
+        "imagenet, random, or the path",
     )
     (tmp_path / "w.h5").write_text("text")
     one_paragraph(
@@ -291,7 +291,7 @@ def test_every_command_has_short_help_with_defaults_and_an_example():
         done = CliRunner().invoke(app, [*command, "-h"])
         assert done.exit_code == 0, done.output
         assert f"Example: finetune {' '.join(command)}" in " ".join(done.output.split())
-        assert "--json" in done.output
+        assert "--json" in done.output or command == ["serve"]
     assert "--install-completion" in CliRunner().invoke(app, ["-h"]).output
 
 

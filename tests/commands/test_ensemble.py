@@ -24,6 +24,7 @@ from finetune.data.photos import decode
 from finetune.errors import DataError, IntegrityError, UsageError
 from finetune.evaluation.metrics import per_photo, summarize
 from finetune.execution.ensembling import paired_test, read_members, verdict
+from finetune.files import sha256_of
 from finetune.model.base import build_base
 from finetune.model.cut import split
 from finetune.model.ensemble import LEAST_WEIGHT, audit, fit_weights, join
@@ -31,6 +32,7 @@ from finetune.model.heads import add_head
 from finetune.model.weights import load_weights
 from finetune.progress import Reporter
 from finetune.runs.classifier import Classifier
+from finetune.runs.folder import read_result, write_result
 from finetune.runs.predictions import Predictions
 
 QUIET = Reporter(quiet=True)
@@ -348,7 +350,7 @@ def test_json_and_folder(made, tmp_path):
     losses = {name: member["validation"]["loss"] for name, member in members.items()}
     assert result["validation"]["loss"] <= min(losses.values()) + 1e-4
     assert result["best_member"] == min(losses, key=losses.get) == result["against_best"]["member"]
-    assert json.loads((out / "metrics.json").read_text()) == result
+    assert read_result(out) == result
     rows = table(out).query("split == 'test'")
     labels = (rows["class"] == "plums").to_numpy().astype(int)
     measured = summarize(rows[["apples", "plums"]].to_numpy(), labels)
@@ -358,7 +360,7 @@ def test_json_and_folder(made, tmp_path):
     assert result["cost"]["multiply_adds"] < 0.99 * sum(sizes), "shared layers count once"
     assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == {
         *("model.keras", "classes.json", "input.json", "predictions.csv"),
-        *("metrics.json", "confusion.png", "README.md"),
+        *("metrics.json", "confusion.png", "README.md", "photos.csv"),
     }
     card = (out / "README.md").read_text()
     assert result["verdict"] in card
@@ -370,7 +372,7 @@ def test_json_and_folder(made, tmp_path):
 
 
 def test_an_unknown_blend_is_refused(made):
-    with pytest.raises(UsageError, match="'median'; allowed: mean, weighted"):
+    with pytest.raises(UsageError, match="'median'; allowed are mean, weighted"):
         ensemble(*made.values(), blend="median")
 
 
@@ -383,19 +385,28 @@ def test_equal_folder_names_become_paths(made, tmp_path):
 def test_members_photos_are_put_into_one_order(made, tmp_path):
     shutil.copytree(made["gmp"], tmp_path / "gmp")
     table(made["gmp"]).iloc[::-1].to_csv(tmp_path / "gmp" / "predictions.csv", index=False)
+    sign(tmp_path / "gmp")
     straight = read_members([made["gap"], made["gmp"]])[1].splits["test"]
     turned = read_members([made["gap"], tmp_path / "gmp"])[1].splits["test"]
     assert turned.files == straight.files
     np.testing.assert_array_equal(turned.probabilities, straight.probabilities)
 
 
+def sign(folder: Path, **changes: object) -> None:
+    """Take the digests of changed files, as the run itself would have done."""
+    result = json.loads((folder / "metrics.json").read_text())
+    result.pop("sha256")
+    files = {name: sha256_of(folder / name) for name in result["files"] if (folder / name).exists()}
+    write_result(folder, {**result, **changes, "files": files})
+
+
 def rewrite(folder: Path, file: str, **changes: object) -> None:
     """Change keys of a JSON or YAML file."""
+    if file == "metrics.json":
+        return sign(folder, **changes)
     path = folder / file
-    reader, writer = (
-        (json.loads, json.dumps) if path.suffix == ".json" else (yaml.safe_load, yaml.safe_dump)
-    )
-    path.write_text(writer({**reader(path.read_text()), **changes}))
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
+    return sign(folder)
 
 
 def other_classes(folder: Path) -> None:
@@ -403,6 +414,7 @@ def other_classes(folder: Path) -> None:
     with (folder / "predictions.csv").open() as file:
         rows = [[cell.replace("plums", "pears") for cell in row] for row in csv.reader(file)]
     (folder / "predictions.csv").write_text("\n".join(",".join(row) for row in rows))
+    sign(folder)
 
 
 @pytest.mark.parametrize(

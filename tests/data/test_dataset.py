@@ -573,3 +573,11 @@ def test_the_advice_counts_photos_that_were_taken_out_since(tmp_path: Path) -> N
     with pytest.raises(DataError, match="--min-per-class 4 leaves such classes out"):
         without(dataset, bad)
     assert read_folder(tmp_path, min_per_class=4).classes == ("ant", "bee")
+
+
+def test_a_least_number_that_leaves_no_class_is_said(tmp_path):
+    for name in ("a", "b"):
+        for number in range(4):
+            paint(tmp_path / name / f"{number}.png", (9, 9, 9), number + 10 * (name == "b"))
+    with pytest.raises(DataError, match="--min-per-class 50 leaves no class of .* 4 photos"):
+        read_folder(tmp_path, min_per_class=50)
