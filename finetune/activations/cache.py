@@ -120,7 +120,7 @@ class ActivationCache:
         """
         store = self.entry(cut, view)
         source = self._source(photos, cut, view)
-        cuts = self._together(cut, view) if source == INPUT else (cut,)
+        cuts = self._together(photos, cut, view) if source == INPUT else (cut,)
         label = f"activations at {' and '.join(cuts)}" + (f", view {view}" if view else "")
         try:
             found = extract(
@@ -151,14 +151,17 @@ class ActivationCache:
             self.reporter.warn(f"{error}: the activations at {cut} are stored as float32.")
             del self._entries[cut, view > 0]
 
-    def _together(self, cut: str, view: int) -> tuple[str, ...]:
-        """The cuts that one pass stores: this one first, and others that are wanted, too."""
+    def _together(self, photos: Sequence[Photo], cut: str, view: int) -> tuple[str, ...]:
+        """The cuts that one pass stores: this one first, and others that lack rows that are
+        wanted.
+        """
         own = self.entry(cut, view).trunk_pass
         wanted = self._kept.together.get(view > 0, ())
         others = [name for name in wanted if name not in (cut, INPUT)]
         # an int8 trunk of another calibration is another pass
         same = [name for name in others if self.entry(name, view).trunk_pass == own]
-        return (cut, *(same if cut != INPUT else []))
+        lacking = [name for name in same if cut != INPUT and self.missing(photos, name, view)]
+        return (cut, *lacking)
 
     def _source(self, photos: Sequence[Photo], cut: str, view: int) -> str:
         """Where to compute a cut from: a stored lower one if that is exact, else the photos.

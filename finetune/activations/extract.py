@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -71,7 +71,7 @@ def extract(
     _report_damage(store, reporter)
     if not missing:
         return Extracted(0, [])
-    with _turn(store, list(by_name), reporter) as missing:
+    with _turn(stores, list(by_name), reporter) as missing:
         if not missing:
             return Extracted(0, [])
         need_space(store.folder, len(missing) * row_bytes)
@@ -93,34 +93,41 @@ def _report_damage(store: Store, reporter: Reporter) -> None:
 
 
 @contextmanager
-def _turn(store: Store, names: list[str], reporter: Reporter) -> Iterator[list[str]]:
-    """Hold the cache entry, and yield what is still missing by then; nothing is held for
+def _turn(stores: Sequence[Store], names: list[str], reporter: Reporter) -> Iterator[list[str]]:
+    """Hold the cache entries, and yield what the first still lacks by then; nothing is held for
     nothing.
     """
-    try:
-        make_folder(store.folder)
-        lock = FileLock(store.folder / ".lock")
-        is_held = _acquired(lock)
-        if not is_held:
-            reporter.say("another process computes activations of this kind: waiting for it")
-        while not is_held and store.missing(names):
-            is_held = _acquired(lock)
-            store.refresh()
-    except OSError as error:
-        if error.errno not in READ_ONLY:
-            raise
-        missing = count(len(store.missing(names)), "row")
-        raise DataError(
-            f"{missing} must be computed and the cache {store.folder.parent} cannot be written "
-            f"({error.strerror}). Make it writable, or set FINETUNE_CACHE to another folder."
-        ) from error
-    try:
+    store = stores[0]
+    with ExitStack() as held:
+        try:
+            for each in sorted(stores, key=lambda each: each.folder):  # one order: no deadlock
+                make_folder(each.folder)
+                lock = FileLock(each.folder / ".lock")
+                held.callback(lock.release)
+                if not _awaited(lock, store, names, reporter):
+                    break
+                sweep(each.folder)
+        except OSError as error:
+            if error.errno not in READ_ONLY:
+                raise
+            missing = count(len(store.missing(names)), "row")
+            raise DataError(
+                f"{missing} must be computed and the cache {store.folder.parent} cannot be written "
+                f"({error.strerror}). Make it writable, or set FINETUNE_CACHE to another folder."
+            ) from error
         store.refresh()
-        if is_held:
-            sweep(store.folder)
         yield store.missing(names)
-    finally:
-        lock.release()
+
+
+def _awaited(lock: FileLock, store: Store, names: list[str], reporter: Reporter) -> bool:
+    """Wait for a lock while the store lacks rows; whether it is held."""
+    is_held = _acquired(lock)
+    if not is_held:
+        reporter.say("another process computes activations of this kind: waiting for it")
+    while not is_held and store.missing(names):
+        is_held = _acquired(lock)
+        store.refresh()
+    return is_held
 
 
 def _acquired(lock: FileLock) -> bool:

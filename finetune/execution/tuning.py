@@ -192,7 +192,9 @@ class _Tuning:
         importance = self._importance(complete)
         self._write_trials(finished)
         run = self.out / "best"
-        measured = read_run(run) or run_trial(recipe, run, self.reporter, self.dataset, self.bench)
+        measured = read_run(run) or run_trial(
+            recipe, run, self.reporter, self.dataset, self.bench, for_use=True
+        )
         result = {
             "best": best.params,
             "trials": len(finished),

@@ -24,8 +24,8 @@ from finetune.errors import BusyError, DataError, IntegrityError, UsageError
 from finetune.files import READ_ONLY
 from finetune.recipe.reading import reopen
 from finetune.recipe.recipe import Recipe
-from finetune.runs.folder import checked
-from finetune.runs.ir import open_ir, write_ir
+from finetune.runs.folder import RESULT, checked
+from finetune.runs.ir import has_ir, open_ir, write_ir
 
 if TYPE_CHECKING:
     import keras
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from finetune.activations.engine import Engine
 
 _MAX_BYTES = 2**20  # of classes.json and input.json; the names of 20,000 classes fit
-_IR = Path("openvino/float32")  # in a run folder: its network without TensorFlow, see runs.ir
 
 
 class Classifier:
@@ -94,6 +93,9 @@ class Classifier:
         names, recipe = folder / "classes.json", folder / "recipe.yaml"
         if path.is_dir():
             checked(path, "classes.json", "recipe.yaml", "input.json")
+        if path.is_dir() and recipe.exists() and not (path / RESULT).exists():
+            how = f"Go on with `finetune run --resume {path}`."
+            raise DataError(f"{path} is no finished run: it holds no {RESULT}. {how}")
         if path.is_dir() and recipe.exists() and names.exists():
             made_by = reopen(recipe)
             return cls(path, _names(names), made_by.image_size, made_by.resize, made_by)
@@ -159,16 +161,16 @@ class Classifier:
     def _engine(self, precision: str) -> "Engine":
         """The network, converted and compiled once for each precision."""
         if precision not in self._engines:
-            compiled = open_ir(self.path, precision) if self._has_ir() else None
+            compiled = open_ir(self.path, precision) if self.has_ir() else None
             self._engines[precision] = compiled or self._compiled(precision)
         return self._engines[precision]
 
-    def _has_ir(self) -> bool:
+    def has_ir(self) -> bool:
         """Whether the network is there as IR, made now if it is missing beside a run's model."""
         if self.recipe is None:
             return False
-        if (self.path / _IR).is_dir():
-            checked(self.path, "model.keras")
+        checked(self.path, "model.keras")
+        if has_ir(self.path):
             return True
         from finetune.activations.engine import resolve_engine
 
@@ -179,7 +181,7 @@ class Classifier:
         photos = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         try:
             write_ir(model, self.path, photos)
-        except BusyError:  # the disk is full
+        except (BusyError, IntegrityError, RuntimeError):  # a full disk, or beyond OpenVINO
             return False
         except OSError as error:
             if error.errno not in READ_ONLY:
@@ -293,7 +295,6 @@ def _checked(rows: np.ndarray, path: Path) -> np.ndarray:
         raise IntegrityError(
             f"{path} gives values from {rows.min():g} to {rows.max():g} with sums from "
             f"{totals.min():g} to {totals.max():g}, which are no probabilities. Its last layer "
-            "must "
-            "be a softmax, or a sigmoid of one unit."
+            "must be a softmax, or a sigmoid of one unit."
         )
     return rows

@@ -17,6 +17,7 @@ from finetune.files import commit_json, digest_of, sha256_of
 RESULT = "metrics.json"
 PHOTOS = "photos.csv"  # the sha256 of every photo, with its split
 _OWN = "sha256"
+_NETWORKS = "openvino/*/manifest.json"  # see runs.ir
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,9 @@ class RunResult:
 
     def write(self, folder: Path) -> "RunResult":
         """Finish a run folder: take the digests of its files, and commit the result last."""
-        names = sorted(path.name for path in folder.iterdir() if _is_recorded(path))
+        paths = [path for path in folder.iterdir() if _is_recorded(path)]
+        paths += folder.glob(_NETWORKS)  # these hold the digests of their graphs and weights
+        names = sorted(path.relative_to(folder).as_posix() for path in paths)
         result = replace(self, files={name: sha256_of(folder / name) for name in names})
         write_result(folder, result.to_json())
         return result
@@ -137,16 +140,25 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     return content
 
 
+def recorded(folder: Path) -> dict[str, str]:
+    """name -> sha256 of the files of a finished run; empty if it is not finished.
+
+    Raises:
+        IntegrityError: the result is damaged.
+    """
+    return (read_result(folder) or {}).get("files", {})
+
+
 def checked(folder: Path, *names: str) -> None:
     """Compare files of a finished run with their recorded digests; all of them if none is named.
 
     Raises:
         IntegrityError: a file is missing or has changed since the run was finished.
     """
-    recorded = (read_result(folder) or {}).get("files", {})
-    for name in names or recorded:
+    files = recorded(folder)
+    for name in names or files:
         path = folder / name
-        if name in recorded and not (path.is_file() and sha256_of(path) == recorded[name]):
+        if name in files and not (path.is_file() and sha256_of(path) == files[name]):
             raise IntegrityError(
                 f"{path} is not the file that the run wrote: it has another sha256 than {RESULT} "
                 "records. Restore it, or run the recipe again in another folder."
@@ -156,11 +168,12 @@ def checked(folder: Path, *names: str) -> None:
 def finished_run(folder: Path) -> RunResult | None:
     """The result of a run if it is finished and readable, its tables as they were written.
 
-    What cannot be read is not finished. The model is not hashed: whoever opens it does that.
+    What cannot be read is not finished. The networks are not hashed: whoever opens them does that.
     """
     try:
         result = read_run(folder)
-        checked(folder, *(name for name in result.files if name != "model.keras") if result else ())
+        names = result.files if result else ()
+        checked(folder, *(name for name in names if not name.startswith(("model.", "openvino/"))))
     except (IntegrityError, DataError):
         return None
     return result

@@ -14,6 +14,7 @@ from finetune.activations.engine import Engine, compile_graph, resolve_precision
 from finetune.backend import load_openvino
 from finetune.errors import IntegrityError, UsageError
 from finetune.model.ir import convert, keep, load
+from finetune.runs.folder import checked, recorded
 
 if TYPE_CHECKING:
     import keras
@@ -78,8 +79,26 @@ def _joined(trunk: Any, tail: Any) -> Any:
 
 
 def _write(folder: Path, graph: Any, model: "keras.Model") -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    keep(folder, graph, {"classes": model.outputs[0].shape[1]}, ["probabilities"])
+    made_from = recorded(folder.parents[1]).get("model.keras")  # None: the run records this IR
+    fields = {"classes": model.outputs[0].shape[1], "model": made_from}
+    keep(folder, graph, fields, ["probabilities"])
+
+
+def has_ir(run: Path) -> bool:
+    """Whether a finished run's network is there as IR: the one that the run recorded, or one that
+    was made later from its model.
+
+    Raises:
+        IntegrityError: the IR is not the one that the run recorded.
+    """
+    name = f"{FOLDER}/float32/manifest.json"
+    if not (run / name).is_file():
+        return False
+    made_from = load(run / FOLDER / "float32").fields.get("model")
+    if made_from and made_from == recorded(run).get("model.keras"):
+        return True
+    checked(run, name)
+    return name in recorded(run)
 
 
 def open_ir(run: Path, precision: str = "auto") -> Engine:
@@ -106,12 +125,14 @@ def open_ir(run: Path, precision: str = "auto") -> Engine:
 def read_ir(run: Path, precision: str = "auto") -> tuple[Any, str]:
     """A run's network as ``openvino.Model``, and its precision on this machine; see ``open_ir``."""
     folder = run / FOLDER / ("int8" if precision == "int8" else "float32")
-    if precision == "int8" and not folder.exists():
+    if precision == "int8" and not (folder / "manifest.json").is_file():
         raise UsageError(
             f"precision is 'int8', and {run} has no int8 network: it was not made in it, or is a "
             "trial of a comparison. Use --precision auto, float32 or bfloat16, or `finetune run` "
             "its recipe with --precision int8."
         )
+    if precision == "int8":
+        checked(run, f"{FOLDER}/int8/manifest.json")
     # A finished int8 network needs no NNCF.
     resolved = precision if precision == "int8" else resolve_precision(precision, "openvino")
     return load(folder).graph(), resolved

@@ -12,7 +12,7 @@ from finetune.backend import load_openvino
 from finetune.errors import UsageError
 from finetune.runs.classifier import Classifier
 from finetune.runs.folder import read_result
-from finetune.runs.ir import FOLDER, read_ir
+from finetune.runs.ir import read_ir
 from finetune.serving.evidence import Head, find_head
 
 
@@ -47,22 +47,23 @@ class Served:
 
 
 def open_served(run: Path, precision: str = "auto") -> Served:
-    """Open a run without TensorFlow.
+    """Open a run, without TensorFlow unless its OpenVINO network is still to be made.
 
     Args:
         run: the folder of a finished run.
         precision: see ``runs.ir.open_ir``.
 
     Raises:
-        UsageError: the run has no OpenVINO network.
+        UsageError: the run has no OpenVINO network, and none can be made here.
         DataError, IntegrityError: see ``Classifier.open``.
     """
-    if run.is_file() or (run.is_dir() and not (run / FOLDER).is_dir()):
+    is_run = (run / "recipe.yaml").is_file() or not run.exists()
+    classifier = Classifier.open(run) if is_run else None
+    if classifier is None or not classifier.has_ir():
         raise UsageError(
             f"{run} has no OpenVINO network, which is what is served. Give the folder of a "
-            "finished `finetune run` of this version."
+            "finished `finetune run`."
         )
-    classifier = Classifier.open(run)
     graph, resolved = read_ir(run, precision)
     head = find_head(graph)
     if head:

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from finetune.activations import extract as extraction
 from finetune.activations.extract import extract
@@ -237,3 +237,23 @@ def test_one_pass_fills_the_stores_of_several_cuts(photos, tmp_path):
         stores[0].trunk_pass == stores[1].trunk_pass != open_store(tmp_path, "float16").trunk_pass
     )
     assert extract(stores[1:], listed, 0, reader(), never, 24, "test", SILENT).computed == 0
+
+
+def test_every_entry_that_a_pass_fills_is_held_and_swept(photos, tmp_path):
+    listed = read_folder(photos).photos
+    stores = [Store(tmp_path, {**FIELDS, "cut": cut, "pixels": {}}, "float32") for cut in "abc"]
+    for store in stores:
+        store.folder.mkdir(parents=True)
+        (store.folder / ".shard-x.npy.y.tmp").write_bytes(b"half")
+
+    def engine(batches):
+        for store in stores:
+            assert not list(store.folder.glob(".*.tmp"))
+            with pytest.raises(Timeout):
+                FileLock(store.folder / ".lock").acquire(timeout=0)
+        for batch in mean_engine()(batches):
+            yield [(row, row, row) for row in batch]
+
+    assert extract(stores, listed, 0, reader(), lambda: engine, 36, "test", SILENT).computed
+    for store in stores:
+        FileLock(store.folder / ".lock").acquire(timeout=0)

@@ -90,6 +90,7 @@ def test_a_run_from_photos_to_folder(backbone, values, photos, tmp_path):
         *("confusion.png", "curves.png", "explanations.png", "environment.json", "README.md"),
     }
     assert (result.validation["n"], result.test["n"], result.cut) == (7, 7, resolved.cut)
+    assert "openvino/float32/manifest.json" in result.files
     assert result.audit["moved"] == 0 < result.audit["frozen"]
     assert json.loads((out / "classes.json").read_text()) == ["apples", "plums"]
     assert load(out / "recipe.yaml", {}) == resolved

@@ -63,7 +63,8 @@ def learned(monkeypatch):
         right = np.exp(-level)
         return np.where(np.eye(2)[labels] > 0, right, 1 - right), labels
 
-    def measured(recipe, folder, *_):
+    def measured(recipe, folder, *_, for_use):
+        assert for_use
         return SimpleNamespace(test={"accuracy": 0.5, "per_class": []})
 
     monkeypatch.setattr(tuning, "try_trial", learn)

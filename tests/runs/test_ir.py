@@ -12,13 +12,17 @@ import pytest
 
 import finetune.runs.ir as irs
 from finetune.activations.engine import compile_graph, resolve_precision
-from finetune.errors import IntegrityError, UsageError
+from finetune.errors import DataError, IntegrityError, UsageError
+from finetune.files import sha256_of
 from finetune.model.base import build_base
 from finetune.model.cut import split
 from finetune.model.heads import add_head
 from finetune.model.quantize import quantized
 from finetune.model.weights import load_weights
-from finetune.runs.ir import open_ir, write_int8, write_ir
+from finetune.recipe.recipe import Recipe
+from finetune.runs.classifier import Classifier
+from finetune.runs.folder import write_result
+from finetune.runs.ir import has_ir, open_ir, write_int8, write_ir
 
 PHOTOS = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3), np.uint8)
 
@@ -82,3 +86,41 @@ def test_auto_is_the_native_precision(model, tmp_path):
     write_ir(model, tmp_path, PHOTOS)
     exact, native = (next(open_ir(tmp_path, name)([PHOTOS])) for name in ("float32", "auto"))
     assert 0 < np.abs(exact - native).max() < 0.02
+
+
+def test_an_ir_counts_from_its_manifest_on_and_only_for_the_model_that_it_was_made_from(tmp_path):
+    folder = tmp_path / "openvino" / "float32"
+    folder.mkdir(parents=True)
+    (folder / "0.xml").touch()
+    assert not has_ir(tmp_path), "half-written"
+    about = {"fields": {"model": "a"}, "cuts": [], "sha256": {"0.xml": "", "0.bin": ""}, "made": 0}
+    manifest = folder / "manifest.json"
+    manifest.write_text(json.dumps(about))
+    write_result(tmp_path, {"files": {"model.keras": "a"}})
+    assert has_ir(tmp_path), "made later, from this model"
+    write_result(tmp_path, {"files": {"model.keras": "b"}})
+    assert not has_ir(tmp_path), "made from another model"
+    name = manifest.relative_to(tmp_path).as_posix()
+    write_result(tmp_path, {"files": {"model.keras": "b", name: sha256_of(manifest)}})
+    assert has_ir(tmp_path), "as the run recorded it"
+    manifest.write_text(json.dumps(about | {"made": 1}))
+    with pytest.raises(IntegrityError, match="another sha256"):
+        has_ir(tmp_path)
+
+
+def test_a_run_without_its_result_is_not_opened(tmp_path):
+    for name in ("model.keras", "recipe.yaml", "classes.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match="no finished run"):
+        Classifier.open(tmp_path)
+
+
+def test_a_network_that_openvino_gets_wrong_is_left_to_keras(model, tmp_path, monkeypatch):
+    model.save(tmp_path / "model.keras")
+    (tmp_path / "openvino" / "float32").mkdir(parents=True)
+    recipe = Recipe(data="photos", weights="random")
+    classifier = Classifier(tmp_path, ("a", "b", "c"), 32, "squash", recipe, model)
+    monkeypatch.setattr(irs, "_TOLERANCE", -1.0)
+    assert not classifier.has_ir()
+    monkeypatch.undo()
+    assert classifier.has_ir(), "made now, beside what an interrupted one left"

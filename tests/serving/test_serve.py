@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,8 +28,9 @@ pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
 from finetune.commands.predict import predict
+from finetune.errors import UsageError
 from finetune.runs.classifier import Classifier
-from finetune.serving import uploads
+from finetune.serving import network, uploads
 from finetune.serving.app import Service
 from finetune.serving.network import Served
 from finetune.serving.server import Server, bind
@@ -387,6 +389,16 @@ def test_what_keeps_it_from_starting_is_said(run, tmp_path):
         assert (done.returncode, done.stdout) == (code, ""), done.stderr
         assert words in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_the_network_is_made_where_it_can_be_before_a_run_is_refused(tmp_path, monkeypatch):
+    asked = []
+    unmade = SimpleNamespace(has_ir=lambda: asked.append(1))
+    monkeypatch.setattr(network, "Classifier", SimpleNamespace(open=lambda run: unmade))
+    (tmp_path / "recipe.yaml").touch()
+    with pytest.raises(UsageError, match="no OpenVINO network"):
+        network.open_served(tmp_path)
+    assert asked
 
 
 def test_without_the_extra_the_line_that_installs_it_is_named(run):
