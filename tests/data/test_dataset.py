@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import paint
 from PIL import Image
 
 from finetune.data.dataset import SPLITS, Dataset, all_copies, find_bad, leaks, read_folder, without
