@@ -53,7 +53,8 @@ def explain(
         UsageError: there is no such layer, or the model does not end in a Dense layer.
     """
     from finetune.data.photos import Pixels, printable, read_photos
-    from finetune.runs.classifier import find_photos, opened
+    from finetune.data.places import find_photos
+    from finetune.runs.classifier import opened
 
     files = list(find_photos(photos))
     classifier = opened(model)

@@ -87,7 +87,8 @@ def predict(
     """
     if top < 1:
         raise UsageError(f"top is {top}; allowed are 1 to the number of classes.")
-    from finetune.runs.classifier import find_photos, opened
+    from finetune.data.places import find_photos
+    from finetune.runs.classifier import opened
 
     total = sum(1 for _ in find_photos(photos))
     classifier = opened(model)

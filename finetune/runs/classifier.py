@@ -1,9 +1,7 @@
 """A classifier that was saved, opened for use: its model, its classes, how it wants its photos."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,16 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.backend import load_keras
-from finetune.data.photos import (
-    RESIZE_MODES,
-    SUFFIXES,
-    Item,
-    Pixels,
-    list_photos,
-    read_photos,
-    through,
-)
-from finetune.errors import BusyError, DataError, IntegrityError, UsageError
+from finetune.data.photos import RESIZE_MODES, Item, Pixels, read_photos, through
+from finetune.errors import BusyError, DataError, IntegrityError
 from finetune.files import READ_ONLY
 from finetune.recipe.reading import reopen
 from finetune.recipe.recipe import Recipe
@@ -158,8 +148,14 @@ class Classifier:
         stream = read_photos(Pixels(self.image_size, self.resize), photos)
         return through(engine, stream, batch_size())
 
+    def precision(self, wanted: str) -> str:
+        """``auto`` is float32 for a run in float32, whose backbone may need it."""
+        is_float32 = self.recipe is not None and self.recipe.precision == "float32"
+        return "float32" if wanted == "auto" and is_float32 else wanted
+
     def _engine(self, precision: str) -> "Engine":
         """The network, converted and compiled once for each precision."""
+        precision = self.precision(precision)
         if precision not in self._engines:
             compiled = open_ir(self.path, precision) if self.has_ir() else None
             self._engines[precision] = compiled or self._compiled(precision)
@@ -205,26 +201,6 @@ class Classifier:
 def opened(model: str | PathLike[str] | Classifier) -> Classifier:
     """The classifier itself, or the one at a path, see ``Classifier.open``."""
     return model if isinstance(model, Classifier) else Classifier.open(model)
-
-
-def find_photos(photos: Sequence[Path | str] | Path | str) -> Iterator[Path]:
-    """The photos in files and folders that a classifier is asked about, in order.
-
-    Raises:
-        UsageError: an address. DataError: a path does not exist, or there are no photos.
-    """
-    given = [photos] if isinstance(photos, str | PathLike) else list(photos)
-    for place in map(str, given):
-        if re.match(r"(https?|ftp|s3|gs|hf):/", place):
-            raise UsageError(f"{place} is an address. Download it, and give the file's path.")
-    found = list_photos([Path(place) for place in given])
-    first = next(found, None)
-    if first is None:
-        raise DataError(
-            f"There are no photos in {', '.join(map(str, given))}. Photos in folders end in "
-            f"{', '.join(sorted(SUFFIXES))}."
-        )
-    return chain([first], found)
 
 
 def two_columns(outputs: np.ndarray) -> np.ndarray:

@@ -64,7 +64,7 @@ def open_served(run: Path, precision: str = "auto") -> Served:
             f"{run} has no OpenVINO network, which is what is served. Give the folder of a "
             "finished `finetune run`."
         )
-    graph, resolved = read_ir(run, precision)
+    graph, resolved = read_ir(run, classifier.precision(precision))
     head = find_head(graph)
     if head:
         outputs = [graph.output(0), head.maps]
