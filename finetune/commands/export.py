@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune import __version__
+from finetune.backend import load_keras
 from finetune.errors import IntegrityError, UsageError
 from finetune.files import commit_json, sha256_of
 from finetune.model.formats import FORMATS, Format
@@ -58,7 +59,6 @@ def export(
     if format not in FORMATS:
         raise UsageError(f"format is '{format}'; allowed are {', '.join(FORMATS)}.")
     row = FORMATS[format]
-    row.check_packages()
     path = Path(model) if isinstance(model, str | os.PathLike) else model.path
     folder = Path(out) if out else (path if path.is_dir() else path.parent) / "exported" / format
     if os.path.lexists(folder):
@@ -71,6 +71,8 @@ def export(
 
     started = time.perf_counter()
     classifier = opened(model)
+    load_keras()  # before a package that imports it aloud
+    row.check_packages()
     reporter.say(f"{format} is written, then run and compared with Keras")
     checked = _write(row, classifier, folder, format)
     return {

@@ -163,7 +163,7 @@ def test_bad_recipes_and_weights_have_their_exit_codes(photos, tmp_path):
     one_paragraph(
         finetune_here("run", "--set", "lerning_rate=1"), 2, "did you mean 'learning_rate'?"
     )
-    one_paragraph(finetune_here("run", tmp_path / "none.yaml"), 2, "cannot be read as a recipe")
+    one_paragraph(finetune_here("run", tmp_path / "none.yaml"), 2, "does not exist")
     assert "Traceback" in finetune_here("run", tmp_path / "none.yaml", "-v").stderr
     one_paragraph(
         finetune_here("run", "--data", photos, "--weights", "imagnet"),

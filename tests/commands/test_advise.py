@@ -49,7 +49,7 @@ def test_backbones_are_ranked_and_a_second_call_extracts_nothing(
     assert len(first["scores"]) == 1
     assert first["similarity"]["random"] is not None
     monkeypatch.setattr(
-        "finetune.activations.cache.compile_trunk", lambda *_: pytest.fail("a trunk was run")
+        "finetune.activations.trunk.open_trunk", lambda *_: pytest.fail("a trunk was run")
     )
     second = advise(photos, **values, out=tmp_path / "b")
     assert {**first, "page": ""} == {**second, "page": ""}

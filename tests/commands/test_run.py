@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import paint
 
-from finetune.activations import cache as activation_cache
+from finetune.activations import trunk
 from finetune.activations.engine import resolve_precision
 from finetune.commands.run import plan_run, run
 from finetune.data.photos import decode
@@ -113,16 +113,12 @@ def test_a_run_from_photos_to_folder(backbone, values, photos, tmp_path):
 
 
 def test_a_second_run_computes_nothing_and_another_head_neither(photos, tmp_path, monkeypatch):
-    first = runs.run_trial(recipe(photos, strategy="cached-features"), tmp_path / "a", QUIET)
-    monkeypatch.setattr(
-        activation_cache,
-        "compile_trunk",
-        lambda part, *_: iter if part is None else pytest.fail("a trunk was run"),
-    )
-    second = runs.run_trial(recipe(photos, strategy="cached-features"), tmp_path / "b", QUIET)
-    third = runs.run_trial(
-        recipe(photos, strategy="cached-features", head="flatten", seed=4), tmp_path / "c", QUIET
-    )
+    chosen = {"strategy": "cached-features", "precision": "float32"}
+    first = runs.run_trial(recipe(photos, **chosen), tmp_path / "a", QUIET)
+    monkeypatch.setattr(trunk, "open_trunk", lambda *_: pytest.fail("a trunk was run"))
+    second = runs.run_trial(recipe(photos, **chosen), tmp_path / "b", QUIET)
+    flat = recipe(photos, **chosen, head="flatten", seed=4)
+    third = runs.run_trial(flat, tmp_path / "c", QUIET)
     assert (first.extracted, second.extracted, third.extracted) == (26, 0, 0)
     assert predictions(tmp_path / "a") == predictions(tmp_path / "b")
     assert first.split == third.split

@@ -25,7 +25,8 @@ def test_rows_agree_with_the_networks(name):
         assert find_blocks(build_base(name, 224)) == backbone(name).blocks
     front = keras.Model(base.input, base.get_layer("preprocess").output)
     white = np.full((1, 28, 28, 3), 255, np.uint8)
-    np.testing.assert_allclose(front(white), 1.0, rtol=1e-6)
+    if name != "resnet50-v1.5":  # which has torchvision's preprocessing
+        np.testing.assert_allclose(front(white), 1.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", CONTROLS)

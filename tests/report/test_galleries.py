@@ -17,6 +17,6 @@ def test_a_photo_of_any_name_is_shown(tmp_path, name):
     paint(path, (200, 60, 50), 0)
     file = printable(Path(os.fsdecode(name)))
     file.encode()
-    shown = galleries._thumbnail(tmp_path, file)
+    shown = galleries.thumbnail(tmp_path, file)
     assert (shown["width"], shown["height"]) == (160, 120)
     assert shown["src"]
