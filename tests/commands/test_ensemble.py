@@ -258,6 +258,7 @@ def test_weights_are_fitted_on_validation_alone(ensembled, made, tmp_path):
     test = rows["split"] == "test"
     rows.loc[test, ["apples", "plums"]] = rows.loc[test, ["plums", "apples"]].to_numpy()
     rows.to_csv(doctored / "predictions.csv", index=False)
+    sign(doctored)
     first = ensembled["weighted"][1]
     second = ensemble(made["gap"], made["gmp"], doctored, blend="weighted", out=tmp_path / "out")
     for key in ("weights", "validation"):
@@ -279,6 +280,7 @@ def test_a_member_without_weight_costs_nothing_and_is_named(made, tmp_path):
         rows["apples"] = np.where(right, 0.01, 0.99)
         rows["plums"] = 1 - rows["apples"]
         rows.to_csv(useless[name] / "predictions.csv", index=False)
+        sign(useless[name])
     done = finetune_here(
         *("ensemble", made["gap"], *useless.values(), "--blend", "weighted"),
         *("--out", tmp_path / "out"),
