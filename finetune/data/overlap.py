@@ -16,7 +16,7 @@ from finetune.progress import SILENT, Reporter, count
 
 _SIZE = 224  # side in pixels of what is compared, as in `finetune check`
 _MOST = 20_000  # photos: every one is compared with every other, which takes minutes beyond
-_VERSION = f"{DECODE_VERSION}-3"  # of the comparison, in the name of what is kept of it
+_VERSION = f"{DECODE_VERSION}-4"  # of the comparison, in the name of what is kept of it
 
 
 def overlap(dataset: Dataset, reporter: Reporter = SILENT) -> dict[str, Any]:
