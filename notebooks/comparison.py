@@ -36,7 +36,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from finetune.evaluation.metrics import reliability_curve
 from finetune.report import sentences
-from finetune.report.figures import duration, front
+from finetune.report.figures import duration, pareto_front
 from finetune.report.sections import sections
 from finetune.runs.predictions import read_predictions
 
@@ -105,7 +105,7 @@ print(
 low, high = metrics["test"]["accuracy_interval"]
 print(f"test accuracy {metrics['test']['accuracy']:.1%}, interval {low:.1%} to {high:.1%}")
 summary = pd.DataFrame({split: metrics[split] for split in ("validation", "test")})
-display(summary.drop(index=["per_class", "accuracy_interval"]).astype(float))
+display(summary.drop(index=["per_class", "accuracy_interval", "top_confusions", "zero_recall"]).astype(float))
 display(pd.DataFrame(metrics["test"]["per_class"]))
 
 # %% [markdown]
@@ -255,7 +255,7 @@ known = [entry for entry in section.entries if np.isfinite(entry.cost("seconds")
 seconds = np.array([entry.cost("seconds") for entry in known])
 accuracy = 100 * np.array([entry.shown["test"]["accuracy"] for entry in known])
 interval = 100 * np.array([entry.shown["test"]["accuracy_interval"] for entry in known])
-on_front = front(seconds, accuracy)
+on_front = pareto_front(seconds, accuracy)
 stairs = np.flatnonzero(on_front)[np.argsort(seconds[on_front])]
 
 figure, axes = plt.subplots(figsize=(7, 3.8))
