@@ -105,7 +105,11 @@ print(
 low, high = metrics["test"]["accuracy_interval"]
 print(f"test accuracy {metrics['test']['accuracy']:.1%}, interval {low:.1%} to {high:.1%}")
 summary = pd.DataFrame({split: metrics[split] for split in ("validation", "test")})
-display(summary.drop(index=["per_class", "accuracy_interval", "top_confusions", "zero_recall"]).astype(float))
+display(
+    summary.drop(index=["per_class", "accuracy_interval", "top_confusions", "zero_recall"]).astype(
+        float
+    )
+)
 display(pd.DataFrame(metrics["test"]["per_class"]))
 
 # %% [markdown]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune import __version__
-from finetune.backend import load_keras
+from finetune.backend import load_keras, stderr_to_nowhere
 from finetune.errors import IntegrityError, UsageError
 from finetune.files import commit_json, sha256_of
 from finetune.model.formats import FORMATS, Format
@@ -198,7 +198,8 @@ def _verify(
     import numpy as np
 
     try:
-        with keras.device("cpu:0"):
+        # LiteRT's C++ side reports on descriptor 2 which delegate it makes.
+        with keras.device("cpu:0"), stderr_to_nowhere():
             opened = row.load(path)
             found = np.concatenate([opened.run(photos), opened.run(photos[:1])])
     except Exception as error:  # every runtime has exceptions of its own
