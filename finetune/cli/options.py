@@ -47,7 +47,7 @@ OPTIONS = {
     "compare photos": Option("Show photos in the report, or only their names.", type=bool),
     "data": Option(
         "Class folders, a CSV or Parquet table of photos, or cats-and-dogs-small, "
-        "clothing-small, sketches, digits.",
+        "cats-and-dogs, clothing-small, sketches, digits, mnist.",
         metavar="DATA",
         type=str,
     ),
@@ -143,9 +143,12 @@ OPTIONS = {
         "Channels of feature maps at most, the most active ones.", metavar="N", least=1
     ),
     "size": Option("Side of the photos in pixels.", metavar="PIXELS", least=32, most=1024),
-    "name": Option("cats-and-dogs-small, clothing-small, sketches or digits.", metavar="NAME"),
+    "name": Option(
+        "cats-and-dogs-small, cats-and-dogs, clothing-small, sketches, digits or mnist.",
+        metavar="NAME",
+    ),
     "source": Option(
-        "A local copy: Kaggle's train/ folder or zip; the folder of clothing-small.",
+        "A local copy: Kaggle's train/ folder or zip; the folder of clothing-small; mnist.npz.",
         "--from",
         "PATH",
         type=Path,
