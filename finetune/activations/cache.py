@@ -110,10 +110,12 @@ class ActivationCache:
         values = int(np.prod(find_cut(self.network.whole, cut).shape[1:]))
         return values * self.entry(cut, view).dtype.itemsize
 
-    def rows(self, photos: Sequence[Photo], cut: str, view: int = 0) -> Rows:
+    def rows(
+        self, photos: Sequence[Photo], cut: str, view: int = 0, in_parts: bool = False
+    ) -> Rows:
         """The activations of photos at a cut, in their order; what is missing is computed.
 
-        Bad photos have no row, and are added to ``bad``.
+        Bad photos have no row, and are added to ``bad``. ``in_parts`` is as for ``extract``.
 
         Raises:
             DataError, IntegrityError, BusyError: see ``extract``.
@@ -132,11 +134,12 @@ class ActivationCache:
                 sum(self.row_bytes(name, view) for name in cuts),
                 label,
                 self.reporter,
+                in_parts,
             )
         except OverflowError as error:
             for name in cuts:
                 self._widen(name, view, error)
-            return self.rows(photos, cut, view)
+            return self.rows(photos, cut, view, in_parts)
         self.computed += found.computed
         self.bad += found.bad
         bad = {photo.sha256 for photo, _ in found.bad}

@@ -101,24 +101,24 @@ class Entry(NamedTuple):
 
 
 def entries(recipe: Recipe) -> list[Entry]:
-    """Cache entries that a recipe's trunk fills.
-
-    A pass is a digest of all fields of the entry but its cut. The weights go by their name, since
-    their digest is known only when they are loaded.
-    """
-    views = pixels(recipe)
-    plain = Pixels(recipe.image_size, recipe.resize)
-    before = preprocessing_of(recipe.backbone, recipe.weights, recipe.preprocessing)
-    shared = {"data": recipe.data, "dtype": recipe.store, "alpha": recipe.alpha}
-    found = []
-    for cut, _, view in needs(recipe):
-        if cut != INPUT:
-            loaded = views if view else plain
-            fields = entry_fields(
-                recipe.backbone, recipe.weights, cut, recipe.precision, loaded, before
-            )
-            found.append(Entry(digest_of({**shared, **fields, "cut": None}), cut, view > 0))
+    """Cache entries that a recipe's trunk fills."""
+    wanted = [need for need in needs(recipe) if need.cut != INPUT]
+    found = [Entry(trunk_pass(recipe, need), need.cut, need.view > 0) for need in wanted]
     return list(dict.fromkeys(found))
+
+
+def trunk_pass(recipe: Recipe, need: Need) -> str:
+    """The pass of photos that fills a cache entry: a digest of all its fields but the cut.
+
+    The weights go by their name, since their digest is known only when they are loaded.
+    """
+    views = pixels(recipe) if need.view else Pixels(recipe.image_size, recipe.resize)
+    before = preprocessing_of(recipe.backbone, recipe.weights, recipe.preprocessing)
+    fields = entry_fields(
+        recipe.backbone, recipe.weights, need.cut, recipe.precision, views, before
+    )
+    shared = {"data": recipe.data, "dtype": recipe.store, "alpha": recipe.alpha}
+    return digest_of({**shared, **fields, "cut": None})
 
 
 def extractions(recipes: Iterable[Recipe]) -> int:
