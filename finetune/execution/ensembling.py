@@ -183,12 +183,18 @@ def _check_alike(first: Member, other: Member) -> None:
     classes = [", ".join(member.classes) for member in (first, other)]
     size = [member.recipe.image_size for member in (first, other)]
     resize = [member.recipe.resize for member in (first, other)]
+    tta = [member.recipe.tta for member in (first, other)]
     alike: tuple[tuple[str, list, type[Exception]], ...] = (
         ("other photos in training and test, split digest", digests, DataError),
         ("classes", classes, DataError),
         ("image_size", size, UsageError),
         ("resize", resize, UsageError),
     )
+    if "flip" in tta:
+        raise UsageError(
+            f"{[first, other][tta.index('flip')].name} looks at mirror images (tta: flip), and an "
+            "ensemble is made of runs that do not. Run its recipe with tta: none."
+        )
     for key, (a, b), error in alike:
         if a != b:
             raise error(

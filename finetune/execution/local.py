@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from finetune.execution.bench import Bench
 
 Outcome = tuple[str, str]  # status and reason
-Together = Mapping[bool, tuple[str, ...]]
+Together = Mapping[int, tuple[str, ...]]
 
 _bench: "Bench | None" = None  # of the worker process
 
