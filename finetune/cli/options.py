@@ -75,6 +75,10 @@ OPTIONS = {
     "epochs": Option("Epochs at most. Default: the strategy's.", metavar="N"),
     "seed": Option("Of everything that is drawn. Default: 0.", metavar="N"),
     "precision": Option("Of the network's arithmetic. Default: auto.", choices=PRECISIONS),
+    "ensemble precision": Option(
+        "Score the joined model anew in this precision. Default: blend what the runs predicted.",
+        choices=PRECISIONS,
+    ),
     "groups": Option(
         "What in a file's path names the photos that belong together: folder:N, or a regular "
         "expression with a group; as `groups` in a recipe.",
