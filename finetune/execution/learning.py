@@ -210,7 +210,7 @@ class Learner:
     def probabilities(self, split: str) -> np.ndarray:
         """Of a split's photos: float32 (n, classes), the mean over the views that count."""
         views = [self._of_view(split, view) for view in shown_views(self.recipe)]
-        return np.mean(views, axis=0, dtype=np.float32)
+        return np.stack(views).mean(axis=0)
 
     def _of_view(self, split: str, view: int) -> np.ndarray:
         if self.linear and self.recipe.cut != INPUT:
@@ -258,10 +258,12 @@ class Learner:
 
     def _settings(self, **changes: Any) -> Settings:
         names = ("epochs", "patience", "batch_size", "learning_rate")
-        names += ("schedule", "weight_decay", "seed", "loss")  # type: ignore[assignment]
+        names += ("schedule", "weight_decay", "seed")  # type: ignore[assignment]
         values = {name: getattr(self.recipe, name) for name in names}
         optimizer = self.recipe.optimizer
         values |= {"optimizer": optimizer.name, "momentum": optimizer.momentum}
+        if self.recipe.loss == "focal":
+            values["loss"] = "focal"
         class_weight = None if self._weights() is not None else self._class_weight()
         return Settings(**values | changes, class_weight=class_weight)
 

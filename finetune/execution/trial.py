@@ -3,6 +3,7 @@ TensorFlow.
 """
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -159,15 +160,13 @@ def _explained(learner: Learner, probabilities: np.ndarray) -> Image | None:
     photos = dataset.split("test")
     lost = np.zeros((recipe.image_size, recipe.image_size, 3), np.uint8)  # is left out later
 
-    def pixels(chosen: np.ndarray) -> np.ndarray:
+    def pixels(chosen: Sequence[int] | np.ndarray) -> np.ndarray:
         stream = read_photos(learner.cache.pixels(0), [photos[index].path for index in chosen])
         return np.stack([lost if isinstance(found, str) else found for _, found in stream])
 
-    stored = learner.rows[Need(recipe.cut, "test", 0)]
+    network, inputs = learner.network.tail, learner.rows[Need(recipe.cut, "test", 0)].__getitem__
     if recipe.features and recipe.cut == recipe.top:
         network, inputs = learner.network.whole, pixels
-    else:
-        network, inputs = learner.network.tail, stored.__getitem__
     reporter = learner.reporter
     return explain_test(network, inputs, dataset, probabilities, recipe.resize, reporter)
 

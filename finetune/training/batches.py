@@ -92,7 +92,8 @@ class Batches(keras.utils.PyDataset):
             return np.arange(len(self._labels))
         draw = np.random.default_rng([self._seed, self.epoch])
         if self._balanced:
-            return balanced_order(self._labels, draw)
+            labels = self._labels if self._labels.ndim == 1 else self._labels.argmax(axis=1)
+            return balanced_order(labels, draw)
         return draw.permutation(len(self._labels))
 
 

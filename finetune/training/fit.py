@@ -31,7 +31,8 @@ class Diverged(FinetuneError):
 class Settings:
     """What a fit depends on beside model and data.
 
-    ``momentum`` is that of ``sgd``; ``weight_decay`` is decoupled in either optimizer.
+    ``momentum`` is that of ``sgd``; ``weight_decay`` is decoupled in either optimizer. ``loss`` is
+    as for ``loss_of``.
     """
 
     epochs: int
@@ -44,7 +45,7 @@ class Settings:
     seed: int = 0
     optimizer: str = "adam"
     momentum: float = 0.0
-    loss: str = "crossentropy"
+    loss: str = "sparse_categorical_crossentropy"
 
 
 def best_epoch(history: Sequence[Mapping[str, Any]]) -> int:

@@ -52,9 +52,10 @@ def fit_joined(
     best = fitted([1.0] * len(widths))
     for cut in range(len(widths)):
         for factor in _FACTORS:
-            factors = [*best.factors[:cut], factor, *best.factors[cut + 1 :]]
-            if not any(factors):
+            below, above = best.factors[:cut], best.factors[cut + 1 :]
+            if not any((*below, *above)):  # alone, its factor would be one more penalty
                 break
+            factors = [*below, factor, *above]
             turned_down = fitted(factors)
             if turned_down.validation_loss >= best.validation_loss:
                 break

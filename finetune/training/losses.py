@@ -1,4 +1,4 @@
-"""Losses beside cross-entropy, for labels that are class indices."""
+"""Losses beside those of Keras that take class indices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,23 +9,25 @@ _FOCUS = 2.0  # gamma of Lin et al.; 0 would be cross-entropy
 
 
 def loss_of(name: str) -> str | Callable[[Any, Any], Any]:
-    """What Keras compiles for ``crossentropy`` or ``focal``.
+    """What Keras compiles: ``focal``, or a name of its own.
 
     Focal: a photo's cross-entropy times (1 - p)^2, p being the probability of its class, so that
     photos that are learned count little. Lin et al., Focal Loss for Dense Object Detection, ICCV
     2017; without its alpha, which is what class weights are.
     """
-    return {"crossentropy": "sparse_categorical_crossentropy", "focal": focal}[name]
+    return focal if name == "focal" else name
 
 
 def focal(labels: Any, probabilities: Any) -> Any:
     """Focal loss of each photo.
 
     Args:
-        labels: class indices, (n,) or (n, 1).
+        labels: class indices, (n,) or (n, 1), or targets (n, classes).
         probabilities: (n, classes).
     """
-    likely = keras.ops.one_hot(keras.ops.reshape(labels, (-1,)), probabilities.shape[-1])
+    classes = probabilities.shape[-1]
+    is_index = len(labels.shape) == 1 or labels.shape[-1] == 1
+    targets = keras.ops.one_hot(keras.ops.reshape(labels, (-1,)), classes) if is_index else labels
     return keras.losses.categorical_focal_crossentropy(
-        likely, probabilities, alpha=1.0, gamma=_FOCUS
+        targets, probabilities, alpha=1.0, gamma=_FOCUS
     )

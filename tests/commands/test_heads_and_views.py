@@ -42,16 +42,19 @@ def written(photos, out) -> tuple[np.ndarray, np.ndarray]:
     return pixels, np.array([[float(row["apples"]), float(row["plums"])] for row in rows])
 
 
+def case(name: str, is_slow: bool, **values):
+    return pytest.param(values, id=name, marks=[pytest.mark.slow] if is_slow else [])
+
+
 @pytest.mark.parametrize(
     "values",
     [
-        {"features": ["block4_pool", "block5_pool"]},
-        {"features": ["block2_pool"], "head": "gmp", "store": "float32"},
-        {"features": ["block4_pool", "block5_pool"], "strategy": "top-blocks"},
-        {"strategy": "full", "tta": "flip"},
-        {"features": ["block3_pool", "block4_pool"], "tta": "flip"},
+        case("two-cuts", True, features=["block4_pool", "block5_pool"]),
+        case("lower-cut", True, features=["block2_pool"], head="gmp", store="float32"),
+        case("top-blocks", True, features=["block4_pool", "block5_pool"], strategy="top-blocks"),
+        case("mirrored-full", True, strategy="full", tta="flip"),
+        case("both", False, features=["block3_pool", "block4_pool"], tta="flip"),
     ],
-    ids=["two-cuts", "one-lower-cut", "above-trained-blocks", "mirrored-full", "both"],
 )
 def test_saved_model_gives_what_was_measured(values, photos, tmp_path):
     out = tmp_path / "run"
@@ -69,6 +72,7 @@ def test_saved_model_gives_what_was_measured(values, photos, tmp_path):
         np.testing.assert_allclose(model(pixels[:, :, ::-1]), model(pixels), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_joined_features_are_vectors_of_one_pass(photos, tmp_path):
     joined = trained(photos, tmp_path / "joined", features=["block4_pool", "block5_pool"])
     (entry,) = joined.entries.values()
@@ -77,6 +81,7 @@ def test_joined_features_are_vectors_of_one_pass(photos, tmp_path):
     assert list(joined.head["factors"]) == ["block4_pool", "block5_pool"]
 
 
+@pytest.mark.slow
 def test_mirrored_run_is_explained_exported_and_refused_by_ensembles(photos, tmp_path):
     out = tmp_path / "run"
     plain = trained(photos, tmp_path / "plain")
