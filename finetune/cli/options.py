@@ -42,12 +42,18 @@ OPTIONS = {
         "Two or more finished runs on the same photos.", metavar="RUN RUN...", type=Path
     ),
     "model": Option("A run folder, or a .keras file.", metavar="RUN|MODEL", type=Path),
+    "predict model": Option(
+        "A run folder, a .keras file, or hf://USER/REPO.", metavar="RUN|MODEL", type=str
+    ),
+    "push run": Option("The folder of a finished run.", metavar="RUN", type=Path),
+    "address": Option("Where to.", metavar="hf://USER/REPO"),
+    "private": Option("A new repository is seen by its owner alone."),
     "photos": Option("Photos, and folders of photos.", metavar="PHOTO|DIR...", type=list[Path]),
     "on": Option("Where trials run: local, a worker on this machine.", metavar="ENGINE"),
     "compare photos": Option("Show photos in the report, or only their names.", type=bool),
     "data": Option(
         "Class folders, a CSV or Parquet table of photos, or cats-and-dogs-small, "
-        "clothing-small, sketches, digits.",
+        "cats-and-dogs, clothing-small, sketches, digits, mnist.",
         metavar="DATA",
         type=str,
     ),
@@ -143,9 +149,12 @@ OPTIONS = {
         "Channels of feature maps at most, the most active ones.", metavar="N", least=1
     ),
     "size": Option("Side of the photos in pixels.", metavar="PIXELS", least=32, most=1024),
-    "name": Option("cats-and-dogs-small, clothing-small, sketches or digits.", metavar="NAME"),
+    "name": Option(
+        "cats-and-dogs-small, cats-and-dogs, clothing-small, sketches, digits or mnist.",
+        metavar="NAME",
+    ),
     "source": Option(
-        "A local copy: Kaggle's train/ folder or zip; the folder of clothing-small.",
+        "A local copy: Kaggle's train/ folder or zip; the folder of clothing-small; mnist.npz.",
         "--from",
         "PATH",
         type=Path,

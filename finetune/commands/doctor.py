@@ -27,6 +27,7 @@ ADDS = {
     "int8": "--precision int8",
     "weights": "--weights FILE of .safetensors and .onnx",
     "serve": "finetune serve",
+    "hf": "push, predict hf://USER/REPO, and --data hf:NAME",
     "tune": "finetune tune",
 }
 _LEAST_FREE = 2**30  # bytes; a run folder and the activations of a few thousand photos
