@@ -127,7 +127,7 @@ OPTIONS = {
     "pooling": Option(
         "What is written: whole maps, or pooled features.", choices=("none", "gap", "gmp")
     ),
-    "blend": Option("How the members are weighed.", choices=("mean", "weighted")),
+    "blend": Option("How the members are weighed.", choices=("mean", "weighted", "soup")),
     "top": Option("How many classes to name for each photo.", metavar="N", least=1),
     "format": Option("What to write.", choices=tuple(FORMATS)),
     "predict format": Option(

@@ -8,7 +8,7 @@ Keras's own functions.
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -264,6 +264,11 @@ def block_cut(name: str, blocks: int) -> str:
             "strategy full."
         )
     return ends[-1 - blocks]
+
+
+def features_cut(pool: str, features: Sequence[str]) -> str:
+    """The name of the tensor that joins the pooled maps of several cuts."""
+    return "-".join([pool, *features])
 
 
 def _derived(name: str, alpha: float) -> Backbone:

@@ -8,7 +8,8 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_va
 from finetune.data.augment import NONE, PRESETS
 from finetune.data.photos import RESIZE_MODES
 from finetune.errors import UsageError
-from finetune.model.backbones import INPUT, backbone, block_cut, known_backbones
+from finetune.model.backbones import INPUT, backbone, block_cut, features_cut, known_backbones
+from finetune.recipe.conflicts import conflicts
 from finetune.recipe.parts import FROZEN, Augment, Head, Optimizer, full_head, full_optimizer
 from finetune.recipe.strategies import STRATEGIES
 from finetune.recipe.yaml import dump
@@ -33,8 +34,10 @@ class Recipe(BaseModel):
     strategy: Literal[tuple(STRATEGIES)] = "top-blocks"  # type: ignore[valid-type]
     blocks: int = Field(1, ge=1)
     head: Head
+    features: list[str] = []  # cuts that the head takes; the backbone's last maps if none are named
     image_size: int = Field(224, ge=28, le=1024)
     resize: Literal[RESIZE_MODES] = "squash"  # type: ignore[valid-type]
+    tta: Literal["none", "flip"] = "none"
     augment: Augment
     views: Literal["fresh"] | Annotated[int, Field(ge=0, le=_MOST_VIEWS)]
     epochs: int = Field(ge=0, le=1_000_000)
@@ -45,6 +48,8 @@ class Recipe(BaseModel):
     schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: float = Field(0.0, ge=0)
     class_weight: Literal["none", "balanced"] = "none"
+    sampling: Literal["none", "balanced"] = "none"
+    loss: Literal["crossentropy", "focal"] = "crossentropy"
     batchnorm: Literal["frozen", "train"] = "frozen"
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     engine: Literal["auto", "openvino", "tensorflow"] = "auto"
@@ -99,6 +104,12 @@ class Recipe(BaseModel):
                 f"image_size is {self.image_size}; {self.backbone} takes photos of {row.min_size} "
                 "px and more"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _head_fits(self) -> "Recipe":
+        if problems := conflicts(self):
+            raise ValueError(". ".join(problems))
         return self
 
     @field_validator("augment", mode="before")
@@ -177,9 +188,19 @@ class Recipe(BaseModel):
         return self
 
     @property
+    def top(self) -> str:
+        """Name of the tensor that the head takes: maps that it pools, or several cuts, joined."""
+        if self.features:
+            return features_cut(self.head.pool, self.features)
+        return block_cut(self.backbone, 0)
+
+    @property
     def cut(self) -> str:
         """Name of the cut that the strategy chooses."""
-        return STRATEGIES[self.strategy].cut(self.backbone, self.blocks)
+        strategy = STRATEGIES[self.strategy]
+        if strategy.learns == "head":
+            return self.top
+        return strategy.cut(self.backbone, self.blocks)
 
     def dump(self) -> str:
         """The recipe as YAML, every key written out."""

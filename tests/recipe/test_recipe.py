@@ -227,6 +227,13 @@ def test_the_schema_names_every_key():
         ({"optimizer": {"name": "sgd", "momentun": 1.0}}, "did you mean 'momentum'?"),
         ({"head": {"hidden": []}}, "head.hidden"),
         ({"preprocessing": "torch"}, "preprocessing is 'torch'"),
+        ({"features": ["pool4"]}, "features names pool4; vgg16 has the cuts block1_pool, "),
+        ({"features": ["block5_pool", "block4_pool"]}, "from below: [block4_pool, block5_pool]"),
+        ({"features": ["block4_pool"], "head": "flatten"}, "set head.pool: gap or gmp"),
+        ({"features": ["block3_pool"]}, "lies below the cut block4_pool of top-blocks"),
+        ({"strategy": "cached-features", "loss": "focal"}, "set head.solver: keras"),
+        ({"sampling": "balanced", "class_weight": "balanced"}, "set one of them"),
+        ({"tta": "rotate"}, "tta is 'rotate'"),
     ],
 )
 def test_what_does_not_fit_the_backbone_or_optimizer_is_refused(values, reason):
