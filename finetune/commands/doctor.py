@@ -26,6 +26,8 @@ ADDS = {
     "heif": "photos in HEIC and HEIF",
     "int8": "--precision int8",
     "weights": "--weights FILE of .safetensors and .onnx",
+    "hf": "--weights hf://...",
+    "kaggle": "--weights kaggle://...",
     "serve": "finetune serve",
     "tune": "finetune tune",
 }
