@@ -42,6 +42,12 @@ OPTIONS = {
         "Two or more finished runs on the same photos.", metavar="RUN RUN...", type=Path
     ),
     "model": Option("A run folder, or a .keras file.", metavar="RUN|MODEL", type=Path),
+    "predict model": Option(
+        "A run folder, a .keras file, or hf://USER/REPO.", metavar="RUN|MODEL", type=str
+    ),
+    "push run": Option("The folder of a finished run.", metavar="RUN", type=Path),
+    "address": Option("Where to.", metavar="hf://USER/REPO"),
+    "private": Option("A new repository is seen by its owner alone."),
     "photos": Option("Photos, and folders of photos.", metavar="PHOTO|DIR...", type=list[Path]),
     "on": Option("Where trials run: local, a worker on this machine.", metavar="ENGINE"),
     "compare photos": Option("Show photos in the report, or only their names.", type=bool),

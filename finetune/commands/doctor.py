@@ -29,6 +29,7 @@ ADDS = {
     "hf": "--weights hf://...",
     "kaggle": "--weights kaggle://...",
     "serve": "finetune serve",
+    "hf": "push, predict hf://USER/REPO, and --data hf:NAME",
     "tune": "finetune tune",
 }
 _LEAST_FREE = 2**30  # bytes; a run folder and the activations of a few thousand photos

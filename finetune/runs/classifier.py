@@ -12,9 +12,11 @@ from finetune.backend import load_keras
 from finetune.data.photos import RESIZE_MODES, Item, Pixels, read_photos, through
 from finetune.errors import BusyError, DataError, IntegrityError
 from finetune.files import READ_ONLY
+from finetune.progress import SILENT, Reporter
 from finetune.recipe.reading import reopen
 from finetune.recipe.recipe import Recipe
 from finetune.runs.folder import RESULT, checked
+from finetune.runs.hub import fetch, is_address
 from finetune.runs.ir import has_ir, open_ir, write_ir
 
 if TYPE_CHECKING:
@@ -198,9 +200,11 @@ class Classifier:
         return lambda batches: engine(batch.astype(dtype) for batch in batches)
 
 
-def opened(model: str | PathLike[str] | Classifier) -> Classifier:
-    """The classifier itself, or the one at a path, see ``Classifier.open``."""
-    return model if isinstance(model, Classifier) else Classifier.open(model)
+def opened(model: str | PathLike[str] | Classifier, reporter: Reporter = SILENT) -> Classifier:
+    """The classifier itself, or the one at a path or on the hub, see ``Classifier.open``."""
+    if isinstance(model, Classifier):
+        return model
+    return Classifier.open(fetch(model, reporter) if is_address(model) else model)
 
 
 def two_columns(outputs: np.ndarray) -> np.ndarray:
