@@ -61,8 +61,9 @@ OPTIONS = {
     "strategy": Option("What learns. Default: top-blocks.", choices=tuple(STRATEGIES)),
     "head": Option("How maps become features. Default: gap.", choices=POOLINGS),
     "weights": Option(
-        "imagenet, random, a weight file, or a run to go on from. Default: imagenet.",
-        metavar="NAME|FILE|RUN",
+        "imagenet, random, a weight file, a run to go on from, or an address: https://, hf:// or "
+        "kaggle://...#sha256=DIGEST. Default: imagenet.",
+        metavar="NAME|FILE|RUN|URL",
         type=str,
     ),
     "image_size": Option("Side of the photos in pixels. Default: 224.", metavar="PIXELS"),

@@ -58,7 +58,8 @@ def advise(
 
     Returns:
         ``recommendation`` (strategy, backbone, why), ``similarity`` (see ``similarity_of``),
-        ``scores`` (one per backbone and cut, the best first), ``learning_curve`` (of the
+        ``scores`` (one per backbone and cut, the best first), ``scores_checked`` (how well they
+        ranked cuts where both were measured), ``learning_curve`` (of the
         recommended backbone), ``suspects`` (likely label errors, outliers and near-duplicates) and
         ``page``.
 
@@ -85,6 +86,7 @@ def advise(
         "recommendation": recommended(best, similarity, curve, dataset),
         "similarity": similarity,
         "scores": sorted(scores, key=lambda row: -row["linear_probe"]["accuracy"]),
+        "scores_checked": advising.CHECKED,
         "learning_curve": curve,
         "suspects": advising.suspects(best, dataset, _SHOWN_SUSPECTS, reporter),
         "photos": len(best.labels),

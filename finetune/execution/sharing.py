@@ -14,6 +14,7 @@ from finetune.data.catalog import NAMES
 from finetune.data.photos import MIRRORED, Pixels
 from finetune.files import digest_of
 from finetune.model.backbones import INPUT, NEEDS_FLOAT32, preprocessing_of
+from finetune.model.remote_weights import is_remote
 from finetune.recipe.matrix import Trial
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
@@ -42,7 +43,7 @@ def settled(recipe: Recipe) -> Recipe:
     changes = {"precision": resolve_precision(wanted, recipe.engine)}
     if recipe.data not in NAMES:
         changes["data"] = str(Path(recipe.data).expanduser().absolute())
-    if Path(recipe.weights).expanduser().exists():
+    if not is_remote(recipe.weights) and Path(recipe.weights).expanduser().exists():
         changes["weights"] = str(Path(recipe.weights).expanduser().absolute())
     return recipe.model_copy(update=changes)
 

@@ -247,8 +247,12 @@ def preprocessing_of(name: str, weights: str, wanted: str = "backbone") -> Prepr
     """
     if wanted != "backbone":
         return PREPROCESSING[wanted]
-    is_foreign = Path(weights).suffix in FOREIGN
-    return PREPROCESSING["torch"] if is_foreign else backbone(name).preprocessing
+    return PREPROCESSING["torch"] if is_foreign(weights) else backbone(name).preprocessing
+
+
+def is_foreign(weights: str) -> bool:
+    """Whether a weight file, or the file of an address, lies in torchvision's layout."""
+    return Path(weights.partition("#sha256=")[0]).suffix in FOREIGN
 
 
 def block_cut(name: str, blocks: int) -> str:

@@ -9,6 +9,7 @@ from finetune.data.augment import NONE, PRESETS
 from finetune.data.photos import RESIZE_MODES
 from finetune.errors import UsageError
 from finetune.model.backbones import INPUT, backbone, block_cut, features_cut, known_backbones
+from finetune.model.remote_weights import is_remote, parse
 from finetune.recipe.conflicts import conflicts
 from finetune.recipe.parts import FROZEN, Augment, Head, Optimizer, full_head, full_optimizer
 from finetune.recipe.strategies import STRATEGIES
@@ -111,6 +112,17 @@ class Recipe(BaseModel):
         if problems := conflicts(self):
             raise ValueError(". ".join(problems))
         return self
+
+    @field_validator("weights")
+    @classmethod
+    def _is_pinned(cls, weights: str) -> str:
+        """An address without a digest is refused before anything is read or fetched."""
+        try:
+            if is_remote(weights):
+                parse(weights)
+        except UsageError as error:
+            raise ValueError(str(error).removesuffix(".")) from error
+        return weights
 
     @field_validator("augment", mode="before")
     @classmethod
