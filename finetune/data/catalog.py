@@ -5,13 +5,14 @@ import errno
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import filelock
 import numpy as np
 from PIL import Image
 
+from finetune.data import hugging_face
 from finetune.data.cats_and_dogs import write_cats_and_dogs
 from finetune.data.clothing import write_clothing
 from finetune.data.dataset import Dataset, read_folder
@@ -23,6 +24,7 @@ from finetune.files import cache_dir as cache_dir  # until all callers take it f
 from finetune.files import commit_folder
 
 MANIFESTS = (".csv", ".parquet")
+METADATA = "metadata.csv"  # of an image folder as Hugging Face has it: file_name, label
 LOCK_SECONDS = 600  # how long to wait for another process that builds the same data set
 
 
@@ -38,11 +40,12 @@ def resolve(data: str, min_per_class: int = 0) -> Dataset:
     """
     if data in NAMES:
         return read_folder(locate(data), data, min_per_class)
-    path = Path(data).expanduser()
+    path = _table_of(data)
     if _is_manifest(path):
         from finetune.data.manifest import read_manifest  # pandas: few data sets need it
 
-        return read_manifest(path, min_per_class)
+        dataset = read_manifest(path, min_per_class)
+        return replace(dataset, name=Path(data).name) if is_unpacked(data) else dataset
     if path.exists():
         return read_folder(path, min_per_class=min_per_class)
     close = difflib.get_close_matches(data.lower().replace("_", "-"), NAMES, n=1)
@@ -60,7 +63,7 @@ def resolve_labelled(data: str, classes: Sequence[str], split: str | None = None
     Raises:
         UsageError, DataError: see ``read_labelled``.
     """
-    path = Path(data).expanduser()
+    path = _table_of(data)
     if _is_manifest(path):
         from finetune.data.manifest import read_labelled_manifest
 
@@ -69,6 +72,22 @@ def resolve_labelled(data: str, classes: Sequence[str], split: str | None = None
         return read_labelled(locate(data), classes, split, data)
     # What is no folder is refused by `resolve`, which knows the names that there are.
     return read_labelled(path if path.exists() else resolve(data).root, classes, split)
+
+
+def is_unpacked(data: str) -> bool:
+    """Whether this is a data set of Hugging Face's, whose photos are unpacked into the cache."""
+    return data.startswith(hugging_face.PREFIX) or hugging_face.is_saved(Path(data).expanduser())
+
+
+def _table_of(data: str) -> Path:
+    """The path that was given, or the table of photos that stands for it."""
+    path = Path(data).expanduser()
+    if data.startswith(hugging_face.PREFIX):
+        return hugging_face.hub_table(data)
+    if hugging_face.is_saved(path):
+        return hugging_face.saved_table(path)
+    listed = path / METADATA
+    return listed if listed.is_file() else path
 
 
 def _is_manifest(path: Path) -> bool:
@@ -95,6 +114,26 @@ def locate(name: str) -> Path:
         )
     local = Path(copies, name.replace("-", "_")) if copies else None
     return local if local and local.is_dir() else build(name)
+
+
+def need_here(data: str) -> None:
+    """Refuse what would download a named data set: of a dry run.
+
+    Raises:
+        DataError: the set is neither in ``FINETUNE_DATA_DIR`` nor in the cache.
+    """
+    if data.startswith(hugging_face.PREFIX):
+        hugging_face.hub_table(data, only_here=True)
+    if data not in NAMES or not NAMES[data].from_copy:
+        return  # the package makes it itself
+    copies = os.environ.get("FINETUNE_DATA_DIR")
+    places = [Path(copies, data.replace("-", "_"))] if copies else []
+    places += [cache_dir() / "data" / NAMES[data].folder()]
+    if not any(place.is_dir() for place in places):
+        raise DataError(
+            f"{data} is not on this machine, and a dry run downloads nothing. `finetune data "
+            f"{data}` fetches or builds it; or give other photos with --data."
+        )
 
 
 def build(name: str, source: Path | None = None, progress: Report | None = None) -> Path:
