@@ -11,7 +11,7 @@ from finetune.activations.extract import Bad, extract
 from finetune.activations.store import Rows, Store, row_name
 from finetune.activations.trunk import Kept, Trunk
 from finetune.data.photos import Photo, Pixels, chunks, read_photos, through
-from finetune.errors import DataError
+from finetune.errors import BusyError, DataError
 from finetune.files import cache_dir, commit_text, digest_of
 from finetune.model.backbones import INPUT
 from finetune.model.backbones import backbone as row_of
@@ -193,17 +193,40 @@ class ActivationCache:
 
     def exact(self, photos: Sequence[Photo], cut: str) -> np.ndarray:
         """Activations of a few photos at a cut in float32, whatever the network's precision is:
-        (n, ...), kept in memory.
+        (n, ...), kept in memory, and in the cache where it can be written.
         """
         loaded = digest_of(self._pixels.fields())
         key = (self._backbone, self.network.loaded.digest, loaded, cut, *_names(photos, 0))
         if key not in self._kept.exact:
             if len(self._kept.exact) == _EXACT:
                 self._kept.exact.clear()
-            engine = self.trunk.engine(INPUT, cut, precision="float32")
-            rows = [row for _, row in through(engine, read_photos(self.pixels(0), photos), _CHUNK)]
-            self._kept.exact[key] = np.stack([row for row in rows if not isinstance(row, str)])
+            try:
+                self._kept.exact[key] = self._stored_exactly(photos, cut)
+            except (BusyError, DataError):  # a full or read-only disk costs seconds, not the run
+                engine = self.trunk.engine(INPUT, cut, precision="float32")
+                found = through(engine, read_photos(self.pixels(0), photos), _CHUNK)
+                rows = [row for _, row in found if not isinstance(row, str)]
+                self._kept.exact[key] = np.stack(rows)
         return self._kept.exact[key]
+
+    def _stored_exactly(self, photos: Sequence[Photo], cut: str) -> np.ndarray:
+        fields = self.trunk.fields(cut, "float32", self.pixels(0))
+        store = open_entry(fields, "float32")
+        row_bytes = int(np.prod(find_cut(self.network.whole, cut).shape[1:])) * 4
+        extract(
+            [store],
+            photos,
+            0,
+            lambda wanted: read_photos(self.pixels(0), wanted),
+            lambda: self.trunk.engine(INPUT, cut, precision="float32"),
+            row_bytes,
+            f"float32 activations at {cut}",
+            SILENT,
+        )
+        names = _names(photos, 0)
+        bad = set(store.missing(names))
+        rows = store.rows([name for name in names if name not in bad])
+        return np.concatenate(list(rows.batches(_CHUNK)))
 
     def features(self, photos: Sequence[Photo], cut: str, view: int = 0) -> np.ndarray:
         """Pooled features of the frozen backbone, from rows stored at a cut: float32 (n, d).

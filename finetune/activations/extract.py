@@ -115,7 +115,8 @@ def _turn(stores: Sequence[Store], names: list[str], reporter: Reporter) -> Iter
                 f"{missing} must be computed and the cache {store.folder.parent} cannot be written "
                 f"({error.strerror}). Make it writable, or set FINETUNE_CACHE to another folder."
             ) from error
-        store.refresh()
+        for each in stores:
+            each.refresh()
         yield store.missing(names)
 
 
@@ -176,6 +177,8 @@ class _Pending:
         self._since = time.perf_counter()
 
     def add(self, name: str, row: np.ndarray) -> None:
+        if not self._store.missing([name]):
+            return
         row = _narrow(row, self._store.dtype)
         self._names.append(name)
         self._rows.append(row)

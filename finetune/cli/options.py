@@ -34,7 +34,7 @@ class Option:
 
 _DATA = (
     "Class folders, a CSV or Parquet table of photos, hf:USER/SET, or cats-and-dogs-small, "
-    "clothing-small, sketches, digits."
+    "cats-and-dogs, clothing-small, sketches, digits, mnist."
 )
 _COMMON = "Default: cats-and-dogs-small."
 # By parameter; a command in front where the same name means something else to it.
@@ -85,6 +85,10 @@ OPTIONS = {
     "epochs": Option("Epochs at most. Default: the strategy's.", metavar="N"),
     "seed": Option("Of everything that is drawn. Default: 0.", metavar="N"),
     "precision": Option("Of the network's arithmetic. Default: auto.", choices=PRECISIONS),
+    "ensemble precision": Option(
+        "Score the joined model anew in this precision. Default: blend what the runs predicted.",
+        choices=PRECISIONS,
+    ),
     "groups": Option(
         "What in a file's path names the photos that belong together: folder:N, or a regular "
         "expression with a group; as `groups` in a recipe. Default: none.",
@@ -156,9 +160,13 @@ OPTIONS = {
         "Channels of feature maps at most, the most active ones.", metavar="N", least=1
     ),
     "size": Option("Side of the photos in pixels.", metavar="PIXELS", least=32, most=1024),
-    "name": Option("cats-and-dogs-small, clothing-small, sketches or digits.", metavar="NAME"),
+    "name": Option(
+        "cats-and-dogs-small, cats-and-dogs, clothing-small, sketches, digits or mnist.",
+        metavar="NAME",
+    ),
     "source": Option(
-        "A local copy: Kaggle's train/ folder or zip; the folder of clothing-small. Default: none.",
+        "A local copy: Kaggle's train/ folder or zip; the folder of clothing-small; mnist.npz. "
+        "Default: none.",
         "--from",
         "PATH",
         type=Path,

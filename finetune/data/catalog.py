@@ -13,18 +13,19 @@ import numpy as np
 from PIL import Image
 
 from finetune.data import hugging_face
-from finetune.data.cats_and_dogs import write_cats_and_dogs
+from finetune.data.cats_and_dogs import write_cats_and_dogs, write_cats_and_dogs_small
 from finetune.data.clothing import write_clothing
 from finetune.data.dataset import Dataset, read_folder
 from finetune.data.download import Report
 from finetune.data.groups import groups
 from finetune.data.labelled import read_labelled
+from finetune.data.mnist import FILE as MNIST_FILE
+from finetune.data.mnist import write_mnist
 from finetune.errors import BusyError, DataError, UsageError
 from finetune.files import cache_dir as cache_dir  # until all callers take it from there
-from finetune.files import commit_folder
+from finetune.files import commit_folder, sha256_of
 
 MANIFESTS = (".csv", ".parquet")
-METADATA = "metadata.csv"  # of an image folder as Hugging Face has it: file_name, label
 LOCK_SECONDS = 600  # how long to wait for another process that builds the same data set
 
 
@@ -40,12 +41,12 @@ def resolve(data: str, min_per_class: int = 0) -> Dataset:
     """
     if data in NAMES:
         return read_folder(locate(data), data, min_per_class)
-    path = _table_of(data)
+    path = hugging_face.table_of(data)
     if _is_manifest(path):
         from finetune.data.manifest import read_manifest  # pandas: few data sets need it
 
         dataset = read_manifest(path, min_per_class)
-        return replace(dataset, name=Path(data).name) if is_unpacked(data) else dataset
+        return replace(dataset, name=Path(data).name) if hugging_face.is_unpacked(data) else dataset
     if path.exists():
         return read_folder(path, min_per_class=min_per_class)
     close = difflib.get_close_matches(data.lower().replace("_", "-"), NAMES, n=1)
@@ -63,7 +64,7 @@ def resolve_labelled(data: str, classes: Sequence[str], split: str | None = None
     Raises:
         UsageError, DataError: see ``read_labelled``.
     """
-    path = _table_of(data)
+    path = hugging_face.table_of(data)
     if _is_manifest(path):
         from finetune.data.manifest import read_labelled_manifest
 
@@ -72,22 +73,6 @@ def resolve_labelled(data: str, classes: Sequence[str], split: str | None = None
         return read_labelled(locate(data), classes, split, data)
     # What is no folder is refused by `resolve`, which knows the names that there are.
     return read_labelled(path if path.exists() else resolve(data).root, classes, split)
-
-
-def is_unpacked(data: str) -> bool:
-    """Whether this is a data set of Hugging Face's, whose photos are unpacked into the cache."""
-    return data.startswith(hugging_face.PREFIX) or hugging_face.is_saved(Path(data).expanduser())
-
-
-def _table_of(data: str) -> Path:
-    """The path that was given, or the table of photos that stands for it."""
-    path = Path(data).expanduser()
-    if data.startswith(hugging_face.PREFIX):
-        return hugging_face.hub_table(data)
-    if hugging_face.is_saved(path):
-        return hugging_face.saved_table(path)
-    listed = path / METADATA
-    return listed if listed.is_file() else path
 
 
 def _is_manifest(path: Path) -> bool:
@@ -103,6 +88,8 @@ def read_dataset(data: str, min_per_class: int = 0, rule: str | None = None) -> 
 def locate(name: str) -> Path:
     """Folder of a named data set: in ``FINETUNE_DATA_DIR``, else in the cache, built if missing.
 
+    Of mnist, ``FINETUNE_DATA_DIR`` may hold the file mnist.npz instead.
+
     Raises:
         DataError: ``FINETUNE_DATA_DIR`` is no folder, or the set cannot be built.
     """
@@ -113,7 +100,19 @@ def locate(name: str) -> Path:
             "it."
         )
     local = Path(copies, name.replace("-", "_")) if copies else None
-    return local if local and local.is_dir() else build(name)
+    if local and local.is_dir():
+        return local
+    file = Path(copies, NAMES[name].file) if copies and NAMES[name].file else None
+    return _from_file(name, file) if file and file.is_file() else build(name)
+
+
+def _from_file(name: str, file: Path) -> Path:
+    """A set that is built from one file, again only where the file is another one."""
+    record = cache_dir() / "data" / NAMES[name].folder() / "source.json"
+    is_same = record.is_file() and json.loads(record.read_text(encoding="utf-8")).get(
+        "sha256"
+    ) == sha256_of(file)
+    return record.parent if is_same else build(name, file)
 
 
 def need_here(data: str) -> None:
@@ -129,7 +128,8 @@ def need_here(data: str) -> None:
     copies = os.environ.get("FINETUNE_DATA_DIR")
     places = [Path(copies, data.replace("-", "_"))] if copies else []
     places += [cache_dir() / "data" / NAMES[data].folder()]
-    if not any(place.is_dir() for place in places):
+    places += [Path(copies, NAMES[data].file)] if copies and NAMES[data].file else []
+    if not any(place.exists() for place in places):
         raise DataError(
             f"{data} is not on this machine, and a dry run downloads nothing. `finetune data "
             f"{data}` fetches or builds it; or give other photos with --data."
@@ -233,15 +233,22 @@ class NamedDataset:
     write: Callable[[Path, Path | None, Report | None], dict]
     from_copy: bool
     description: str
+    file: str = ""  # in FINETUNE_DATA_DIR, where the set has one
 
 
 NAMES = {
     "cats-and-dogs-small": NamedDataset(
         lambda: "cats_and_dogs_small",
-        write_cats_and_dogs,
+        write_cats_and_dogs_small,
         True,
         "2,000/1,000/1,000 photos of Kaggle's Dogs vs. Cats (Asirra, Microsoft Research), "
         "cut as in Chollet's book",
+    ),
+    "cats-and-dogs": NamedDataset(
+        lambda: "cats_and_dogs",
+        write_cats_and_dogs,
+        True,
+        "all of them: 17,000/4,000/4,000 of Kaggle's 25,000, split by content",
     ),
     "clothing-small": NamedDataset(
         lambda: "clothing_small",
@@ -260,5 +267,12 @@ NAMES = {
         _write_digits,
         False,
         "scikit-learn's 1,797 scans of handwritten digits of 8 px, ten classes: needs no network",
+    ),
+    "mnist": NamedDataset(
+        lambda: "mnist",
+        write_mnist,
+        True,
+        "about 55,000/5,000/10,000 scans of handwritten digits of 28 px, from Keras's mnist.npz",
+        MNIST_FILE,
     ),
 }

@@ -21,6 +21,7 @@ from finetune.files import cache_dir, commit_folder, digest_of, need_space, sha2
 
 PREFIX = "hf:"
 TABLE = "photos.csv"
+METADATA = "metadata.csv"  # of an image folder: file_name, label
 _CONVERTED = "refs/convert/parquet"  # where the hub keeps its own Parquet of other data sets
 _SPLITS = {split: split for split in SPLITS} | {
     "val": "validation",
@@ -40,6 +41,22 @@ class _Row:
     label: str
     split: str
     sha256: str
+
+
+def is_unpacked(data: str) -> bool:
+    """Whether this is a data set whose photos are unpacked into the cache."""
+    return data.startswith(PREFIX) or is_saved(Path(data).expanduser())
+
+
+def table_of(data: str) -> Path:
+    """The path that was given, or the table of photos that stands for it."""
+    path = Path(data).expanduser()
+    if data.startswith(PREFIX):
+        return hub_table(data)
+    if is_saved(path):
+        return saved_table(path)
+    listed = path / METADATA
+    return listed if listed.is_file() else path
 
 
 def is_saved(folder: Path) -> bool:

@@ -129,7 +129,13 @@ def gather(
 
 
 def _rows(dataset: Dataset, cache: ActivationCache, wanted: Sequence[Need]) -> StoredRows:
-    return {need: cache.rows(dataset.split(need.split), need.cut, need.view) for need in wanted}
+    def read(need: Need) -> Rows:
+        return cache.rows(dataset.split(need.split), need.cut, need.view)
+
+    rows = {need: read(need) for need in wanted}
+    # A late row that float16 cannot hold widens its entry: what was read before is read again.
+    narrow = [n for n in wanted if rows[n].dtype != cache.entry(n.cut, n.view).dtype]
+    return rows | {need: read(need) for need in narrow}
 
 
 def cache_entries(cache: ActivationCache, rows: StoredRows) -> dict[str, dict[str, Any]]:

@@ -14,8 +14,9 @@ from finetune.errors import DataError, UsageError
 from finetune.evaluation import plots
 from finetune.evaluation.intervals import mcnemar
 from finetune.evaluation.metrics import confusion, measure, per_photo
+from finetune.execution.bench import read_dataset
 from finetune.files import commit, commit_by_name, commit_csv, commit_json, commit_text, locked
-from finetune.progress import SILENT, Reporter
+from finetune.progress import SILENT, Reporter, count
 from finetune.recipe.reading import reopen
 from finetune.recipe.recipe import Recipe
 from finetune.runs.card import render_ensemble
@@ -39,7 +40,11 @@ class Member:
 
 
 def combine(
-    runs: Sequence[Path], folder: Path, blend: Blend = "mean", reporter: Reporter = SILENT
+    runs: Sequence[Path],
+    folder: Path,
+    blend: Blend = "mean",
+    precision: str | None = None,
+    reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
     """Combine runs in a folder; see ``commands.ensemble.ensemble``."""
     members = read_members(runs)
@@ -50,11 +55,11 @@ def combine(
                 "folder."
             )
         load_keras()
-        return _combine(members, folder, blend, reporter)
+        return _combine(members, folder, blend, precision, reporter)
 
 
 def _combine(
-    members: Sequence[Member], folder: Path, blend: Blend, reporter: Reporter
+    members: Sequence[Member], folder: Path, blend: Blend, precision: str | None, reporter: Reporter
 ) -> dict[str, Any]:
     from finetune.model.describe import multiply_adds
     from finetune.model.ensemble import audit, fit_weights, join
@@ -70,12 +75,15 @@ def _combine(
     reporter.say(f"joined into {parameters:,} parameters; off its members by {difference:.1g}")
     kept = [member for member, weight in zip(members, weights, strict=True) if weight]
     splits = _mean(members, weights)
+    if precision:
+        splits = _scored(joined, members[0], splits, precision, reporter)
     result = {
         "run": str(folder),
         "out": str(folder),
         "members": [member.name for member in members],
         "runs": {member.name: str(member.path) for member in members},
         "blend": blend,
+        "precision": precision or "as the members",
         "weights": {m.name: float(w) for m, w in zip(members, weights, strict=True)},
         "split": members[0].result["split"],
         "parameters": {
@@ -209,6 +217,41 @@ def _mean(members: Sequence[Member], weights: np.ndarray) -> dict[str, Predictio
         parts = [member.splits[split].probabilities for member in members]
         found[split] = replace(own, probabilities=np.tensordot(weights, parts, axes=1))
     return found
+
+
+def _scored(
+    model: Any,
+    member: Member,
+    splits: Mapping[str, Predictions],
+    precision: str,
+    reporter: Reporter,
+) -> dict[str, Predictions]:
+    """The joined model's own probabilities of the same photos, in one precision."""
+    from finetune.runs.classifier import Classifier
+
+    recipe = member.recipe
+    wanted = [file for split in splits.values() for file in split.files]
+    photos = {photo.file: photo for photo in read_dataset(recipe).photos}
+    gone = sorted(set(wanted) - set(photos))
+    if gone:
+        raise DataError(
+            f"{len(gone)} of {count(len(wanted), 'photo')} are not in {recipe.data} any more, such "
+            f"as {gone[0]}. Put them back, or leave --precision out: what the runs predicted is "
+            "blended then."
+        )
+    taken = (recipe.image_size, recipe.resize)
+    classifier = Classifier(member.path, member.classes, *taken, model=model)
+    rows = {}
+    with reporter.stage("photos classified", len(wanted)) as advance:
+        for photo, row in classifier.score([photos[file] for file in wanted], precision):
+            if isinstance(row, str):
+                raise DataError(f"{photo.path}: {row}. Mend it, or leave --precision out.")
+            rows[photo.file] = row.astype(np.float64)
+            advance(1)
+    return {
+        name: replace(split, probabilities=np.stack([rows[file] for file in split.files]))
+        for name, split in splits.items()
+    }
 
 
 def _measured(members: Sequence[Member], splits: Mapping[str, Predictions]) -> dict[str, Any]:

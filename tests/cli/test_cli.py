@@ -474,3 +474,17 @@ def test_completion_answers_other_shells(shell):
     done = subprocess.run([_script()], env=os.environ | asked, capture_output=True, text=True)
     for name in ("explain", "export", "extract-features"):
         assert name in done.stdout, done.stderr
+
+
+def test_a_closed_pipe_ends_quietly_and_leaves_its_signal_alone():
+    """With the signal's default, a process that used the command line dies of any broken pipe."""
+    code = "import sys, signal; from finetune.cli.use import _until_closed;"
+    code += "assert signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN;"
+    code += (
+        "_until_closed(sys.stdout.buffer, lambda out: [out.write(bytes(9999)) for _ in range(99)])"
+    )
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141

@@ -117,6 +117,21 @@ def draw(
 # The joined model
 
 
+def test_a_precision_scores_the_joined_model_anew(made, ensembled, tmp_path):
+    members = [made["gap"], made["gmp"]]
+    exact = ensemble(*members, precision="float32", out=tmp_path / "exact")
+    ensemble(*members, out=tmp_path / "blended")
+    exact_rows = table(tmp_path / "exact")
+    blended = table(tmp_path / "blended")
+    columns = ["apples", "plums"]
+    assert exact["precision"] == "float32"
+    assert list(exact_rows["file"]) == list(blended["file"])
+    np.testing.assert_allclose(exact_rows[columns], blended[columns], atol=1e-4)
+    assert not np.array_equal(exact_rows[columns], blended[columns]), "it was scored, not copied"
+    with pytest.raises(UsageError, match="float64"):
+        ensemble(*members, precision="float64", out=tmp_path / "wrong")
+
+
 @pytest.mark.parametrize("blend", get_args(Blend))
 def test_the_model_says_what_predictions_csv_of_its_members_say_blended(
     blend, ensembled, made, photos
