@@ -236,7 +236,7 @@ class Learner:
             callbacks: list[keras.callbacks.Callback] = [_Bar(advance, photos, settings.batch_size)]
             if self.watch and phase == "tail":
                 callbacks.append(self.watch)
-            if out and (self.recipe.tensorboard or self.recipe.track == "tensorboard"):
+            if out and self.recipe.track == "tensorboard":
                 callbacks.append(keras.callbacks.TensorBoard(out / "tensorboard"))
             return fit(
                 model,

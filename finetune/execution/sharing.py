@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from finetune.activations.engine import resolve_precision
 from finetune.activations.store import entry_fields
 from finetune.data.catalog import NAMES
+from finetune.data.hugging_face import PREFIX
 from finetune.data.photos import MIRRORED, Pixels
 from finetune.files import digest_of
 from finetune.model.backbones import INPUT, NEEDS_FLOAT32, preprocessing_of
@@ -41,7 +42,7 @@ def settled(recipe: Recipe) -> Recipe:
     needs_float32 = recipe.precision == "auto" and recipe.backbone in NEEDS_FLOAT32
     wanted = "float32" if needs_float32 else recipe.precision
     changes = {"precision": resolve_precision(wanted, recipe.engine)}
-    if recipe.data not in NAMES:
+    if recipe.data not in NAMES and not recipe.data.startswith(PREFIX):
         changes["data"] = str(Path(recipe.data).expanduser().absolute())
     if not is_remote(recipe.weights) and Path(recipe.weights).expanduser().exists():
         changes["weights"] = str(Path(recipe.weights).expanduser().absolute())

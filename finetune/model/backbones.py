@@ -181,7 +181,7 @@ CONTROLS = {
 @cache
 def _applications() -> dict[str, dict[str, Any]]:
     """The derived rows, by name: what applications.json holds."""
-    return json.loads(Path(__file__).with_name("applications.json").read_text())
+    return json.loads(Path(__file__).with_name("applications.json").read_text(encoding="utf-8"))
 
 
 # What float32 is `auto` for: narrow depthwise layers lose too much elsewhere. MobileNet 0.25 with

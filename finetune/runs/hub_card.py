@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from finetune.data.hugging_face import PREFIX
 from finetune.errors import DataError
 from finetune.files import commit_text
 from finetune.model.backbones import CONTROLS, backbone
@@ -55,7 +56,8 @@ def stage(run: Path, name: str, folder: Path) -> RunResult:
         shutil.copytree(manifest.parent, folder / "openvino" / manifest.parent.name,
                         dirs_exist_ok=True)  # fmt: skip
     (folder / PHOTOS).write_text(_nameless(run / PHOTOS), encoding="utf-8")
-    shared = recipe.model_copy(update={"data": Path(recipe.data).name, "weights": _weights(recipe)})
+    data = recipe.data if recipe.data.startswith(PREFIX) else Path(recipe.data).name
+    shared = recipe.model_copy(update={"data": data, "weights": _weights(recipe)})
     commit_text(folder / "recipe.yaml", shared.dump())
     source = result.weights["source"]
     weights = {**result.weights, "source": source.replace(recipe.weights, _weights(recipe))}
@@ -81,7 +83,8 @@ def card(run: Path, result: RunResult, recipe: Recipe, name: str) -> str:
         "log_loss": result.test["loss"],
     }
     task = "image-classification"
-    data = Path(recipe.data).name
+    is_on_hub = recipe.data.startswith(PREFIX)
+    data = recipe.data.removeprefix(PREFIX) if is_on_hub else Path(recipe.data).name
     results = [
         EvalResult(
             task_type=task,
@@ -98,6 +101,7 @@ def card(run: Path, result: RunResult, recipe: Recipe, name: str) -> str:
         pipeline_tag=task,
         tags=[task, "finetune-cut", recipe.backbone, recipe.strategy],
         metrics=["accuracy", "f1"],
+        datasets=[data] if is_on_hub else None,
         model_name=name.partition("/")[2],
         eval_results=results,
         **licence(recipe),
