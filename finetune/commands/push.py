@@ -44,7 +44,9 @@ def push(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         stage(Path(run), name, folder)
-        files = [{"name": file, "bytes": (folder / file).stat().st_size} for file in walked(folder)]
+        files: list[dict[str, Any]] = [
+            {"name": file, "bytes": (folder / file).stat().st_size} for file in walked(folder)
+        ]
         done: dict[str, Any] = {"url": None, "commit": None}
         if not dry_run:
             size = sum(file["bytes"] for file in files)
