@@ -314,6 +314,20 @@ def test_nothing_is_pickled():
     ] == []
 
 
+def test_text_is_read_and_written_as_utf_8():
+    """Elsewhere than on Linux the default is another encoding; /proc is Linux's own."""
+    arguments = {"read_text": 1, "write_text": 2}
+    wrong = [
+        f"{module}:{node.lineno}"
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if len(node.args) < arguments.get(node.func.attr, 0)
+        if not any(word.arg == "encoding" for word in node.keywords)
+    ]
+    assert [place for place in wrong if not place.startswith("finetune.backend:")] == []
+
+
 def test_light_modules_import_without_tensorflow():
     light = [name for name in MODULES if part(name) in LIGHT]
     heavy = "{'tensorflow', 'keras', 'openvino'}"

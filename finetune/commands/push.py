@@ -36,7 +36,8 @@ def push(
         DataError: it is no finished run, the hub refuses it, or there is no route to it.
         IntegrityError: a file is not as the run wrote it.
     """
-    from finetune.runs.hub import client, repository, upload, walked
+    from finetune.data.hub import client
+    from finetune.runs.hub import repository, upload, walked
     from finetune.runs.hub_card import stage
 
     name, _ = repository(address)
