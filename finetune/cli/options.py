@@ -43,7 +43,9 @@ OPTIONS = {
     ),
     "model": Option("A run folder, or a .keras file.", metavar="RUN|MODEL", type=Path),
     "photos": Option("Photos, and folders of photos.", metavar="PHOTO|DIR...", type=list[Path]),
-    "on": Option("Where trials run: local, a worker on this machine.", metavar="ENGINE"),
+    "on": Option(
+        "Where trials run: local (this machine), ray, or ray://HOST:PORT.", metavar="PLACE"
+    ),
     "compare photos": Option("Show photos in the report, or only their names.", type=bool),
     "data": Option(
         "Class folders, a CSV or Parquet table of photos, or cats-and-dogs-small, "

@@ -28,6 +28,7 @@ ADDS = {
     "weights": "--weights FILE of .safetensors and .onnx",
     "serve": "finetune serve",
     "tune": "finetune tune",
+    "ray": "compare and tune --on ray",
 }
 _LEAST_FREE = 2**30  # bytes; a run folder and the activations of a few thousand photos
 

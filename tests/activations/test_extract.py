@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from finetune.activations import extract as extraction
 from finetune.activations.extract import extract
-from finetune.activations.store import Store, row_name
+from finetune.activations.store import Store, read_shard, row_name
 from finetune.data.augment import PRESETS
 from finetune.data.dataset import read_folder
 from finetune.data.photos import Pixels, read_photos
@@ -257,3 +257,54 @@ def test_every_entry_that_a_pass_fills_is_held_and_swept(photos, tmp_path):
     assert extract(stores, listed, 0, reader(), lambda: engine, 36, "test", SILENT).computed
     for store in stores:
         FileLock(store.folder / ".lock").acquire(timeout=0)
+
+
+def fill_part(folder, root, places, ready):
+    """In another process: the rows of some photos, while others compute theirs."""
+    dataset = read_folder(folder)
+    photos = [dataset.photos[place] for place in places]
+    store = open_store(root)
+
+    def engine():
+        ready.wait(60)  # all are at work at the same time
+        return mean_engine()
+
+    extract([store], photos, 0, reader(), engine, 12, "test", SILENT, in_parts=True)
+
+
+def test_parts_of_one_entry_are_computed_at_the_same_time_and_each_once(photos, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready = context.Barrier(2)
+    places = [range(13), range(13, 26)]
+    processes = [
+        context.Process(target=fill_part, args=(photos, tmp_path, part, ready)) for part in places
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0, "neither waited for the other"
+    store = open_store(tmp_path)
+    dataset = read_folder(photos)
+    assert len(store) == len({photo.sha256 for photo in dataset.photos}) == 26
+    shards = [read_shard(path) for path in store.folder.glob("shard-*.json")]
+    assert sum(len(shard["rows"]) for shard in shards) == 26
+
+
+def test_a_part_is_committed_under_the_lock_alone(photos, tmp_path):
+    store = open_store(tmp_path)
+    dataset = read_folder(photos)
+    free = []
+
+    def engine():
+        free.append(FileLock(store.folder / ".lock", is_singleton=False).acquire(timeout=0))
+        free[0].lock.release()
+        return mean_engine()
+
+    (store.folder).mkdir(parents=True)
+    left = store.folder / ".shard.tmp"
+    left.write_bytes(b"of a killed writer")
+    extract([store], dataset.photos, 0, reader(), engine, 12, "test", SILENT, in_parts=True)
+    assert len(free) == 1
+    assert not left.exists()
+    assert not store.missing([row_name(photo.sha256) for photo in dataset.photos])
