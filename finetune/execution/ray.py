@@ -20,7 +20,7 @@ from finetune.errors import BusyError, FinetuneError, UsageError
 from finetune.execution import node, parts
 from finetune.execution.board import Board
 from finetune.execution.cluster import connect, cores, resources, sentence, slots
-from finetune.execution.sharing import cuts_together, needs
+from finetune.execution.sharing import cuts_together, needs, settled
 from finetune.execution.worker import CALLS, Job, Outcome, Run
 from finetune.files import cache_dir, commit_text
 from finetune.progress import Reporter, count
@@ -62,9 +62,10 @@ def opened_for_tuning(on: str, out: Path, reporter: Reporter) -> Iterator[tuple[
     ray = connect(on)
 
     def tries(recipes: Sequence[Recipe], dataset: Dataset, finished: Sequence) -> list["Tried"]:
-        names = [f"trial with {len(finished)} finished, {n + 1}" for n in range(len(recipes))]
+        names = [f"trial {n + 1} of {len(recipes)} at once" for n in range(len(recipes))]
         trials = [
-            Trial(name, "tune", recipe, {}) for name, recipe in zip(names, recipes, strict=True)
+            Trial(name, "tune", settled(recipe), {})
+            for name, recipe in zip(names, recipes, strict=True)
         ]
         together = cuts_together(trials)
         jobs = [Job(trial, out.absolute(), dataset, together[trial.name]) for trial in trials]
