@@ -111,7 +111,8 @@ def _turn(stores: Sequence[Store], names: list[str], reporter: Reporter) -> Iter
                 if not _awaited(lock, store, names, reporter):
                     break
                 sweep(each.folder)
-        store.refresh()
+        for each in stores:
+            each.refresh()
         yield store.missing(names)
 
 
@@ -123,7 +124,8 @@ def _open_to_all(
     with _writable(stores[0], names):
         for each in stores:
             make_folder(each.folder)
-    stores[0].refresh()
+    for each in stores:
+        each.refresh()
     yield stores[0].missing(names)
 
 
@@ -201,6 +203,8 @@ class _Pending:
         self._since = time.perf_counter()
 
     def add(self, name: str, row: np.ndarray) -> None:
+        if not self._store.missing([name]):
+            return
         row = _narrow(row, self._store.dtype)
         self._names.append(name)
         self._rows.append(row)

@@ -13,6 +13,7 @@ from typing import Any
 
 from finetune.backend import load_keras
 from finetune.data import catalog
+from finetune.data.catalog import need_here
 from finetune.data.dataset import Dataset
 from finetune.errors import FinetuneError, UsageError
 from finetune.execution.board import Board
@@ -100,6 +101,8 @@ def plan_compare(
     """
     trials = read_trials(recipes, precision)
     gaps = sorted({*_GAPS, _margin(trials, margin)})
+    for data in dict.fromkeys(trial.recipe.data for trial in trials):
+        need_here(data)
     load_keras()
     from finetune.execution.foresight import needed
     from finetune.execution.plan import plan_trials
@@ -265,5 +268,5 @@ def _rows(
 
 def _failure(folder: Path) -> dict[str, str]:
     with suppress(OSError, ValueError):
-        return json.loads((folder / FAILURE).read_text())
+        return json.loads((folder / FAILURE).read_text(encoding="utf-8"))
     return {"status": "failed", "reason": f"its result in {folder} cannot be read"}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,14 @@ import numpy as np
 from finetune.activations.cache import ActivationCache
 from finetune.data.dataset import Dataset
 from finetune.execution.bench import Bench, StoredRows
-from finetune.execution.sharing import Need, head_needs, starts_head, stored_views, tail_precision
+from finetune.execution.sharing import (
+    Need,
+    head_needs,
+    shown_views,
+    starts_head,
+    stored_views,
+    tail_precision,
+)
 from finetune.files import digest_of
 from finetune.model.backbones import INPUT
 from finetune.model.network import Network
@@ -19,8 +27,9 @@ from finetune.progress import Reporter, count
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
 from finetune.runs import record
-from finetune.training.batches import Batches, read_views
+from finetune.training.batches import Batches, Read, read_views
 from finetune.training.fit import Settings, best_epoch, fit
+from finetune.training.joined_head import fit_joined
 from finetune.training.linear_head import Linear, fit_linear, fits_memory
 from finetune.training.trackers import Tracker, log_epoch
 
@@ -108,7 +117,9 @@ class Learner:
             f"validation loss {linear.validation_loss:.4f}"
         )
         path = [list(step) for step in linear.path]
-        return {"c": linear.c, "validation_loss": linear.validation_loss, "path": path}
+        factors = dict(zip(self.recipe.features, linear.factors, strict=False))
+        found = {"c": linear.c, "validation_loss": linear.validation_loss, "path": path}
+        return {**found, "factors": factors} if factors else found
 
     def _features(self) -> tuple[list[np.ndarray], np.ndarray]:
         """Those of each view of the training photos, and of the validation photos."""
@@ -121,19 +132,22 @@ class Learner:
     def _linear(self) -> Linear:
         wanted = head_needs(self.recipe)
         keys = [self.cache.entry(need.cut, need.view).key for need in wanted]
-        settings = [self.network.pool, self.recipe.class_weight, self.dataset.digest]
+        is_balanced = "balanced" in (self.recipe.class_weight, self.recipe.sampling)
+        settings = [self.network.pool, is_balanced, self.dataset.digest]
         key = digest_of([keys, wanted, settings])
         if key not in self.bench.heads:
             views, validation = self._features()
             labels = self.dataset.labels("train")
             weights = self.dataset.weights("train")
-            self.bench.heads[key] = fit_linear(
+            widths = self.network.widths
+            fit_head = partial(fit_joined, widths=widths) if len(widths) > 1 else fit_linear
+            self.bench.heads[key] = fit_head(
                 np.concatenate(views),
                 np.tile(labels, len(views)),
                 validation,
                 self.dataset.labels("validation"),
-                self._class_weight(),
-                None if weights is None else np.tile(weights, len(views)),
+                class_weight=self._balance() if is_balanced else None,
+                sample_weight=None if weights is None else np.tile(weights, len(views)),
             )
         return self.bench.heads[key]
 
@@ -141,9 +155,10 @@ class Learner:
         """By epochs, where it has a hidden layer or its features do not fit into memory."""
         views, validation = self._features()
         labels = self.dataset.labels("train")
-        size = self.recipe.batch_size
-        train = Batches(read_views(views), labels, size, self.recipe.seed, self._weights())
-        held_out = Batches(read_views([validation]), self.dataset.labels("validation"), size)
+        train = self._train_batches(read_views(views), labels)
+        held_out = Batches(
+            read_views([validation]), self.dataset.labels("validation"), self.recipe.batch_size
+        )
         settings = self._settings(**_HEAD_SETTINGS)
         return self._fit(self.network.head(), train, held_out, "head", settings)
 
@@ -153,7 +168,7 @@ class Learner:
             return []
         recipe = self.recipe
         labels = self.dataset.labels("train")
-        train = Batches(self._reader(), labels, recipe.batch_size, recipe.seed, self._weights())
+        train = self._train_batches(self._reader(), labels)
         settings = self._settings()
         model = self.network.trained_copy(tail_precision(recipe), recipe.seed)
         history = self._fit(model, train, self._batches("validation"), "tail", settings, self.out)
@@ -165,6 +180,12 @@ class Learner:
                 f"still falling. More may help: --epochs {2 * settings.epochs}."
             )
         return history
+
+    def _train_batches(self, read: Read, labels: np.ndarray) -> Batches:
+        recipe = self.recipe
+        is_balanced = recipe.sampling == "balanced"
+        weights = self._weights()
+        return Batches(read, labels, recipe.batch_size, recipe.seed, weights, is_balanced)
 
     def _reader(self) -> Callable[[Sequence[np.ndarray], int], Iterator[np.ndarray]]:
         """Training activations: stored views in turn, or fresh views through the trunk."""
@@ -181,17 +202,21 @@ class Learner:
 
         return read
 
-    def _batches(self, split: str) -> Batches:
+    def _batches(self, split: str, view: int = 0) -> Batches:
         """Stored photos of a split, in order."""
-        rows = self.rows[Need(self.recipe.cut, split, 0)]
+        rows = self.rows[Need(self.recipe.cut, split, view)]
         return Batches(read_views([rows]), self.dataset.labels(split), self.recipe.batch_size)
 
     def probabilities(self, split: str) -> np.ndarray:
-        """Of a split's photos: float32 (n, classes)."""
+        """Of a split's photos: float32 (n, classes), the mean over the views that count."""
+        views = [self._of_view(split, view) for view in shown_views(self.recipe)]
+        return np.stack(views).mean(axis=0)
+
+    def _of_view(self, split: str, view: int) -> np.ndarray:
         if self.linear and self.recipe.cut != INPUT:
-            features = self.cache.features(self.dataset.split(split), self.recipe.cut)
+            features = self.cache.features(self.dataset.split(split), self.recipe.cut, view)
             return self.linear.probabilities(features)
-        return self.network.tail.predict(self._batches(split), verbose=0)
+        return self.network.tail.predict(self._batches(split, view), verbose=0)
 
     def _fit(
         self,
@@ -211,7 +236,7 @@ class Learner:
             callbacks: list[keras.callbacks.Callback] = [_Bar(advance, photos, settings.batch_size)]
             if self.watch and phase == "tail":
                 callbacks.append(self.watch)
-            if out and (self.recipe.tensorboard or self.recipe.track == "tensorboard"):
+            if out and self.recipe.track == "tensorboard":
                 callbacks.append(keras.callbacks.TensorBoard(out / "tensorboard"))
             return fit(
                 model,
@@ -237,12 +262,16 @@ class Learner:
         values = {name: getattr(self.recipe, name) for name in names}
         optimizer = self.recipe.optimizer
         values |= {"optimizer": optimizer.name, "momentum": optimizer.momentum}
+        if self.recipe.loss == "focal":
+            values["loss"] = "focal"
         class_weight = None if self._weights() is not None else self._class_weight()
         return Settings(**values | changes, class_weight=class_weight)
 
     def _class_weight(self) -> dict[int, float] | None:
-        if self.recipe.class_weight != "balanced":
-            return None
+        return self._balance() if self.recipe.class_weight == "balanced" else None
+
+    def _balance(self) -> dict[int, float]:
+        """Weights of the classes with which each counts alike."""
         labels = self.dataset.labels("train")
         counts = np.bincount(labels)
         return {index: len(labels) / (len(counts) * n) for index, n in enumerate(counts)}

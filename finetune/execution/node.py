@@ -83,7 +83,7 @@ def extract_part(common: Common, part: Part, _: Any) -> int | str:
         _settle(common)
         _, cache = bench().prepare(part.recipe, part.classes, SILENT)
         cache.trunk.calibration = part.calibration
-        bench().shared.together = {part.view > 0: part.cuts}
+        bench().shared.together = {min(part.view, 1): part.cuts}
         for cut in part.cuts:
             cache.rows(part.photos, cut, part.view, in_parts=True)
         computed = cache.computed

@@ -62,7 +62,7 @@ def pass_key(recipe: Recipe, need: Need) -> PassKey:
 
 def _part(job: Job, need: Need) -> Part:
     recipe, dataset = job.trial.recipe, _dataset(job)
-    together = (job.together or {}).get(need.view > 0, (need.cut,))
+    together = (job.together or {}).get(min(need.view, 1), (need.cut,))
     cuts = (INPUT,) if need.cut == INPUT else together
     calibration = dataset.split("train") if recipe.precision == "int8" else ()
     return Part(recipe, len(dataset.classes), cuts, need.view, calibration)

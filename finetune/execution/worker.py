@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CALLS = 50
 
 Outcome = tuple[str, str]  # status and reason
-Together = Mapping[bool, tuple[str, ...]]
+Together = Mapping[int, tuple[str, ...]]
 
 
 class Job(NamedTuple):

@@ -308,3 +308,22 @@ def test_a_part_is_committed_under_the_lock_alone(photos, tmp_path):
     assert len(free) == 1
     assert not left.exists()
     assert not store.missing([row_name(photo.sha256) for photo in dataset.photos])
+
+
+def test_what_another_process_stored_meanwhile_is_not_stored_twice(photos, tmp_path):
+    listed = read_folder(photos).photos
+    names = [row_name(photo.sha256) for photo in listed[:9]]
+
+    def opened():
+        return [Store(tmp_path, {**FIELDS, "cut": cut, "pixels": {}}, "float32") for cut in "ab"]
+
+    def engine(batches):
+        for batch in mean_engine()(batches):
+            yield [(row, row) for row in batch]
+
+    stores = opened()
+    opened()[1].add(names, np.zeros((9, 3), np.float32))
+    assert extract(stores, listed, 0, reader(), lambda: engine, 24, "test", SILENT).computed == 26
+    shards = [read_shard(path)["rows"] for path in stores[1].folder.glob("shard-*.json")]
+    assert sum(map(len, shards)) == len(stores[1]) == 26
+    assert (values(stores[1], listed[:9]) == 0).all()
