@@ -3,7 +3,10 @@
 import os
 import signal
 import socket
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from finetune.errors import UsageError, need
@@ -11,6 +14,21 @@ from finetune.recipe.recipe import Recipe
 
 _CORES = 4  # of a task at most: a trunk gains little from more, and memory is per process
 _CONNECT_SECONDS = 5.0
+
+
+@contextmanager
+def connected(on: str) -> Iterator[Any]:
+    """Ray, connected to the cluster that ``on`` names, see ``places.opened``.
+
+    Raises:
+        UsageError: see ``connect``.
+    """
+    with redirect_stdout(sys.stderr):  # Ray tells there of dead nodes; stdout belongs to data
+        ray = connect(on)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 def connect(on: str) -> Any:

@@ -19,7 +19,7 @@ from finetune.data.dataset import Dataset
 from finetune.errors import BusyError, FinetuneError, UsageError
 from finetune.execution import node, parts
 from finetune.execution.board import Board
-from finetune.execution.cluster import connect, cores, resources, sentence, slots
+from finetune.execution.cluster import connected, cores, resources, sentence, slots
 from finetune.execution.sharing import cuts_together, needs, settled
 from finetune.execution.worker import CALLS, Job, Outcome, Run
 from finetune.files import cache_dir, commit_text
@@ -39,51 +39,43 @@ _PLACES = ("FINETUNE_CACHE", "FINETUNE_DATA_DIR", "FINETUNE_WEIGHTS_DIR", "KERAS
 @contextmanager
 def opened(on: str) -> Iterator[Run]:
     """Runs the trials of a comparison on the cluster that ``on`` names, see ``places.opened``."""
-    ray = connect(on)
+    with connected(on) as ray:
 
-    def run(jobs: Sequence[Job], board: Board) -> Iterator[tuple[Job, Outcome | None]]:
-        jobs = [job._replace(folder=job.folder.absolute()) for job in jobs]
-        if not jobs:
-            return
-        with _shared(ray, jobs) as common:
-            tasks = _Tasks(ray, common, board, node.run_job)
-            for job, ref in tasks.run(jobs):
-                yield job, _outcome(ray, ref, job)
+        def run(jobs: Sequence[Job], board: Board) -> Iterator[tuple[Job, Outcome | None]]:
+            jobs = [job._replace(folder=job.folder.absolute()) for job in jobs]
+            if not jobs:
+                return
+            with _shared(ray, jobs) as common:
+                tasks = _Tasks(ray, common, board, node.run_job)
+                for job, ref in tasks.run(jobs):
+                    yield job, _outcome(ray, ref, job)
 
-    try:
         yield run
-    finally:
-        ray.shutdown()
 
 
 @contextmanager
 def opened_for_tuning(on: str, out: Path, reporter: Reporter) -> Iterator[tuple["Tries", int]]:
     """Makes the trials of a study there, and says how many at once."""
-    ray = connect(on)
+    with connected(on) as ray:
 
-    def tries(recipes: Sequence[Recipe], dataset: Dataset, finished: Sequence) -> list["Tried"]:
-        names = [f"trial {n + 1} of {len(recipes)} at once" for n in range(len(recipes))]
-        trials = [
-            Trial(name, "tune", settled(recipe), {})
-            for name, recipe in zip(names, recipes, strict=True)
-        ]
-        together = cuts_together(trials)
-        jobs = [Job(trial, out.absolute(), dataset, together[trial.name]) for trial in trials]
-        board = Board(trials, reporter)
-        found: dict[str, Tried] = {}
-        if not jobs:
-            return []
-        with _shared(ray, jobs) as common:
-            tasks = _Tasks(ray, common, board, node.run_attempt, finished)
-            for job, ref in tasks.run(jobs):
-                found[job.trial.name] = _tried(ray, ref)
-                board.set(job.trial, "done")
-        return [found[name] for name in names]
+        def tries(recipes: Sequence[Recipe], dataset: Dataset, finished: Sequence) -> list["Tried"]:
+            names = [f"trial {n + 1} of {len(recipes)} at once" for n in range(len(recipes))]
+            named = zip(names, recipes, strict=True)
+            trials = [Trial(name, "tune", settled(recipe), {}) for name, recipe in named]
+            together = cuts_together(trials)
+            jobs = [Job(trial, out.absolute(), dataset, together[trial.name]) for trial in trials]
+            found: dict[str, Tried] = {}
+            if not jobs:
+                return []
+            board = Board(trials, reporter)
+            with _shared(ray, jobs) as common:
+                tasks = _Tasks(ray, common, board, node.run_attempt, finished)
+                for job, ref in tasks.run(jobs):
+                    found[job.trial.name] = _tried(ray, ref)
+                    board.set(job.trial, "done")
+            return [found[name] for name in names]
 
-    try:
         yield tries, slots(ray)
-    finally:
-        ray.shutdown()
 
 
 @contextmanager
