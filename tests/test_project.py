@@ -149,7 +149,7 @@ def test_pins_cover_the_direct_dependencies_within_their_bounds():
     } == {}
 
 
-def test_all_is_every_extra_of_users_and_dev_installs_everything():
+def test_all_is_every_extra_of_users_and_dev_installs_everything_but_ray():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
 
@@ -159,7 +159,8 @@ def test_all_is_every_extra_of_users_and_dev_installs_everything():
         return inner.union(*map(reached, inner))
 
     assert reached("all") == set(extras) - {"all", "bench", "docs", "test", "dev"}
-    assert reached("dev") == set(extras) - {"bench", "docs", "dev"}
+    left_out = {"bench", "docs", "dev", "all", "ray"}  # Ray is large
+    assert reached("dev") == set(extras) - left_out
 
 
 def test_what_is_needed_by_an_extra_alone_is_imported_where_it_is_used():
@@ -174,6 +175,7 @@ def test_what_is_needed_by_an_extra_alone_is_imported_where_it_is_used():
         "tensorboard",
         "yaml",
         "optuna",
+        "ray",
         "huggingface_hub",
         "kagglehub",
         "kagglesdk",
