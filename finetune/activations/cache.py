@@ -8,6 +8,7 @@ import numpy as np
 
 from finetune.activations.engine import Engine
 from finetune.activations.extract import Bad, extract
+from finetune.activations.remote import remote_store
 from finetune.activations.store import Rows, Store, row_name
 from finetune.activations.trunk import Kept, Trunk
 from finetune.data.photos import Photo, Pixels, chunks, read_photos, through
@@ -73,6 +74,7 @@ class ActivationCache:
         self._dtype = dtype
         self._entries: dict[tuple[str, bool], Store] = {}
         self._kept = kept or Kept()
+        self._remote = remote_store()
         self.trunk = Trunk(backbone, network, self.pixels(0), engine, self._kept, reporter)
 
     def begin(self, reporter: Reporter) -> None:
@@ -103,7 +105,9 @@ class ActivationCache:
 
     def missing(self, photos: Sequence[Photo], cut: str, view: int = 0) -> int:
         """How many rows of these photos would have to be computed."""
-        return len(self.entry(cut, view).missing(_names(photos, view)))
+        store = self.entry(cut, view)
+        names = store.missing(_names(photos, view))
+        return len(names) - len(self._remote.holds(store, names) if names and self._remote else ())
 
     def row_bytes(self, cut: str, view: int = 0) -> int:
         """Size of one stored row."""
@@ -132,6 +136,7 @@ class ActivationCache:
                 sum(self.row_bytes(name, view) for name in cuts),
                 label,
                 self.reporter,
+                self._remote,
             )
         except OverflowError as error:
             for name in cuts:
@@ -139,6 +144,9 @@ class ActivationCache:
             return self.rows(photos, cut, view)
         self.computed += found.computed
         self.bad += found.bad
+        if self._remote:
+            for name in cuts:
+                self._remote.push(self.entry(name, view), _names(photos, view))
         bad = {photo.sha256 for photo, _ in found.bad}
         good = [photo for photo in photos if photo.sha256 not in bad]
         return store.rows(_names(good, view))
@@ -171,7 +179,7 @@ class ActivationCache:
         is_exact = self.network.precision == self._dtype == "float32"
         below = row_of(self._backbone).blocks if is_exact else ()
         for name in reversed(below[: below.index(cut)] if cut in below else ()):
-            if not self.missing(photos, name, view):
+            if not self.entry(name, view).missing(_names(photos, view)):
                 return name
         return INPUT
 

@@ -9,6 +9,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from finetune.activations.engine import Engine
+from finetune.activations.remote import Remote
 from finetune.activations.store import Store, row_name
 from finetune.data.photos import Photo, through
 from finetune.errors import DataError, IntegrityError
@@ -43,6 +44,7 @@ def extract(
     row_bytes: int,
     label: str,
     reporter: Reporter,
+    remote: Remote | None = None,
 ) -> Extracted:
     """Make sure that every photo that can be decoded has a row of a view in the first store.
 
@@ -60,6 +62,7 @@ def extract(
         row_bytes: size of a photo's rows, to ask for space before the work begins.
         label: what progress is reported as.
         reporter: warned of damaged shards, and of each bad photo when it is met.
+        remote: has rows that other machines computed, and gets what is computed.
 
     Raises:
         OverflowError: a value that float16 cannot hold. IntegrityError: the trunk computed NaN.
@@ -72,13 +75,16 @@ def extract(
     if not missing:
         return Extracted(0, [])
     with _turn(stores, list(by_name), reporter) as missing:
+        if missing and remote:
+            remote.pull(store, missing, reporter)
+            missing = store.missing(missing)
         if not missing:
             return Extracted(0, [])
         need_space(store.folder, len(missing) * row_bytes)
         wanted = [by_name[name] for name in missing]
         with reporter.stage(label, len(missing)) as advance:
             stream = through(open_engine(), read(wanted), _CHUNK)
-            computed, bad = _fill(stores, stream, view, advance, reporter)
+            computed, bad = _fill(stores, stream, view, advance, reporter, remote)
     reasons = {photo.sha256: reason for photo, reason in bad}
     named = [(photo, reasons[photo.sha256]) for photo in photos if photo.sha256 in reasons]
     return Extracted(computed, named)
@@ -144,6 +150,7 @@ def _fill(
     view: int,
     advance: Callable[[int], None],
     reporter: Reporter,
+    remote: Remote | None,
 ) -> Extracted:
     pending = [_Pending(store) for store in stores]
     bad: Bad = []
@@ -157,8 +164,10 @@ def _fill(
                 bad.append((photo, found))
                 continue
             rows = found if isinstance(found, tuple) else (found,)
+            name = row_name(photo.sha256, view)
             for each, row in zip(pending, rows, strict=True):
-                each.add(row_name(photo.sha256, view), row)
+                if each.add(name, row) and remote:
+                    remote.push(each.store, [name])
             computed += 1
     finally:  # also when interrupted: what is computed is kept
         for each in pending:
@@ -170,23 +179,26 @@ class _Pending:
     """Rows on their way into a shard, committed by size and by time."""
 
     def __init__(self, store: Store):
-        self._store = store
+        self.store = store
         self._names: list[str] = []
         self._rows: list[np.ndarray] = []
         self._since = time.perf_counter()
 
-    def add(self, name: str, row: np.ndarray) -> None:
-        row = _narrow(row, self._store.dtype)
+    def add(self, name: str, row: np.ndarray) -> bool:
+        """Take a row; whether the shard that it completes was committed."""
+        row = _narrow(row, self.store.dtype)
         self._names.append(name)
         self._rows.append(row)
         is_large = len(self._rows) * row.nbytes >= _SHARD_BYTES
-        if is_large or time.perf_counter() - self._since >= _COMMIT_SECONDS:
+        is_due = is_large or time.perf_counter() - self._since >= _COMMIT_SECONDS
+        if is_due:
             self.commit()
+        return is_due
 
     def commit(self) -> None:
         if self._rows:
             seconds = time.perf_counter() - self._since
-            self._store.add(self._names, np.stack(self._rows), seconds)
+            self.store.add(self._names, np.stack(self._rows), seconds)
         self._names = []
         self._rows = []
         self._since = time.perf_counter()

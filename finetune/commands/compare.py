@@ -12,6 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from finetune.activations.remote import check_remote
 from finetune.backend import load_keras
 from finetune.data import catalog
 from finetune.data.dataset import Dataset
@@ -83,6 +84,7 @@ def compare(
         raise UsageError(f"--on is {on!r}; allowed: local. Other engines are not built yet.")
     trials = read_trials(recipes, precision, track)
     margin = _margin(trials, margin)
+    check_remote()
     with said_if_interrupted(lambda: f"{_FINISHED} {out}. {_AGAIN}", reporter):
         return compare_trials(trials, Path(out), reporter, photos, margin)
 
@@ -138,7 +140,6 @@ def compare_trials(
     margin: float | None = None,
 ) -> dict[str, Any]:
     """Run all trials that have no result yet, and report on all; see ``compare``."""
-    from finetune.execution.crossing import with_folds
     from finetune.report.report import write_report
 
     with locked(out), _parents(trials, out, reporter) as parents:
@@ -170,7 +171,6 @@ def compare_trials(
             "overlaps": {result.split: vars(result) for result in results if result},
         }
         found = write_report(out, rows, plan)
-        found["ranking"] = with_folds(found["ranking"], rows)
         result = {"cells": rows, "extractions": extractions, **found}
         commit_json(out / "compare.json", result)
         for tracker in parents.values():

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from finetune.activations.cache import ActivationCache
 from finetune.data.dataset import Dataset
@@ -22,6 +23,7 @@ from finetune.runs import record
 from finetune.training.batches import Batches, read_views
 from finetune.training.fit import Settings, best_epoch, fit
 from finetune.training.linear_head import Linear, fit_linear, fits_memory
+from finetune.training.parallel import strategy
 from finetune.training.trackers import Tracker, log_epoch
 
 _HEAD_SETTINGS = {  # with a hidden layer
@@ -153,10 +155,15 @@ class Learner:
             return []
         recipe = self.recipe
         labels = self.dataset.labels("train")
-        train = Batches(self._reader(), labels, recipe.batch_size, recipe.seed, self._weights())
+        on = self._strategy()
+        devices = on.num_replicas_in_sync
+        weights = self._weights()
+        size = recipe.batch_size
+        train = Batches(self._reader(), labels, size, recipe.seed, weights, devices)
+        validation = self._batches("validation", devices)
         settings = self._settings()
-        model = self.network.trained_copy(tail_precision(recipe), recipe.seed)
-        history = self._fit(model, train, self._batches("validation"), "tail", settings, self.out)
+        model = self.network.trained_copy(tail_precision(recipe), recipe.seed, on)
+        history = self._fit(model, train, validation, "tail", settings, self.out)
         if model is not self.network.tail:
             self.network.tail.set_weights(model.get_weights())
         if 0 < settings.epochs == best_epoch(history):
@@ -181,10 +188,16 @@ class Learner:
 
         return read
 
-    def _batches(self, split: str) -> Batches:
+    def _strategy(self) -> tf.distribute.Strategy:
+        """All devices; one, if BatchNorm learns its statistics, which blank rows would falsify."""
+        is_one = self.recipe.batchnorm == "train"
+        return tf.distribute.get_strategy() if is_one else strategy()
+
+    def _batches(self, split: str, devices: int = 1) -> Batches:
         """Stored photos of a split, in order."""
         rows = self.rows[Need(self.recipe.cut, split, 0)]
-        return Batches(read_views([rows]), self.dataset.labels(split), self.recipe.batch_size)
+        labels = self.dataset.labels(split)
+        return Batches(read_views([rows]), labels, self.recipe.batch_size, devices=devices)
 
     def probabilities(self, split: str) -> np.ndarray:
         """Of a split's photos: float32 (n, classes)."""
@@ -237,8 +250,7 @@ class Learner:
         values = {name: getattr(self.recipe, name) for name in names}
         optimizer = self.recipe.optimizer
         values |= {"optimizer": optimizer.name, "momentum": optimizer.momentum}
-        class_weight = None if self._weights() is not None else self._class_weight()
-        return Settings(**values | changes, class_weight=class_weight)
+        return Settings(**values | changes)
 
     def _class_weight(self) -> dict[int, float] | None:
         if self.recipe.class_weight != "balanced":
@@ -248,13 +260,13 @@ class Learner:
         return {index: len(labels) / (len(counts) * n) for index, n in enumerate(counts)}
 
     def _weights(self) -> np.ndarray | None:
-        """Of each training photo, its class in it: Keras takes one kind of weight or the other."""
+        """Of each training photo, its class in it; None if they are equal."""
         weights = self.dataset.weights("train")
         classes = self._class_weight()
-        if weights is None or classes is None:
+        if classes is None:
             return weights
         of_class = np.array([classes[label] for label in self.dataset.labels("train")])
-        return (weights * of_class).astype(np.float32)
+        return (of_class if weights is None else weights * of_class).astype(np.float32)
 
 
 class _Bar(keras.callbacks.Callback):

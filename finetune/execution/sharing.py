@@ -87,9 +87,15 @@ def tail_needs(recipe: Recipe) -> list[Need]:
     return [*train, Need(recipe.cut, "validation", 0), Need(recipe.cut, "test", 0)]
 
 
+def fold_needs(recipe: Recipe) -> list[Need]:
+    """Stored views of photos that train in some fold, though not in the recipe's own split."""
+    views = range(1, stored_views(recipe) + 1) if recipe.folds else ()
+    return [Need(recipe.cut, split, view) for split in ("validation", "test") for view in views]
+
+
 def needs(recipe: Recipe) -> list[Need]:
     """All rows that a run reads, once each."""
-    return list(dict.fromkeys([*head_needs(recipe), *tail_needs(recipe)]))
+    return list(dict.fromkeys([*head_needs(recipe), *tail_needs(recipe), *fold_needs(recipe)]))
 
 
 class Entry(NamedTuple):
