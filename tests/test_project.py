@@ -174,6 +174,8 @@ def test_what_is_needed_by_an_extra_alone_is_imported_where_it_is_used():
         "tensorboard",
         "yaml",
         "optuna",
+        "fsspec",
+        "s3fs",
     }
     found = [
         f"{module} imports {name}"
