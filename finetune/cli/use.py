@@ -12,6 +12,7 @@ from finetune.commands.evaluate import evaluate
 from finetune.commands.explain import explain
 from finetune.commands.export import export
 from finetune.commands.predict import FORMATS, Prediction, predict, printed, write
+from finetune.commands.push import push
 from finetune.commands.serve import serve
 from finetune.errors import DataError, UsageError
 from finetune.files import commit
@@ -40,7 +41,7 @@ def _predict(
     format: str | None,
     out: Path | None,
     as_json: bool,
-    model: Path,
+    model: str,
     photos: list[Path],
     **given: Any,
 ) -> None:
@@ -156,6 +157,12 @@ def _exported(result: Mapping[str, Any]) -> str:
     )
 
 
+def _pushed(result: Mapping[str, Any]) -> str:
+    lines = [f"{file['bytes'] / 2**20:>9,.2f} MiB  {file['name']}" for file in result["files"]]
+    sent = f"{result['url']} at {result['commit']}" if result["url"] else "nothing was sent"
+    return "\n".join([*lines, sent])
+
+
 def _serve(**given: Any) -> None:
     serve(**given, reporter=Reporter(settings["quiet"]))
 
@@ -172,5 +179,6 @@ VERBS = {
         explain, _explained, "finetune explain runs/mine cat.jpg --out explained", failure=_some_bad
     ),
     "export": verb(export, _exported, "finetune export runs/mine --format onnx"),
+    "push": verb(push, _pushed, "finetune push runs/mine hf://me/fruit --private"),
     "serve": derived(serve, _serve, "finetune serve runs/mine --port 8000", {}),
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,14 @@ import tensorflow as tf
 from finetune.activations.cache import ActivationCache
 from finetune.data.dataset import Dataset
 from finetune.execution.bench import Bench, StoredRows
-from finetune.execution.sharing import Need, head_needs, starts_head, stored_views, tail_precision
+from finetune.execution.sharing import (
+    Need,
+    head_needs,
+    shown_views,
+    starts_head,
+    stored_views,
+    tail_precision,
+)
 from finetune.files import digest_of
 from finetune.model.backbones import INPUT
 from finetune.model.network import Network
@@ -20,8 +28,9 @@ from finetune.progress import Reporter, count
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
 from finetune.runs import record
-from finetune.training.batches import Batches, read_views
-from finetune.training.fit import Settings, best_epoch, fit
+from finetune.training.batches import Batches, Read, read_views
+from finetune.training.fit import Bar, Settings, best_epoch, fit
+from finetune.training.joined_head import fit_joined
 from finetune.training.linear_head import Linear, fit_linear, fits_memory
 from finetune.training.parallel import strategy
 from finetune.training.trackers import Tracker, log_epoch
@@ -110,7 +119,9 @@ class Learner:
             f"validation loss {linear.validation_loss:.4f}"
         )
         path = [list(step) for step in linear.path]
-        return {"c": linear.c, "validation_loss": linear.validation_loss, "path": path}
+        factors = dict(zip(self.recipe.features, linear.factors, strict=False))
+        found = {"c": linear.c, "validation_loss": linear.validation_loss, "path": path}
+        return {**found, "factors": factors} if factors else found
 
     def _features(self) -> tuple[list[np.ndarray], np.ndarray]:
         """Those of each view of the training photos, and of the validation photos."""
@@ -123,19 +134,22 @@ class Learner:
     def _linear(self) -> Linear:
         wanted = head_needs(self.recipe)
         keys = [self.cache.entry(need.cut, need.view).key for need in wanted]
-        settings = [self.network.pool, self.recipe.class_weight, self.dataset.digest]
+        is_balanced = "balanced" in (self.recipe.class_weight, self.recipe.sampling)
+        settings = [self.network.pool, is_balanced, self.dataset.digest]
         key = digest_of([keys, wanted, settings])
         if key not in self.bench.heads:
             views, validation = self._features()
             labels = self.dataset.labels("train")
             weights = self.dataset.weights("train")
-            self.bench.heads[key] = fit_linear(
+            widths = self.network.widths
+            fit_head = partial(fit_joined, widths=widths) if len(widths) > 1 else fit_linear
+            self.bench.heads[key] = fit_head(
                 np.concatenate(views),
                 np.tile(labels, len(views)),
                 validation,
                 self.dataset.labels("validation"),
-                self._class_weight(),
-                None if weights is None else np.tile(weights, len(views)),
+                class_weight=self._balance() if is_balanced else None,
+                sample_weight=None if weights is None else np.tile(weights, len(views)),
             )
         return self.bench.heads[key]
 
@@ -143,9 +157,10 @@ class Learner:
         """By epochs, where it has a hidden layer or its features do not fit into memory."""
         views, validation = self._features()
         labels = self.dataset.labels("train")
-        size = self.recipe.batch_size
-        train = Batches(read_views(views), labels, size, self.recipe.seed, self._weights())
-        held_out = Batches(read_views([validation]), self.dataset.labels("validation"), size)
+        train = self._train_batches(read_views(views), labels)
+        held_out = Batches(
+            read_views([validation]), self.dataset.labels("validation"), self.recipe.batch_size
+        )
         settings = self._settings(**_HEAD_SETTINGS)
         return self._fit(self.network.head(), train, held_out, "head", settings)
 
@@ -157,10 +172,8 @@ class Learner:
         labels = self.dataset.labels("train")
         on = self._strategy()
         devices = on.num_replicas_in_sync
-        weights = self._weights()
-        size = recipe.batch_size
-        train = Batches(self._reader(), labels, size, recipe.seed, weights, devices)
-        validation = self._batches("validation", devices)
+        train = self._train_batches(self._reader(), labels, devices)
+        validation = self._batches("validation", devices=devices)
         settings = self._settings()
         model = self.network.trained_copy(tail_precision(recipe), recipe.seed, on)
         history = self._fit(model, train, validation, "tail", settings, self.out)
@@ -172,6 +185,13 @@ class Learner:
                 f"still falling. More may help: --epochs {2 * settings.epochs}."
             )
         return history
+
+    def _train_batches(self, read: Read, labels: np.ndarray, devices: int = 1) -> Batches:
+        recipe = self.recipe
+        is_balanced = recipe.sampling == "balanced"
+        weights = self._weights()
+        size = recipe.batch_size
+        return Batches(read, labels, size, recipe.seed, weights, is_balanced, devices)
 
     def _reader(self) -> Callable[[Sequence[np.ndarray], int], Iterator[np.ndarray]]:
         """Training activations: stored views in turn, or fresh views through the trunk."""
@@ -193,18 +213,22 @@ class Learner:
         is_one = self.recipe.batchnorm == "train"
         return tf.distribute.get_strategy() if is_one else strategy()
 
-    def _batches(self, split: str, devices: int = 1) -> Batches:
+    def _batches(self, split: str, view: int = 0, devices: int = 1) -> Batches:
         """Stored photos of a split, in order."""
-        rows = self.rows[Need(self.recipe.cut, split, 0)]
+        rows = self.rows[Need(self.recipe.cut, split, view)]
         labels = self.dataset.labels(split)
         return Batches(read_views([rows]), labels, self.recipe.batch_size, devices=devices)
 
     def probabilities(self, split: str) -> np.ndarray:
-        """Of a split's photos: float32 (n, classes)."""
+        """Of a split's photos: float32 (n, classes), the mean over the views that count."""
+        views = [self._of_view(split, view) for view in shown_views(self.recipe)]
+        return np.stack(views).mean(axis=0)
+
+    def _of_view(self, split: str, view: int) -> np.ndarray:
         if self.linear and self.recipe.cut != INPUT:
-            features = self.cache.features(self.dataset.split(split), self.recipe.cut)
+            features = self.cache.features(self.dataset.split(split), self.recipe.cut, view)
             return self.linear.probabilities(features)
-        return self.network.tail.predict(self._batches(split), verbose=0)
+        return self.network.tail.predict(self._batches(split, view), verbose=0)
 
     def _fit(
         self,
@@ -221,10 +245,10 @@ class Learner:
         # other photos are another training
         identity = digest_of([record.identity(self.recipe), self.dataset.digest])
         with self.reporter.stage(label, photos * settings.epochs) as advance:
-            callbacks: list[keras.callbacks.Callback] = [_Bar(advance, photos, settings.batch_size)]
+            callbacks: list[keras.callbacks.Callback] = [Bar(advance, photos, settings.batch_size)]
             if self.watch and phase == "tail":
                 callbacks.append(self.watch)
-            if out and (self.recipe.tensorboard or self.recipe.track == "tensorboard"):
+            if out and self.recipe.track == "tensorboard":
                 callbacks.append(keras.callbacks.TensorBoard(out / "tensorboard"))
             return fit(
                 model,
@@ -250,11 +274,15 @@ class Learner:
         values = {name: getattr(self.recipe, name) for name in names}
         optimizer = self.recipe.optimizer
         values |= {"optimizer": optimizer.name, "momentum": optimizer.momentum}
+        if self.recipe.loss == "focal":
+            values["loss"] = "focal"
         return Settings(**values | changes)
 
     def _class_weight(self) -> dict[int, float] | None:
-        if self.recipe.class_weight != "balanced":
-            return None
+        return self._balance() if self.recipe.class_weight == "balanced" else None
+
+    def _balance(self) -> dict[int, float]:
+        """Weights of the classes with which each counts alike."""
         labels = self.dataset.labels("train")
         counts = np.bincount(labels)
         return {index: len(labels) / (len(counts) * n) for index, n in enumerate(counts)}
@@ -267,16 +295,3 @@ class Learner:
             return weights
         of_class = np.array([classes[label] for label in self.dataset.labels("train")])
         return (of_class if weights is None else weights * of_class).astype(np.float32)
-
-
-class _Bar(keras.callbacks.Callback):
-    """Advances a bar with every batch that was trained on."""
-
-    def __init__(self, advance: Callable[[int], None], photos: int, batch_size: int):
-        super().__init__()
-        self._advance = advance
-        self._photos = photos
-        self._size = batch_size
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self._advance(min(self._size, self._photos - batch * self._size))

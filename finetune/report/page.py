@@ -24,8 +24,8 @@ SHOWN_WARNINGS = 8
 def page(template: str, context: Mapping[str, Any]) -> str:
     """A page of its own: a template with style, script and the policy that allows no others."""
     folder = files("finetune.report").joinpath("templates")
-    style = folder.joinpath("report.css").read_text()
-    script = folder.joinpath("report.js").read_text()
+    style = folder.joinpath("report.css").read_text("utf-8")
+    script = folder.joinpath("report.js").read_text("utf-8")
     policy = (
         f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src "
         f"{_digest(script)}; base-uri 'none'; form-action 'none'"

@@ -173,6 +173,7 @@ def _context(
     low, high = np.array([row["accuracy_interval"] for row in rows]).T
     pairs = section.pairs.sort_values("p", kind="stable")
     counts = ledger.record(section.split, [out / run for run in section.runs])
+    histories = {entry.name: _histories(entry, out) for entry in shown}
     held_twice = plan.get("overlaps", {}).get(section.split, {})
     return {
         "section": section,
@@ -192,7 +193,10 @@ def _context(
         "pareto": [figures.pareto(points, *size) for size in ((900, 420), (358, 340))]
         if points
         else [],
-        "curves": figures.curves({entry.name: _histories(entry, out) for entry in shown}),
+        "curves": figures.curves(histories),
+        "accuracies": figures.accuracies(
+            histories, {entry.name: entry.shown["test"]["accuracy"] for entry in shown}
+        ),
         "reliability": [
             (e, figures.reliability(e.test.probabilities, e.scaled, e.test.labels)) for e in shown
         ],

@@ -18,6 +18,7 @@ from finetune.backend import has_gpu
 from finetune.errors import FinetuneError
 from finetune.training.batches import Batches
 from finetune.training.checkpoint import Progress, read_progress, restore, save
+from finetune.training.losses import loss_of
 
 
 class Diverged(FinetuneError):
@@ -30,7 +31,8 @@ class Diverged(FinetuneError):
 class Settings:
     """What a fit depends on beside model and data.
 
-    ``momentum`` is that of ``sgd``; ``weight_decay`` is decoupled in either optimizer.
+    ``momentum`` is that of ``sgd``; ``weight_decay`` is decoupled in either optimizer. ``loss`` is
+    as for ``loss_of``.
     """
 
     epochs: int
@@ -42,6 +44,7 @@ class Settings:
     seed: int = 0
     optimizer: str = "adam"
     momentum: float = 0.0
+    loss: str = "sparse_categorical_crossentropy"
 
 
 def best_epoch(history: Sequence[Mapping[str, Any]]) -> int:
@@ -120,7 +123,8 @@ def _compile(model: keras.Model, settings: Settings, steps: int) -> tuple:
     if settings.schedule == "cosine":
         schedule = (rate, max(1, settings.epochs * steps))
         rate = keras.optimizers.schedules.CosineDecay(*schedule)
-    signature = (settings.optimizer, settings.momentum, settings.weight_decay, *schedule)
+    constants = (settings.optimizer, settings.momentum, settings.weight_decay, settings.loss)
+    signature = (*constants, *schedule)
     if _compiled.pop(model, None) == signature:
         for variable in model.optimizer.variables:
             if variable is not getattr(model.optimizer, "_learning_rate", None):
@@ -132,7 +136,7 @@ def _compile(model: keras.Model, settings: Settings, steps: int) -> tuple:
     is_one = model.distribute_strategy.num_replicas_in_sync == 1
     model.compile(
         _optimizer(settings, rate),
-        loss="sparse_categorical_crossentropy",
+        loss=loss_of(settings.loss),
         metrics=["accuracy"] if is_one else None,
         weighted_metrics=None if is_one else ["accuracy"],
         jit_compile=False,
@@ -230,3 +234,16 @@ class BestWeights(keras.callbacks.Callback):
         }
         self.history.append(row)
         self._on_epoch(row)
+
+
+class Bar(keras.callbacks.Callback):
+    """Advances a bar with every batch that was trained on."""
+
+    def __init__(self, advance: Callable[[int], None], photos: int, batch_size: int):
+        super().__init__()
+        self._advance = advance
+        self._photos = photos
+        self._size = batch_size
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self._advance(min(self._size, self._photos - batch * self._size))

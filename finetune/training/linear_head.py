@@ -24,7 +24,8 @@ class Linear:
     """A fitted head: kernel float32 (features, classes), bias float32 (classes,).
 
     ``c`` is its inverse penalty, chosen by ``validation_loss`` (nats); ``path`` lists (c,
-    validation loss) of all that were tried, strongest penalty first.
+    validation loss) of all that were tried, strongest penalty first; ``factors`` weigh the cuts
+    that the features come from, where they are several.
     """
 
     kernel: np.ndarray
@@ -32,6 +33,7 @@ class Linear:
     c: float
     validation_loss: float
     path: tuple[tuple[float, float], ...] = ()
+    factors: tuple[float, ...] = ()
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """Of raw features (n, d): float32 (n, classes)."""

@@ -42,7 +42,7 @@ def trained(on, photos, size):
     scope = tf.distribute.MirroredStrategy(names) if on > 1 else tf.distribute.get_strategy()
     with scope.scope():
         net = model()
-    train = Batches(read_views([x]), y, size, 0, weights, on)
+    train = Batches(read_views([x]), y, size, 0, weights, devices=on)
     held_out = Batches(read_views([x[:7]]), y[:7], size, devices=on)
     history = fit(net, train, held_out, Settings(2, 9, size, 1e-2), "tail")
     return history, np.concatenate([each.ravel() for each in net.get_weights()])
@@ -145,6 +145,6 @@ def test_batches_are_filled_up_with_rows_that_weigh_nothing():
     assert (w > 0).tolist() == [True] * 4 + [False] * 2
     assert not x[4:].any()
     assert w[0] == v[0] == pytest.approx(9 / 7), "an epoch's loss is a mean over 9 rows"
-    trained = Batches(read_views([rows]), labels, 4, 0, np.full(7, 2, np.float32), 3)
+    trained = Batches(read_views([rows]), labels, 4, 0, np.full(7, 2, np.float32), devices=3)
     assert trained[0][2].tolist() == [3, 3, 3, 3, 0, 0]
     assert trained[1][2].tolist() == [2, 2, 2]
