@@ -176,6 +176,8 @@ def test_what_is_needed_by_an_extra_alone_is_imported_where_it_is_used():
         "yaml",
         "optuna",
         "ray",
+        "fsspec",
+        "s3fs",
         "huggingface_hub",
         "kagglehub",
         "kagglesdk",

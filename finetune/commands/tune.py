@@ -5,6 +5,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from finetune.activations.remote import check_remote
 from finetune.backend import load_keras
 from finetune.errors import UsageError, need
 from finetune.execution.places import check_place
@@ -18,6 +19,8 @@ Place = str | PathLike[str]
 def tune(
     recipe: Place | Mapping[str, Any],
     *,
+    data: Place | None = None,
+    precision: str | None = None,
     trials: int = 20,
     timeout: float | None = None,
     on: str = "local",
@@ -28,6 +31,7 @@ def tune(
 
     Args:
         recipe: a YAML file with a ``search``, or a mapping of its keys.
+        data, precision: override its keys.
         trials: how many to make.
         timeout: minutes after which no more are begun.
         on: where trials run: ``local``, this process; ``ray`` or ``ray://HOST:PORT``, as many at
@@ -46,11 +50,13 @@ def tune(
         SomeCellsFailed: no trial has a result.
         BusyError: another process works in ``out``, or the disk is full.
     """
-    search = read_search(recipe)
+    given = {"data": None if data is None else str(data), "precision": precision}
+    search = read_search(recipe, {key: value for key, value in given.items() if value is not None})
     if trials < 1:
         raise UsageError(f"trials is {trials}; allowed are 1 and more.")
     need("optuna", "tune")
     check_place(on)
+    check_remote()
     saved = f"finished trials are kept in {out}. Give the same command again to go on."
     with said_if_interrupted(lambda: saved, reporter):
         load_keras()

@@ -211,6 +211,11 @@ class _Tuning:
                 f"{reasons[-1] if reasons else 'Give them more time: a higher --timeout.'}"
             )
         best = min(complete, key=lambda trial: trial.value)
+        if self.search.values.get("folds"):
+            self.reporter.warn(
+                "The validation photos that chose the settings are among those that the folds "
+                "test: the accuracy over folds flatters a little, the test accuracy does not."
+            )
         self.study.set_user_attr(_CHOSEN, best.number)
         recipe = settled(self.search.recipe(best.params))
         commit_text(self.out / "best.yaml", recipe.dump())
