@@ -11,17 +11,27 @@ import numpy as np
 from finetune.activations.cache import ActivationCache
 from finetune.data.dataset import Dataset
 from finetune.execution.bench import Bench, StoredRows
+from finetune.execution.methods import (
+    class_weights,
+    mix_of,
+    pulls_of,
+    rates_of,
+    targets_of,
+    thawed,
+    weights_of,
+)
 from finetune.execution.sharing import Need, head_needs, starts_head, stored_views, tail_precision
 from finetune.files import digest_of
 from finetune.model.backbones import INPUT
 from finetune.model.network import Network
-from finetune.progress import Reporter, count
+from finetune.progress import Reporter, Warnings, count
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
 from finetune.runs import record
-from finetune.training.batches import Batches, read_views
+from finetune.training.batches import Batches, Read, read_views
 from finetune.training.fit import Settings, best_epoch, fit
 from finetune.training.linear_head import Linear, fit_linear, fits_memory
+from finetune.training.range_test import range_test
 from finetune.training.trackers import Tracker, log_epoch
 
 _HEAD_SETTINGS = {  # with a hidden layer
@@ -31,23 +41,6 @@ _HEAD_SETTINGS = {  # with a hidden layer
     "optimizer": "adam",
     "momentum": 0.0,
 }
-
-
-class Warnings:
-    """What the run warns of, kept for its result."""
-
-    def __init__(self, reporter: Reporter, texts: Sequence[str]):
-        self.texts: list[str] = []
-        self._reporter = reporter
-        for text in texts:
-            self.add(text)
-
-    def add(self, text: str | None, is_shown_elsewhere: bool = False) -> None:
-        """Warn, if there is anything to warn of; keep it unless the result says it in figures."""
-        if text:
-            self._reporter.warn(text)
-        if text and not is_shown_elsewhere:
-            self.texts.append(text)
 
 
 @dataclass(eq=False)
@@ -67,6 +60,7 @@ class Learner:
         watch: of the tail's epochs.
         tracker: is given each epoch, too.
         linear: the whole of what was learned, if it is not None.
+        fitted: the head that training by epochs starts from, if L-BFGS has fitted it.
     """
 
     recipe: Recipe
@@ -81,6 +75,7 @@ class Learner:
     watch: keras.callbacks.Callback | None = None
     tracker: Tracker | None = None
     linear: Linear | None = field(default=None, init=False)
+    fitted: Linear | None = field(default=None, init=False)
 
     @property
     def learns_head_only(self) -> bool:
@@ -101,6 +96,7 @@ class Learner:
             return {"history": self._train_head()}
         linear = self._linear()
         self.network.set_classifier(linear.kernel, linear.bias)
+        self.fitted = linear
         if self.learns_head_only and self.recipe.head.solver == "lbfgs":
             self.linear = linear
         self.reporter.say(
@@ -132,7 +128,7 @@ class Learner:
                 np.tile(labels, len(views)),
                 validation,
                 self.dataset.labels("validation"),
-                self._class_weight(),
+                class_weights(self.recipe, self.dataset),
                 None if weights is None else np.tile(weights, len(views)),
             )
         return self.bench.heads[key]
@@ -140,23 +136,49 @@ class Learner:
     def _train_head(self) -> list[dict[str, Any]]:
         """By epochs, where it has a hidden layer or its features do not fit into memory."""
         views, validation = self._features()
-        labels = self.dataset.labels("train")
+        train = self._training(read_views(views))
         size = self.recipe.batch_size
-        train = Batches(read_views(views), labels, size, self.recipe.seed, self._weights())
-        held_out = Batches(read_views([validation]), self.dataset.labels("validation"), size)
+        held_out = Batches(read_views([validation]), self._targets("validation"), size)
         settings = self._settings(**_HEAD_SETTINGS)
         return self._fit(self.network.head(), train, held_out, "head", settings)
+
+    def _training(self, read: Read) -> Batches:
+        """Training photos in the order of the recipe's seed, weighed and mixed as it says."""
+        recipe = self.recipe
+        targets = self._targets("train")
+        size, seed = recipe.batch_size, recipe.seed
+        return Batches(
+            read, targets, size, seed, weights_of(self.recipe, self.dataset), mix_of(recipe)
+        )
+
+    def _targets(self, split: str) -> np.ndarray:
+        """Labels of a split as the loss takes them."""
+        labels = self.dataset.labels(split)
+        return targets_of(self.recipe, labels, len(self.dataset.classes), split == "train")
 
     def train_tail(self) -> list[dict[str, Any]]:
         """Train what lies above the cut by epochs; the history, empty if L-BFGS has done it all."""
         if self.linear:
             return []
         recipe = self.recipe
-        labels = self.dataset.labels("train")
-        train = Batches(self._reader(), labels, recipe.batch_size, recipe.seed, self._weights())
-        settings = self._settings()
         model = self.network.trained_copy(tail_precision(recipe), recipe.seed)
-        history = self._fit(model, train, self._batches("validation"), "tail", settings, self.out)
+        settings = self._settings(
+            rates=rates_of(recipe, self.network), pulls=pulls_of(recipe, self.network, self.fitted)
+        )
+        passed: list[dict[str, Any]] = []
+        history: list[dict[str, Any]] = []
+        for number, blocks in enumerate(recipe.stages, 1):
+            is_last = number == len(recipe.stages)
+            with thawed(model, recipe, blocks):
+                history = self._fit(
+                    model,
+                    self._training(self._reader()),
+                    self._batches("validation"),
+                    "tail" if is_last else f"tail-{number}",
+                    settings,
+                    self.out,
+                )
+            passed += history
         if model is not self.network.tail:
             self.network.tail.set_weights(model.get_weights())
         if 0 < settings.epochs == best_epoch(history):
@@ -164,9 +186,27 @@ class Learner:
                 f"The last of {count(settings.epochs, 'epoch')} was the best: validation loss was "
                 f"still falling. More may help: --epochs {2 * settings.epochs}."
             )
-        return history
+        return passed
 
-    def _reader(self) -> Callable[[Sequence[np.ndarray], int], Iterator[np.ndarray]]:
+    def _tail_settings(self) -> Settings:
+        pulls = pulls_of(self.recipe, self.network, self.fitted)
+        return self._settings(rates=rates_of(self.recipe, self.network), pulls=pulls)
+
+    def find_rate(self) -> dict[str, Any]:
+        """The range test of the tail's learning rate, see ``range_test``; nothing is learned."""
+        recipe = self.recipe
+        model = self.network.trained_copy(tail_precision(recipe), recipe.seed)
+        with thawed(model, recipe, recipe.stages[0]):
+            return range_test(
+                model,
+                self._reader(),
+                self._targets("train"),
+                self._tail_settings(),
+                weights_of(recipe, self.dataset),
+                mix_of(recipe),
+            )
+
+    def _reader(self) -> Read:
         """Training activations: stored views in turn, or fresh views through the trunk."""
         recipe = self.recipe
         if recipe.views != "fresh":
@@ -184,7 +224,7 @@ class Learner:
     def _batches(self, split: str) -> Batches:
         """Stored photos of a split, in order."""
         rows = self.rows[Need(self.recipe.cut, split, 0)]
-        return Batches(read_views([rows]), self.dataset.labels(split), self.recipe.batch_size)
+        return Batches(read_views([rows]), self._targets(split), self.recipe.batch_size)
 
     def probabilities(self, split: str) -> np.ndarray:
         """Of a split's photos: float32 (n, classes)."""
@@ -209,7 +249,7 @@ class Learner:
         identity = digest_of([record.identity(self.recipe), self.dataset.digest])
         with self.reporter.stage(label, photos * settings.epochs) as advance:
             callbacks: list[keras.callbacks.Callback] = [_Bar(advance, photos, settings.batch_size)]
-            if self.watch and phase == "tail":
+            if self.watch and phase == "tail":  # the last training of the tail
                 callbacks.append(self.watch)
             if out and (self.recipe.tensorboard or self.recipe.track == "tensorboard"):
                 callbacks.append(keras.callbacks.TensorBoard(out / "tensorboard"))
@@ -220,7 +260,7 @@ class Learner:
                 settings,
                 phase,
                 identity,
-                out / record.CHECKPOINT if out else None,
+                record.checkpoint(out, phase) if out else None,
                 callbacks,
                 self._epoch,
             )
@@ -233,28 +273,15 @@ class Learner:
 
     def _settings(self, **changes: Any) -> Settings:
         names = ("epochs", "patience", "batch_size", "learning_rate")
-        names += ("schedule", "weight_decay", "seed")  # type: ignore[assignment]
+        names += ("schedule", "warmup", "weight_decay", "average", "seed")  # type: ignore[assignment]
         values = {name: getattr(self.recipe, name) for name in names}
         optimizer = self.recipe.optimizer
         values |= {"optimizer": optimizer.name, "momentum": optimizer.momentum}
-        class_weight = None if self._weights() is not None else self._class_weight()
+        weights = weights_of(self.recipe, self.dataset)
+        class_weight = class_weights(self.recipe, self.dataset) if weights is None else None
+        if self._targets("validation").ndim > 1:
+            values["loss"] = "categorical_crossentropy"
         return Settings(**values | changes, class_weight=class_weight)
-
-    def _class_weight(self) -> dict[int, float] | None:
-        if self.recipe.class_weight != "balanced":
-            return None
-        labels = self.dataset.labels("train")
-        counts = np.bincount(labels)
-        return {index: len(labels) / (len(counts) * n) for index, n in enumerate(counts)}
-
-    def _weights(self) -> np.ndarray | None:
-        """Of each training photo, its class in it: Keras takes one kind of weight or the other."""
-        weights = self.dataset.weights("train")
-        classes = self._class_weight()
-        if weights is None or classes is None:
-            return weights
-        of_class = np.array([classes[label] for label in self.dataset.labels("train")])
-        return (weights * of_class).astype(np.float32)
 
 
 class _Bar(keras.callbacks.Callback):

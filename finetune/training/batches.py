@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from finetune.training.mixing import Mix
+
 # (batches of indices of photos, epoch) -> their activations, batch by batch: a reader can work
 # ahead
 Read = Callable[[Sequence[np.ndarray], int], Iterator[np.ndarray]]
@@ -27,10 +29,11 @@ class Batches(keras.utils.PyDataset):
 
     Args:
         read: called with arrays of int indices and the epoch (from 0); yields rows for each.
-        labels: int (n,).
+        labels: int (n,), or targets float32 (n, classes).
         batch_size: photos per batch.
         seed: of the order; None keeps the photos in order.
         weights: of each photo in the loss, float32 (n,); None if they are equal.
+        mix: mixes the photos of each batch; ``labels`` are then targets float32 (n, classes).
 
     Attributes:
         epoch: whose batches are given, from 0; ``fit`` sets it (Keras's own ``on_epoch_end`` is
@@ -44,6 +47,7 @@ class Batches(keras.utils.PyDataset):
         batch_size: int,
         seed: int | None = None,
         weights: np.ndarray | None = None,
+        mix: Mix | None = None,
     ):
         super().__init__()
         self.epoch = 0
@@ -52,6 +56,7 @@ class Batches(keras.utils.PyDataset):
         self._size = batch_size
         self._seed = seed
         self._weights = weights
+        self._mix = mix
         self._rows: Iterator[np.ndarray] = iter(())
         self._next: tuple[int, int] | None = None  # (epoch, batch) that ``_rows`` yields next
         self._peeked: dict[tuple[int, int], np.ndarray] = {}
@@ -65,8 +70,13 @@ class Batches(keras.utils.PyDataset):
         rows = self._draw(batch, order)
         # stored float16 must not make the tail compute in float16
         floats = rows.astype(np.float32) if rows.dtype == np.float16 else rows
+        labels = self._labels[indices]
+        if self._mix:
+            weights = np.ones(len(indices)) if self._weights is None else self._weights[indices]
+            draw = np.random.default_rng([self._seed or 0, self.epoch, batch])
+            return self._mix(floats, labels, weights, draw)
         weighted = () if self._weights is None else (self._weights[indices],)
-        return floats, self._labels[indices], *weighted
+        return floats, labels, *weighted
 
     def _draw(self, batch: int, order: np.ndarray) -> np.ndarray:
         place = (self.epoch, batch)
