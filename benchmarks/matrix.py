@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pandas as pd
 import typer
-import yaml
 
 from benchmarks.paired import ROOT, report
 from benchmarks.photos import make_folder
@@ -57,7 +56,8 @@ def main(
         }
         settings |= {"strategy": "cached-features", "epochs": EPOCHS, "patience": EPOCHS}
         heads = [{"pool": pool, "solver": "keras"} for pool in MATRIX["head"]]
-        recipe.write_text(yaml.safe_dump({**settings, "matrix": {**MATRIX, "head": heads}}))
+        # JSON is YAML
+        recipe.write_text(json.dumps({**settings, "matrix": {**MATRIX, "head": heads}}))
         environment = {
             **os.environ,
             "FINETUNE_CACHE": str(Path(folder, "cache")),
@@ -104,7 +104,7 @@ def lbfgs(photos: int, size: int, backbone: str, out: Path | None = None) -> Non
         base = {"data": str(data), "backbone": backbone, "weights": "random", "image_size": size}
         base |= {"strategy": "cached-features", "augment": "light", "matrix": LBFGS}
         recipe = Path(folder, "matrix.yaml")
-        recipe.write_text(yaml.safe_dump(base))
+        recipe.write_text(json.dumps(base))
         compared = Path(folder, "compared")
         environment = {**os.environ, "FINETUNE_CACHE": str(Path(folder, "cache"))}
         environment["TF_CPP_MIN_LOG_LEVEL"] = "3"

@@ -87,8 +87,12 @@ def report(
             "benchmark": name,
             "machine": machine(),
             **more,
-            "table": table.to_dict("records"),
-            "measurements": rows.astype(object).where(rows.notna(), None).to_dict("records"),
+            "table": _records(table),
+            "measurements": _records(rows),
         }
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return table.astype(object).where(table.notna(), None).to_dict("records")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from finetune.commands.export import export as export
     from finetune.commands.extract_features import extract_features as extract_features
     from finetune.commands.predict import predict as predict
+    from finetune.commands.push import push as push
     from finetune.commands.run import find_lr as find_lr
     from finetune.commands.run import plan_run as plan_run
     from finetune.commands.run import run as run
@@ -49,6 +50,7 @@ _HOMES = {
     "plan_compare": "commands.compare",
     "plan_run": "commands.run",
     "predict": "commands.predict",
+    "push": "commands.push",
     "run": "commands.run",
     "serve": "commands.serve",
     "tune": "commands.tune",

@@ -1,8 +1,8 @@
 """`finetune predict`, `evaluate`, `explain`, `export`, `serve`: their results for a person."""
 
-import signal
+import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,6 +12,7 @@ from finetune.commands.evaluate import evaluate
 from finetune.commands.explain import explain
 from finetune.commands.export import export
 from finetune.commands.predict import FORMATS, Prediction, predict, printed, write
+from finetune.commands.push import push
 from finetune.commands.serve import serve
 from finetune.errors import DataError, UsageError
 from finetune.files import commit
@@ -22,19 +23,30 @@ _SHOWN = 5  # photos of the highest loss; more are in top_losses.csv
 _CLASSES = 25  # of the table of an evaluation
 
 
+def _until_closed(stdout: BinaryIO, write_all: Callable[[BinaryIO], None]) -> None:
+    """`predict ... | head` ends quietly, as other tools do, with the exit code of SIGPIPE.
+
+    The signal's default would end whatever else writes to pipes in this process, and Python flushes
+    stdout once more at its end (docs.python.org/3/library/signal.html#note-on-sigpipe).
+    """
+    try:
+        write_all(stdout)
+        stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+        sys.exit(141)
+
+
 def _predict(
     format: str | None,
     out: Path | None,
     as_json: bool,
-    model: Path,
+    model: str,
     photos: list[Path],
     **given: Any,
 ) -> None:
     """Write each photo's row as soon as it is known."""
     format = _format(format, out, as_json)
-    if out is None and hasattr(signal, "SIGPIPE"):
-        # `predict ... | head` ends quietly, as other tools do.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     # While a bar moves on stderr, rich turns sys.stdout there: the stream is taken here. Rows on
     # a terminal are the progress themselves.
     stdout = sys.stdout.buffer
@@ -54,7 +66,7 @@ def _predict(
     if out:
         commit(out, write_all)
     else:
-        write_all(stdout)
+        _until_closed(stdout, write_all)
     if bad:
         more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
         raise DataError(
@@ -145,6 +157,12 @@ def _exported(result: Mapping[str, Any]) -> str:
     )
 
 
+def _pushed(result: Mapping[str, Any]) -> str:
+    lines = [f"{file['bytes'] / 2**20:>9,.2f} MiB  {file['name']}" for file in result["files"]]
+    sent = f"{result['url']} at {result['commit']}" if result["url"] else "nothing was sent"
+    return "\n".join([*lines, sent])
+
+
 def _serve(**given: Any) -> None:
     serve(**given, reporter=Reporter(settings["quiet"]))
 
@@ -161,5 +179,6 @@ VERBS = {
         explain, _explained, "finetune explain runs/mine cat.jpg --out explained", failure=_some_bad
     ),
     "export": verb(export, _exported, "finetune export runs/mine --format onnx"),
+    "push": verb(push, _pushed, "finetune push runs/mine hf://me/fruit --private"),
     "serve": derived(serve, _serve, "finetune serve runs/mine --port 8000", {}),
 }

@@ -24,6 +24,7 @@ def verb(
     *,
     plan: Callable[..., Any] | None = None,
     plan_text: Callable[[Any], str] | None = None,
+    plan_failure: Callable[[Any], FinetuneError | None] = lambda plan: None,
     failure: Callable[[Any], FinetuneError | None] = lambda result: None,
     instead: Mapping[str, tuple[Callable[..., Any], Callable[[Any], str]]] = NOTHING,
 ) -> Callable[..., None]:
@@ -38,6 +39,7 @@ def verb(
         example: a command line that shows its use.
         plan: what ``--dry-run`` calls instead, with those of the values that it takes.
         plan_text: its result for a person.
+        plan_failure: the error that a printed plan ends in.
         failure: the error that a printed result ends in.
         instead: further flags, each with what is called in the command's place, and its text.
     """
@@ -53,7 +55,7 @@ def verb(
                 chosen, shown = function, its_text
         result = _called(chosen, given)
         print_json(result) if as_json else print(shown(as_dict(result)))
-        error = failure(as_dict(result)) if chosen is command else None
+        error = (failure if chosen is command else plan_failure)(as_dict(result))
         if error:
             raise error
 

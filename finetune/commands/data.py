@@ -8,7 +8,7 @@ def data(name: str, *, source: Path | None = None) -> dict[str, Any]:
     """Find, build or download a named data set, and say where it is.
 
     Args:
-        name: cats-and-dogs-small, clothing-small, sketches or digits.
+        name: cats-and-dogs-small, cats-and-dogs, clothing-small, sketches, digits or mnist.
         source: a local copy to build it from.
 
     Returns:

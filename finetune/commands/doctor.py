@@ -26,7 +26,9 @@ ADDS = {
     "heif": "photos in HEIC and HEIF",
     "int8": "--precision int8",
     "weights": "--weights FILE of .safetensors and .onnx",
+    "kaggle": "--weights kaggle://...",
     "serve": "finetune serve",
+    "hf": "push, predict hf://USER/REPO, --data hf:NAME and --weights hf://...",
     "tune": "finetune tune",
 }
 _LEAST_FREE = 2**30  # bytes; a run folder and the activations of a few thousand photos

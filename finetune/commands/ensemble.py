@@ -7,20 +7,25 @@ from typing import Any, Literal, get_args
 from finetune.errors import UsageError
 from finetune.progress import SILENT, Reporter
 
-Blend = Literal["mean", "weighted"]
+Blend = Literal["mean", "weighted", "soup"]
 
 
 def ensemble(
     *runs: Path | str,
     blend: Blend = "mean",
+    precision: str | None = None,
     out: Path | str | None = None,
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
-    """Combine runs into one model by the mean of their probabilities, and test whether that pays.
+    """Combine runs into one model by the mean of their probabilities, or of their weights, and test
+    whether that pays.
 
     Args:
         runs: two or more folders of finished runs on the same photos.
-        blend: ``mean``, or ``weighted`` by the lowest log loss on validation.
+        blend: ``mean``, or ``weighted`` by the lowest log loss on validation; or ``soup``, the mean
+            of the weights of runs of one architecture, each taken if it lowers the validation loss.
+        precision: score the joined model on the members' photos anew, in auto, float32, bfloat16
+            or int8; None blends what the members' runs predicted, each in its own precision.
         out: the folder, which opens like that of a run; a new one in ``runs/`` if missing.
         reporter: where progress is reported.
 
@@ -30,8 +35,8 @@ def ensemble(
 
     Raises:
         UsageError: fewer than two runs, one given twice, an ensemble, runs that take their photos
-            in different ways, or ``out`` holds a finished run.
-        DataError: no finished run, or runs on other photos or classes.
+            in different ways, ``out`` holds a finished run, or a precision that cannot be had.
+        DataError: no finished run, runs on other photos or classes, or photos that are gone.
         IntegrityError: a member's model is damaged, or the joined model differs from its members.
         BusyError: another process works in ``out``.
     """
@@ -40,5 +45,5 @@ def ensemble(
         raise UsageError(f"blend is '{blend}'; allowed are {allowed}.")
     from finetune.execution.ensembling import combine
 
-    name = f"ensemble-{datetime.now():%Y%m%d-%H%M%S-%f}"
-    return combine([Path(run) for run in runs], Path(out or Path("runs", name)), blend, reporter)
+    folder = Path(out or Path("runs", f"ensemble-{datetime.now():%Y%m%d-%H%M%S-%f}"))
+    return combine([Path(run) for run in runs], folder, blend, precision, reporter)

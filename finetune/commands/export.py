@@ -16,6 +16,7 @@ from finetune.errors import IntegrityError, UsageError
 from finetune.files import commit_json, sha256_of
 from finetune.model.formats import FORMATS, Format
 from finetune.progress import SILENT, Reporter
+from finetune.runs.hub import is_address
 
 if TYPE_CHECKING:
     import keras
@@ -59,6 +60,8 @@ def export(
     if format not in FORMATS:
         raise UsageError(f"format is '{format}'; allowed are {', '.join(FORMATS)}.")
     row = FORMATS[format]
+    if isinstance(model, str | os.PathLike) and is_address(model) and out is None:
+        raise UsageError(f"{model} is on the hub: give --out, the folder to make here.")
     path = Path(model) if isinstance(model, str | os.PathLike) else model.path
     folder = Path(out) if out else (path if path.is_dir() else path.parent) / "exported" / format
     if os.path.lexists(folder):

@@ -11,7 +11,7 @@ import numpy as np
 from finetune.backend import load_keras
 from finetune.data.dataset import SPLITS, Dataset
 from finetune.execution.sharing import Need, settled
-from finetune.files import commit, commit_csv, need_space
+from finetune.files import commit, commit_csv, make_folder, need_space
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.reading import load
 
@@ -68,6 +68,7 @@ def extract_features(
     from finetune.model.heads import pool_maps
 
     dataset = read_dataset(recipe)
+    make_folder(Path(out))  # what cannot be written is said before the work
     network, cache = Bench().prepare(recipe, len(dataset.classes), reporter)
     cut = cut or network.top
     maps = find_cut(network.whole, cut).shape[1:]

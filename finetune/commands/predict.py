@@ -70,7 +70,7 @@ def predict(
     """Classify photos; each photo's row comes as soon as it is known.
 
     Args:
-        model: a run folder, a ``.keras`` file or an open Classifier.
+        model: a run folder, a ``.keras`` file, ``hf://USER/REPO`` or an open Classifier.
         photos: photos, and folders of photos.
         top: number of classes to name, the most probable first; all, if there are fewer.
         precision: of the network's arithmetic: auto, float32, bfloat16 or int8.
@@ -91,7 +91,7 @@ def predict(
     from finetune.runs.classifier import opened
 
     total = sum(1 for _ in find_photos(photos))
-    classifier = opened(model)
+    classifier = opened(model, reporter)
     classes, named = classifier.classes, min(top, len(classifier.classes))
 
     def rows() -> Iterator[Prediction]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.backend import load_keras
+from finetune.data.catalog import need_here
 from finetune.errors import UsageError
 from finetune.execution.sharing import settled
 from finetune.files import commit
@@ -70,6 +71,7 @@ def run(
         skip_bad=skip_bad or None,
     )
     resolved = _resolve(recipe, chosen, head, settings, out, resume)
+    _say_default(recipe, data, resume, resolved, reporter)
     finished = read_run(Path(resume)) if resume else None
     if finished:
         reporter.say(f"{resume} is finished already; nothing was done.")
@@ -116,6 +118,8 @@ def plan_run(
         skip_bad=skip_bad or None,
     )
     resolved = _resolve(recipe, chosen, head, settings, None, resume)
+    _say_default(recipe, data, resume, resolved, reporter)
+    need_here(resolved.data)
     load_keras()
     from finetune.execution.plan import plan_trial
 
@@ -171,6 +175,14 @@ def find_lr(
     plot = folder / "learning_rate.png"
     commit(plot, lambda file: plots.range_test(found, file))
     return {**found, "plot": str(plot)}
+
+
+def _say_default(
+    recipe: Any, data: Place | None, resume: Place | None, resolved: Recipe, reporter: Reporter
+) -> None:
+    """Whoever names no photos is told which ones are used."""
+    if recipe is None and data is None and resume is None:
+        reporter.say(f"no --data was given: the photos are {resolved.data}")
 
 
 def run_folder(recipe: Recipe, out: Place | None = None, resume: Place | None = None) -> Path:

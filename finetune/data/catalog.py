@@ -5,22 +5,25 @@ import errno
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import filelock
 import numpy as np
 from PIL import Image
 
-from finetune.data.cats_and_dogs import write_cats_and_dogs
+from finetune.data import hugging_face
+from finetune.data.cats_and_dogs import write_cats_and_dogs, write_cats_and_dogs_small
 from finetune.data.clothing import write_clothing
 from finetune.data.dataset import Dataset, read_folder
 from finetune.data.download import Report
 from finetune.data.groups import groups
 from finetune.data.labelled import read_labelled
+from finetune.data.mnist import FILE as MNIST_FILE
+from finetune.data.mnist import write_mnist
 from finetune.errors import BusyError, DataError, UsageError
 from finetune.files import cache_dir as cache_dir  # until all callers take it from there
-from finetune.files import commit_folder
+from finetune.files import commit_folder, sha256_of
 
 MANIFESTS = (".csv", ".parquet")
 LOCK_SECONDS = 600  # how long to wait for another process that builds the same data set
@@ -38,11 +41,12 @@ def resolve(data: str, min_per_class: int = 0) -> Dataset:
     """
     if data in NAMES:
         return read_folder(locate(data), data, min_per_class)
-    path = Path(data).expanduser()
+    path = hugging_face.table_of(data)
     if _is_manifest(path):
         from finetune.data.manifest import read_manifest  # pandas: few data sets need it
 
-        return read_manifest(path, min_per_class)
+        dataset = read_manifest(path, min_per_class)
+        return replace(dataset, name=Path(data).name) if hugging_face.is_unpacked(data) else dataset
     if path.exists():
         return read_folder(path, min_per_class=min_per_class)
     close = difflib.get_close_matches(data.lower().replace("_", "-"), NAMES, n=1)
@@ -60,7 +64,7 @@ def resolve_labelled(data: str, classes: Sequence[str], split: str | None = None
     Raises:
         UsageError, DataError: see ``read_labelled``.
     """
-    path = Path(data).expanduser()
+    path = hugging_face.table_of(data)
     if _is_manifest(path):
         from finetune.data.manifest import read_labelled_manifest
 
@@ -84,6 +88,8 @@ def read_dataset(data: str, min_per_class: int = 0, rule: str | None = None) -> 
 def locate(name: str) -> Path:
     """Folder of a named data set: in ``FINETUNE_DATA_DIR``, else in the cache, built if missing.
 
+    Of mnist, ``FINETUNE_DATA_DIR`` may hold the file mnist.npz instead.
+
     Raises:
         DataError: ``FINETUNE_DATA_DIR`` is no folder, or the set cannot be built.
     """
@@ -94,7 +100,40 @@ def locate(name: str) -> Path:
             "it."
         )
     local = Path(copies, name.replace("-", "_")) if copies else None
-    return local if local and local.is_dir() else build(name)
+    if local and local.is_dir():
+        return local
+    file = Path(copies, NAMES[name].file) if copies and NAMES[name].file else None
+    return _from_file(name, file) if file and file.is_file() else build(name)
+
+
+def _from_file(name: str, file: Path) -> Path:
+    """A set that is built from one file, again only where the file is another one."""
+    record = cache_dir() / "data" / NAMES[name].folder() / "source.json"
+    is_same = record.is_file() and json.loads(record.read_text(encoding="utf-8")).get(
+        "sha256"
+    ) == sha256_of(file)
+    return record.parent if is_same else build(name, file)
+
+
+def need_here(data: str) -> None:
+    """Refuse what would download a named data set: of a dry run.
+
+    Raises:
+        DataError: the set is neither in ``FINETUNE_DATA_DIR`` nor in the cache.
+    """
+    if data.startswith(hugging_face.PREFIX):
+        hugging_face.hub_table(data, only_here=True)
+    if data not in NAMES or not NAMES[data].from_copy:
+        return  # the package makes it itself
+    copies = os.environ.get("FINETUNE_DATA_DIR")
+    places = [Path(copies, data.replace("-", "_"))] if copies else []
+    places += [cache_dir() / "data" / NAMES[data].folder()]
+    places += [Path(copies, NAMES[data].file)] if copies and NAMES[data].file else []
+    if not any(place.exists() for place in places):
+        raise DataError(
+            f"{data} is not on this machine, and a dry run downloads nothing. `finetune data "
+            f"{data}` fetches or builds it; or give other photos with --data."
+        )
 
 
 def build(name: str, source: Path | None = None, progress: Report | None = None) -> Path:
@@ -194,15 +233,22 @@ class NamedDataset:
     write: Callable[[Path, Path | None, Report | None], dict]
     from_copy: bool
     description: str
+    file: str = ""  # in FINETUNE_DATA_DIR, where the set has one
 
 
 NAMES = {
     "cats-and-dogs-small": NamedDataset(
         lambda: "cats_and_dogs_small",
-        write_cats_and_dogs,
+        write_cats_and_dogs_small,
         True,
         "2,000/1,000/1,000 photos of Kaggle's Dogs vs. Cats (Asirra, Microsoft Research), "
         "cut as in Chollet's book",
+    ),
+    "cats-and-dogs": NamedDataset(
+        lambda: "cats_and_dogs",
+        write_cats_and_dogs,
+        True,
+        "all of them: 17,000/4,000/4,000 of Kaggle's 25,000, split by content",
     ),
     "clothing-small": NamedDataset(
         lambda: "clothing_small",
@@ -221,5 +267,12 @@ NAMES = {
         _write_digits,
         False,
         "scikit-learn's 1,797 scans of handwritten digits of 8 px, ten classes: needs no network",
+    ),
+    "mnist": NamedDataset(
+        lambda: "mnist",
+        write_mnist,
+        True,
+        "about 55,000/5,000/10,000 scans of handwritten digits of 28 px, from Keras's mnist.npz",
+        MNIST_FILE,
     ),
 }

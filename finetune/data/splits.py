@@ -10,8 +10,8 @@ from finetune.data.photos import Photo
 SPLITS = ("train", "validation", "test")
 
 
-def draw(weights: Mapping[str, int]) -> dict[str, str]:
-    """Split the units of one class 60/20/20 by quotas, in the order of their hashes.
+def draw(weights: Mapping[str, int], share: float = 0.2) -> dict[str, str]:
+    """Split the units of one class, 60/20/20 or otherwise, by quotas, in the order of their hashes.
 
     A unit is a photo's content or a group of photos. Of n photos, test and validation get n / 5,
     rounded (halves up; at least 1), and training the rest: 60 photos are 36/12/12. Units are
@@ -22,12 +22,13 @@ def draw(weights: Mapping[str, int]) -> dict[str, str]:
 
     Args:
         weights: hash of each unit -> its number of photos; at least 3 units.
+        share: of the photos that go to validation, and to test.
 
     Returns:
         hash -> ``train``, ``validation`` or ``test``; none is empty.
     """
     order = sorted(weights)
-    quota = max(1, (sum(weights.values()) * 2 + 5) // 10)
+    quota = max(1, int(share * sum(weights.values()) + 0.5))
     split: dict[str, str] = {}
     for name, kept in (("test", 2), ("validation", 1)):
         taken = 0

@@ -1,7 +1,8 @@
 """What one trial learns: a head on stored features, then the tail above the cut."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from finetune.activations.cache import ActivationCache
 from finetune.data.dataset import Dataset
 from finetune.execution.bench import Bench, StoredRows
 from finetune.execution.methods import (
+    balance,
     class_weights,
+    loss_name,
     mix_of,
     pulls_of,
     rates_of,
@@ -20,7 +23,14 @@ from finetune.execution.methods import (
     thawed,
     weights_of,
 )
-from finetune.execution.sharing import Need, head_needs, starts_head, stored_views, tail_precision
+from finetune.execution.sharing import (
+    Need,
+    head_needs,
+    shown_views,
+    starts_head,
+    stored_views,
+    tail_precision,
+)
 from finetune.files import digest_of
 from finetune.model.backbones import INPUT
 from finetune.model.network import Network
@@ -29,11 +39,13 @@ from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
 from finetune.runs import record
 from finetune.training.batches import Batches, Read, read_views
-from finetune.training.fit import Settings, best_epoch, fit
+from finetune.training.fit import Bar, Settings, best_epoch, fit
+from finetune.training.joined_head import fit_joined
 from finetune.training.linear_head import Linear, fit_linear, fits_memory
 from finetune.training.range_test import range_test
 from finetune.training.trackers import Tracker, log_epoch
 
+_SETTINGS = "epochs patience batch_size learning_rate schedule warmup weight_decay average seed"
 _HEAD_SETTINGS = {  # with a hidden layer
     "epochs": 100,
     "patience": 5,
@@ -104,7 +116,9 @@ class Learner:
             f"validation loss {linear.validation_loss:.4f}"
         )
         path = [list(step) for step in linear.path]
-        return {"c": linear.c, "validation_loss": linear.validation_loss, "path": path}
+        factors = dict(zip(self.recipe.features, linear.factors, strict=False))
+        found = {"c": linear.c, "validation_loss": linear.validation_loss, "path": path}
+        return {**found, "factors": factors} if factors else found
 
     def _features(self) -> tuple[list[np.ndarray], np.ndarray]:
         """Those of each view of the training photos, and of the validation photos."""
@@ -117,19 +131,22 @@ class Learner:
     def _linear(self) -> Linear:
         wanted = head_needs(self.recipe)
         keys = [self.cache.entry(need.cut, need.view).key for need in wanted]
-        settings = [self.network.pool, self.recipe.class_weight, self.dataset.digest]
+        is_balanced = "balanced" in (self.recipe.class_weight, self.recipe.sampling)
+        settings = [self.network.pool, is_balanced, self.dataset.digest]
         key = digest_of([keys, wanted, settings])
         if key not in self.bench.heads:
             views, validation = self._features()
             labels = self.dataset.labels("train")
             weights = self.dataset.weights("train")
-            self.bench.heads[key] = fit_linear(
+            widths = self.network.widths
+            fit_head = partial(fit_joined, widths=widths) if len(widths) > 1 else fit_linear
+            self.bench.heads[key] = fit_head(
                 np.concatenate(views),
                 np.tile(labels, len(views)),
                 validation,
                 self.dataset.labels("validation"),
-                class_weights(self.recipe, self.dataset),
-                None if weights is None else np.tile(weights, len(views)),
+                class_weight=balance(self.dataset) if is_balanced else None,
+                sample_weight=None if weights is None else np.tile(weights, len(views)),
             )
         return self.bench.heads[key]
 
@@ -139,16 +156,20 @@ class Learner:
         train = self._training(read_views(views))
         size = self.recipe.batch_size
         held_out = Batches(read_views([validation]), self._targets("validation"), size)
-        settings = self._settings(**_HEAD_SETTINGS)
-        return self._fit(self.network.head(), train, held_out, "head", settings)
+        head = self.network.head()
+        return self._fit(head, train, held_out, "head", self._settings(**_HEAD_SETTINGS))
 
     def _training(self, read: Read) -> Batches:
         """Training photos in the order of the recipe's seed, weighed and mixed as it says."""
         recipe = self.recipe
-        targets = self._targets("train")
-        size, seed = recipe.batch_size, recipe.seed
         return Batches(
-            read, targets, size, seed, weights_of(self.recipe, self.dataset), mix_of(recipe)
+            read,
+            self._targets("train"),
+            recipe.batch_size,
+            recipe.seed,
+            weights_of(recipe, self.dataset),
+            balanced=recipe.sampling == "balanced",
+            mix=mix_of(recipe),
         )
 
     def _targets(self, split: str) -> np.ndarray:
@@ -162,11 +183,8 @@ class Learner:
             return []
         recipe = self.recipe
         model = self.network.trained_copy(tail_precision(recipe), recipe.seed)
-        settings = self._settings(
-            rates=rates_of(recipe, self.network), pulls=pulls_of(recipe, self.network, self.fitted)
-        )
+        settings = self._tail_settings()
         passed: list[dict[str, Any]] = []
-        history: list[dict[str, Any]] = []
         for number, blocks in enumerate(recipe.stages, 1):
             is_last = number == len(recipe.stages)
             with thawed(model, recipe, blocks):
@@ -196,15 +214,10 @@ class Learner:
         """The range test of the tail's learning rate, see ``range_test``; nothing is learned."""
         recipe = self.recipe
         model = self.network.trained_copy(tail_precision(recipe), recipe.seed)
+        settings = self._tail_settings()
+        rest = (weights_of(recipe, self.dataset), mix_of(recipe))
         with thawed(model, recipe, recipe.stages[0]):
-            return range_test(
-                model,
-                self._reader(),
-                self._targets("train"),
-                self._tail_settings(),
-                weights_of(recipe, self.dataset),
-                mix_of(recipe),
-            )
+            return range_test(model, self._reader(), self._targets("train"), settings, *rest)
 
     def _reader(self) -> Read:
         """Training activations: stored views in turn, or fresh views through the trunk."""
@@ -221,17 +234,21 @@ class Learner:
 
         return read
 
-    def _batches(self, split: str) -> Batches:
+    def _batches(self, split: str, view: int = 0) -> Batches:
         """Stored photos of a split, in order."""
-        rows = self.rows[Need(self.recipe.cut, split, 0)]
+        rows = self.rows[Need(self.recipe.cut, split, view)]
         return Batches(read_views([rows]), self._targets(split), self.recipe.batch_size)
 
     def probabilities(self, split: str) -> np.ndarray:
-        """Of a split's photos: float32 (n, classes)."""
+        """Of a split's photos: float32 (n, classes), the mean over the views that count."""
+        views = [self._of_view(split, view) for view in shown_views(self.recipe)]
+        return np.stack(views).mean(axis=0)
+
+    def _of_view(self, split: str, view: int) -> np.ndarray:
         if self.linear and self.recipe.cut != INPUT:
-            features = self.cache.features(self.dataset.split(split), self.recipe.cut)
+            features = self.cache.features(self.dataset.split(split), self.recipe.cut, view)
             return self.linear.probabilities(features)
-        return self.network.tail.predict(self._batches(split), verbose=0)
+        return self.network.tail.predict(self._batches(split, view), verbose=0)
 
     def _fit(
         self,
@@ -248,10 +265,10 @@ class Learner:
         # other photos are another training
         identity = digest_of([record.identity(self.recipe), self.dataset.digest])
         with self.reporter.stage(label, photos * settings.epochs) as advance:
-            callbacks: list[keras.callbacks.Callback] = [_Bar(advance, photos, settings.batch_size)]
+            callbacks: list[keras.callbacks.Callback] = [Bar(advance, photos, settings.batch_size)]
             if self.watch and phase == "tail":  # the last training of the tail
                 callbacks.append(self.watch)
-            if out and (self.recipe.tensorboard or self.recipe.track == "tensorboard"):
+            if out and self.recipe.track == "tensorboard":
                 callbacks.append(keras.callbacks.TensorBoard(out / "tensorboard"))
             return fit(
                 model,
@@ -272,26 +289,11 @@ class Learner:
             log_epoch(self.tracker, row)
 
     def _settings(self, **changes: Any) -> Settings:
-        names = ("epochs", "patience", "batch_size", "learning_rate")
-        names += ("schedule", "warmup", "weight_decay", "average", "seed")  # type: ignore[assignment]
-        values = {name: getattr(self.recipe, name) for name in names}
-        optimizer = self.recipe.optimizer
-        values |= {"optimizer": optimizer.name, "momentum": optimizer.momentum}
-        weights = weights_of(self.recipe, self.dataset)
-        class_weight = class_weights(self.recipe, self.dataset) if weights is None else None
-        if self._targets("validation").ndim > 1:
-            values["loss"] = "categorical_crossentropy"
+        recipe = self.recipe
+        values = {name: getattr(recipe, name) for name in _SETTINGS.split()}
+        values |= {"optimizer": recipe.optimizer.name, "momentum": recipe.optimizer.momentum}
+        values["loss"] = loss_name(recipe)
+        is_weighed = weights_of(recipe, self.dataset) is not None
+        class_weight = None if is_weighed else class_weights(recipe, self.dataset)
+        values["loss"] = loss_name(self.recipe)
         return Settings(**values | changes, class_weight=class_weight)
-
-
-class _Bar(keras.callbacks.Callback):
-    """Advances a bar with every batch that was trained on."""
-
-    def __init__(self, advance: Callable[[int], None], photos: int, batch_size: int):
-        super().__init__()
-        self._advance = advance
-        self._photos = photos
-        self._size = batch_size
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self._advance(min(self._size, self._photos - batch * self._size))

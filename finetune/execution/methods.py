@@ -23,9 +23,22 @@ def mix_of(recipe: Recipe) -> Mix | None:
     return Mix(recipe.mixup, recipe.cutmix) if recipe.mixup or recipe.cutmix else None
 
 
+def has_soft_labels(recipe: Recipe) -> bool:
+    """Whether a training photo may be of several classes in part."""
+    return bool(mix_of(recipe) or recipe.label_smoothing)
+
+
+def loss_name(recipe: Recipe) -> str:
+    """The recipe's loss, see ``loss_of``."""
+    if recipe.loss == "focal":
+        return "focal"
+    is_soft = has_soft_labels(recipe)
+    return "categorical_crossentropy" if is_soft else "sparse_categorical_crossentropy"
+
+
 def targets_of(recipe: Recipe, labels: np.ndarray, classes: int, is_training: bool) -> np.ndarray:
     """Labels as the recipe's loss takes them: int (n,), or float32 (n, classes)."""
-    if not (mix_of(recipe) or recipe.label_smoothing):
+    if not has_soft_labels(recipe):
         return labels
     return one_hot(labels, classes, recipe.label_smoothing if is_training else 0.0)
 
@@ -72,8 +85,11 @@ def thawed(model: keras.Model, recipe: Recipe, blocks: int) -> Iterator[None]:
 
 def class_weights(recipe: Recipe, dataset: Dataset) -> dict[int, float] | None:
     """Weight of each class in the loss, if the recipe balances them."""
-    if recipe.class_weight != "balanced":
-        return None
+    return balance(dataset) if recipe.class_weight == "balanced" else None
+
+
+def balance(dataset: Dataset) -> dict[int, float]:
+    """Weights of the classes with which each counts alike."""
     labels = dataset.labels("train")
     counts = np.bincount(labels)
     return {index: len(labels) / (len(counts) * n) for index, n in enumerate(counts)}

@@ -35,7 +35,6 @@ from finetune.execution.sharing import (
 )
 from finetune.files import cache_dir
 from finetune.model.backbones import INPUT
-from finetune.model.cut import find_cut
 from finetune.model.network import Network
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.matrix import Trial
@@ -78,7 +77,7 @@ def _timed(cache: ActivationCache, source: str, target: str) -> Speed:
     # An int8 trunk that is still to be made is timed in float32: the longer time.
     is_made = cache.network.precision != "int8" or source != INPUT or cache.trunk.calibration
     engine = cache.trunk.engine(source, target, precision=None if is_made else "float32")
-    shape = find_cut(cache.network.whole, source).shape[1:]
+    shape = cache.network.tensor(source).shape[1:]
     photos = np.zeros((_PHOTOS, *shape), "uint8" if source == INPUT else "float32")
     list(engine([photos]))
     set_up = time.perf_counter() - start
@@ -132,7 +131,7 @@ def _plan(
         "strategy": recipe.strategy,
         "cut": recipe.cut,
         "precision": network.precision,
-        "shape": list(find_cut(network.whole, recipe.cut).shape[1:]),
+        "shape": list(network.tensor(recipe.cut).shape[1:]),
         "parameters": network.parameters(),
         "weights": dict(vars(network.loaded)),
         "photos": {name: len(dataset.split(name)) for name in SPLITS},

@@ -3,18 +3,21 @@ TensorFlow.
 """
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+from PIL.Image import Image
 
 from finetune.activations.rows import close_shards
 from finetune.backend import release_generators, reset_peak
 from finetune.data.audit import warnings_of
 from finetune.data.dataset import Dataset
 from finetune.data.overlap import overlap, overlap_warning
+from finetune.data.photos import read_photos
 from finetune.errors import UsageError
 from finetune.evaluation.explained import explain_test
 from finetune.execution.bench import Bench, gather, read_dataset
@@ -135,7 +138,6 @@ def _prepare(
 
 def _examine(learner: Learner) -> Findings:
     """Audit what was learned and classify the photos that it was held back from."""
-    recipe = learner.recipe
     dataset = learner.dataset
     network = learner.network
     reporter = learner.reporter
@@ -146,9 +148,28 @@ def _examine(learner: Learner) -> Findings:
     reporter.say(f"freeze audit: {count(checked['frozen'], 'frozen variable')}, none moved")
     found = {split: learner.probabilities(split) for split in ("validation", "test")}
     fidelity = check_fidelity(learner, found["validation"])
-    rows = learner.rows[Need(recipe.cut, "test", 0)]
-    sheet = explain_test(network.tail, rows, dataset, found["test"], recipe.resize, reporter)
+    sheet = _explained(learner, found["test"])
     return Findings(shared, checked, found, fidelity, sheet, _cross_validated(learner))
+
+
+def _explained(learner: Learner, probabilities: np.ndarray) -> Image | None:
+    """Where the network looks, by its stored activations; joined features have no places, and the
+    whole network is asked.
+    """
+    recipe = learner.recipe
+    dataset = learner.dataset
+    photos = dataset.split("test")
+    lost = np.zeros((recipe.image_size, recipe.image_size, 3), np.uint8)  # is left out later
+
+    def pixels(chosen: Sequence[int] | np.ndarray) -> np.ndarray:
+        stream = read_photos(learner.cache.pixels(0), [photos[index].path for index in chosen])
+        return np.stack([lost if isinstance(found, str) else found for _, found in stream])
+
+    network, inputs = learner.network.tail, learner.rows[Need(recipe.cut, "test", 0)].__getitem__
+    if recipe.features and recipe.cut == recipe.top:
+        network, inputs = learner.network.whole, pixels
+    reporter = learner.reporter
+    return explain_test(network, inputs, dataset, probabilities, recipe.resize, reporter)
 
 
 def _cross_validated(learner: Learner) -> dict[str, Any] | None:

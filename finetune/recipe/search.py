@@ -26,7 +26,7 @@ _FIXED = {
     "repeats": "it does not change what a trial finds",
     "engine": "it does not change what a trial finds",
     "margin": "it does not change what a trial finds",
-    "tensorboard": "it does not change what a trial finds",
+    "track": "it does not change what a trial finds",
 }
 _EXPECTED = "expected a list of values, {range: [LOW, HIGH]} or {log: [LOW, HIGH]}"
 

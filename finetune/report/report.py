@@ -169,6 +169,7 @@ def _context(section: Section, out: Path, plan: Mapping[str, Any], splits: int) 
     low, high = np.array([row["accuracy_interval"] for row in rows]).T
     pairs = section.pairs.sort_values("p", kind="stable")
     counts = ledger.record(section.split, [out / run for run in section.runs])
+    histories = {entry.name: _histories(entry, out) for entry in shown}
     held_twice = plan.get("overlaps", {}).get(section.split, {})
     return {
         "section": section,
@@ -187,7 +188,10 @@ def _context(section: Section, out: Path, plan: Mapping[str, Any], splits: int) 
         "pareto": [figures.pareto(points, *size) for size in ((900, 420), (358, 340))]
         if points
         else [],
-        "curves": figures.curves({entry.name: _histories(entry, out) for entry in shown}),
+        "curves": figures.curves(histories),
+        "accuracies": figures.accuracies(
+            histories, {entry.name: entry.shown["test"]["accuracy"] for entry in shown}
+        ),
         "reliability": [
             (e, figures.reliability(e.test.probabilities, e.scaled, e.test.labels)) for e in shown
         ],
@@ -238,8 +242,8 @@ def _histories(entry: Entry, out: Path) -> tuple[pd.DataFrame, list[pd.DataFrame
 def page(template: str, context: Mapping[str, Any]) -> str:
     """A page of its own: a template with style, script and the policy that allows no others."""
     folder = files("finetune.report").joinpath("templates")
-    style = folder.joinpath("report.css").read_text()
-    script = folder.joinpath("report.js").read_text()
+    style = folder.joinpath("report.css").read_text("utf-8")
+    script = folder.joinpath("report.js").read_text("utf-8")
     policy = (
         f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src "
         f"{_digest(script)}; base-uri 'none'; form-action 'none'"

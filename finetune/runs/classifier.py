@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.backend import load_keras
-from finetune.data.photos import RESIZE_MODES, Item, Pixels, read_photos, through
+from finetune.data.photos import RESIZE_MODES, SUFFIXES, Item, Pixels, read_photos, through
 from finetune.errors import BusyError, DataError, IntegrityError
 from finetune.files import READ_ONLY
+from finetune.progress import SILENT, Reporter
 from finetune.recipe.reading import reopen
 from finetune.recipe.recipe import Recipe
 from finetune.runs.folder import RESULT, checked
+from finetune.runs.hub import fetch, is_address
 from finetune.runs.ir import has_ir, open_ir, write_ir
 
 if TYPE_CHECKING:
@@ -75,6 +77,11 @@ class Classifier:
         file = path / "model.keras" if path.is_dir() else path
         if not path.exists():
             raise DataError(f"{path} does not exist. Give a run folder, or a .keras file.")
+        if path.is_file() and path.suffix.lower() in SUFFIXES:
+            raise DataError(
+                f"{path} is a photo, and no model: the arguments look swapped. The run comes "
+                "first, as in `finetune predict RUN PHOTO`."
+            )
         if not file.exists():
             raise DataError(
                 f"{path} holds no model.keras. Give the folder of a finished `finetune run`, or a "
@@ -198,9 +205,11 @@ class Classifier:
         return lambda batches: engine(batch.astype(dtype) for batch in batches)
 
 
-def opened(model: str | PathLike[str] | Classifier) -> Classifier:
-    """The classifier itself, or the one at a path, see ``Classifier.open``."""
-    return model if isinstance(model, Classifier) else Classifier.open(model)
+def opened(model: str | PathLike[str] | Classifier, reporter: Reporter = SILENT) -> Classifier:
+    """The classifier itself, or the one at a path or on the hub, see ``Classifier.open``."""
+    if isinstance(model, Classifier):
+        return model
+    return Classifier.open(fetch(model, reporter) if is_address(model) else model)
 
 
 def two_columns(outputs: np.ndarray) -> np.ndarray:

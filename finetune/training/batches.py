@@ -20,7 +20,8 @@ _PEEKED = 2
 
 
 class Batches(keras.utils.PyDataset):
-    """Activations and labels, every photo once per epoch, the last batch as small as it comes out.
+    """Activations and labels, every photo once per epoch, the last batch as small as it comes out;
+    or, balanced, as many photos, each class equally often.
 
     The order is a function of (seed, epoch) and of nothing else, so that a resumed run sees the
     same batches. Keras reads ahead: its tf.data pipeline draws, and thereby reads and casts, the
@@ -33,6 +34,7 @@ class Batches(keras.utils.PyDataset):
         batch_size: photos per batch.
         seed: of the order; None keeps the photos in order.
         weights: of each photo in the loss, float32 (n,); None if they are equal.
+        balanced: whether every class is shown equally often in an epoch.
         mix: mixes the photos of each batch; ``labels`` are then targets float32 (n, classes).
 
     Attributes:
@@ -47,6 +49,7 @@ class Batches(keras.utils.PyDataset):
         batch_size: int,
         seed: int | None = None,
         weights: np.ndarray | None = None,
+        balanced: bool = False,
         mix: Mix | None = None,
     ):
         super().__init__()
@@ -56,6 +59,7 @@ class Batches(keras.utils.PyDataset):
         self._size = batch_size
         self._seed = seed
         self._weights = weights
+        self._balanced = balanced
         self._mix = mix
         self._rows: Iterator[np.ndarray] = iter(())
         self._next: tuple[int, int] | None = None  # (epoch, batch) that ``_rows`` yields next
@@ -96,7 +100,30 @@ class Batches(keras.utils.PyDataset):
     def _order(self) -> np.ndarray:
         if self._seed is None:
             return np.arange(len(self._labels))
-        return np.random.default_rng([self._seed, self.epoch]).permutation(len(self._labels))
+        draw = np.random.default_rng([self._seed, self.epoch])
+        if self._balanced:
+            labels = self._labels if self._labels.ndim == 1 else self._labels.argmax(axis=1)
+            return balanced_order(labels, draw)
+        return draw.permutation(len(self._labels))
+
+
+def balanced_order(labels: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """As many indices as labels, each class equally often, in random order.
+
+    A rare class shows all its photos before any of them comes again; of a frequent one other photos
+    are left out in every epoch.
+
+    Args:
+        labels: int (n,).
+        draw: where randomness comes from.
+    """
+    classes = np.unique(labels)
+    shares = np.array_split(np.arange(len(labels)), len(classes))
+    picked = [
+        np.resize(draw.permutation(np.flatnonzero(labels == label)), len(share))
+        for label, share in zip(draw.permutation(classes), shares, strict=True)
+    ]
+    return draw.permutation(np.concatenate(picked))
 
 
 def read_views(views: Sequence[Any]) -> Read:

@@ -18,6 +18,7 @@ from finetune.backend import has_gpu
 from finetune.errors import FinetuneError
 from finetune.training.batches import Batches
 from finetune.training.checkpoint import Progress, read_progress, restore, save
+from finetune.training.losses import loss_of
 from finetune.training.optimizers import Pull, Schedule, averaged, make_optimizer
 
 
@@ -33,7 +34,7 @@ class Settings:
 
     ``momentum`` is that of ``sgd``; ``weight_decay`` is decoupled in either optimizer;
     ``schedule`` and ``warmup`` are as for ``Schedule``, ``rates`` and ``pulls`` (by layer) and
-    ``average`` as for ``make_optimizer``. ``loss`` is Keras's name of it.
+    ``average`` as for ``make_optimizer``, ``loss`` as for ``loss_of``.
     """
 
     epochs: int
@@ -146,7 +147,7 @@ def make_ready(model: keras.Model, settings: Settings, steps: int) -> tuple:
     optimizer = make_optimizer(
         model, name, rate, momentum, decay, average, settings.rates, settings.pulls
     )
-    model.compile(optimizer, loss=settings.loss, metrics=["accuracy"], jit_compile=False)
+    model.compile(optimizer, loss=loss_of(settings.loss), metrics=["accuracy"], jit_compile=False)
     return signature
 
 
@@ -235,3 +236,16 @@ class BestWeights(keras.callbacks.Callback):
         }
         self.history.append(row)
         self._on_epoch(row)
+
+
+class Bar(keras.callbacks.Callback):
+    """Advances a bar with every batch that was trained on."""
+
+    def __init__(self, advance: Callable[[int], None], photos: int, batch_size: int):
+        super().__init__()
+        self._advance = advance
+        self._photos = photos
+        self._size = batch_size
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self._advance(min(self._size, self._photos - batch * self._size))

@@ -24,8 +24,9 @@ class Linear:
     """A fitted head: kernel float32 (features, classes), bias float32 (classes,).
 
     ``c`` is its inverse penalty, chosen by ``validation_loss`` (nats); ``path`` lists (c,
-    validation loss) of all that were tried, strongest penalty first. ``penalty`` is the same
-    strength for raw features and the mean loss of a photo: penalty / 2 * |kernel|^2.
+    validation loss) of all that were tried, strongest penalty first; ``factors`` weigh the cuts
+    that the features come from, where they are several. ``penalty`` is the strength of C for raw
+    features and the mean loss of a photo: penalty / 2 * |kernel|^2.
     """
 
     kernel: np.ndarray
@@ -33,6 +34,7 @@ class Linear:
     c: float
     validation_loss: float
     path: tuple[tuple[float, float], ...] = ()
+    factors: tuple[float, ...] = ()
     penalty: float = 0.0
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:

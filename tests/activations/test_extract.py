@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from finetune.activations import extract as extraction
 from finetune.activations.extract import extract
-from finetune.activations.store import Store, row_name
+from finetune.activations.store import Store, read_shard, row_name
 from finetune.data.augment import PRESETS
 from finetune.data.dataset import read_folder
 from finetune.data.photos import Pixels, read_photos
@@ -257,3 +257,22 @@ def test_every_entry_that_a_pass_fills_is_held_and_swept(photos, tmp_path):
     assert extract(stores, listed, 0, reader(), lambda: engine, 36, "test", SILENT).computed
     for store in stores:
         FileLock(store.folder / ".lock").acquire(timeout=0)
+
+
+def test_what_another_process_stored_meanwhile_is_not_stored_twice(photos, tmp_path):
+    listed = read_folder(photos).photos
+    names = [row_name(photo.sha256) for photo in listed[:9]]
+
+    def opened():
+        return [Store(tmp_path, {**FIELDS, "cut": cut, "pixels": {}}, "float32") for cut in "ab"]
+
+    def engine(batches):
+        for batch in mean_engine()(batches):
+            yield [(row, row) for row in batch]
+
+    stores = opened()
+    opened()[1].add(names, np.zeros((9, 3), np.float32))
+    assert extract(stores, listed, 0, reader(), lambda: engine, 24, "test", SILENT).computed == 26
+    shards = [read_shard(path)["rows"] for path in stores[1].folder.glob("shard-*.json")]
+    assert sum(map(len, shards)) == len(stores[1]) == 26
+    assert (values(stores[1], listed[:9]) == 0).all()

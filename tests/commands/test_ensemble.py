@@ -23,7 +23,8 @@ from finetune.commands.run import run as train
 from finetune.data.photos import decode
 from finetune.errors import DataError, IntegrityError, UsageError
 from finetune.evaluation.metrics import per_photo, summarize
-from finetune.execution.ensembling import paired_test, read_members, verdict
+from finetune.execution.ensembling import paired_test, verdict
+from finetune.execution.members import read_members
 from finetune.files import sha256_of
 from finetune.model.base import build_base
 from finetune.model.cut import split
@@ -90,7 +91,7 @@ def ensembled(made, tmp_path_factory) -> dict[str, tuple[Path, dict]]:
     folder = tmp_path_factory.mktemp("ensemble")
     return {
         name: (folder / name, ensemble(*made.values(), blend=name, out=folder / name))
-        for name in get_args(Blend)
+        for name in ("mean", "weighted")
     }
 
 
@@ -115,6 +116,21 @@ def draw(
 
 
 # The joined model
+
+
+def test_a_precision_scores_the_joined_model_anew(made, ensembled, tmp_path):
+    members = [made["gap"], made["gmp"]]
+    exact = ensemble(*members, precision="float32", out=tmp_path / "exact")
+    ensemble(*members, out=tmp_path / "blended")
+    exact_rows = table(tmp_path / "exact")
+    blended = table(tmp_path / "blended")
+    columns = ["apples", "plums"]
+    assert exact["precision"] == "float32"
+    assert list(exact_rows["file"]) == list(blended["file"])
+    np.testing.assert_allclose(exact_rows[columns], blended[columns], atol=1e-4)
+    assert not np.array_equal(exact_rows[columns], blended[columns]), "it was scored, not copied"
+    with pytest.raises(UsageError, match="float64"):
+        ensemble(*members, precision="float64", out=tmp_path / "wrong")
 
 
 @pytest.mark.parametrize("blend", get_args(Blend))

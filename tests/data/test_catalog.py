@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 
 import filelock
@@ -22,7 +23,7 @@ import pytest
 from PIL import Image
 
 import finetune.data.sketches
-from finetune.data import catalog, cats_and_dogs, clothing, download
+from finetune.data import catalog, cats_and_dogs, clothing, download, mnist
 from finetune.data.catalog import NAMES, build, cache_dir, locate, resolve
 from finetune.data.dataset import SPLITS
 from finetune.data.download import extract_members, fetch
@@ -777,3 +778,129 @@ def test_clothing_small_from_what_is_no_copy(tmp_path: Path) -> None:
     flat = {f"{name}/{i}.jpg": jpeg("dog", i) for name in clothing.CLASSES for i in range(3)}
     with pytest.raises(DataError, match="no split folders"):
         build("clothing-small", put(tmp_path / "flat", flat))
+
+
+# All cats and dogs
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_the_whole_set_is_split_by_content(kind: str, tmp_path: Path) -> None:
+    source = put(tmp_path / "copy", microsoft(28))
+    if kind == "zip":
+        source = put(tmp_path, {"x.zip": zipped(microsoft(28))}) / "x.zip"
+    folder = build("cats-and-dogs", source)
+    dataset = resolve("cats-and-dogs")
+    assert Counter((photo.split, photo.label) for photo in dataset.photos) == {
+        ("train", 0): 18, ("validation", 0): 4, ("test", 0): 4,  # 26 cats: 2 of 28 are bad
+        ("train", 1): 19, ("validation", 1): 4, ("test", 1): 4,
+    }  # fmt: skip
+    record = json.loads((folder / "source.json").read_text())
+    assert record["photos"] == {"cats": 26, "dogs": 27}
+    assert len(record["left_out"]) == 3
+    splits = {photo.sha256: photo.split for photo in dataset.photos}
+
+    renumbered = {
+        f"train/{photo.path.name.split('.')[0]}.{900 + i}.jpg": photo.path.read_bytes()
+        for i, photo in enumerate(dataset.photos)
+    }
+    build("cats-and-dogs", put(tmp_path / "other", renumbered))
+    again = {photo.sha256: photo.split for photo in resolve("cats-and-dogs").photos}
+    assert again == splits, "names and numbers decide nothing"
+
+
+def test_the_shares_of_the_whole_set() -> None:
+    kaggles = cats_and_dogs.draw({f"{i:05d}": 1 for i in range(12_500)}, cats_and_dogs.HELD_OUT)
+    assert Counter(kaggles.values()) == {"train": 8_500, "validation": 2_000, "test": 2_000}
+
+
+def test_the_whole_set_is_downloaded(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server.content = zipped(microsoft())
+    monkeypatch.setattr(cats_and_dogs, "ARCHIVE_URL", server.url)
+    monkeypatch.setattr(cats_and_dogs, "ARCHIVE_SIZE", len(server.content))
+    monkeypatch.setattr(cats_and_dogs, "ARCHIVE_SHA256", sha256(server.content).hexdigest())
+    assert len(resolve("cats-and-dogs").photos) == 25
+    few = put(tmp_path / "few", {f"Cat/{i}.jpg": jpeg("cat", i) for i in range(5)})
+    with pytest.raises(DataError, match=r"has 0 good dogs, and 3 are the least"):
+        build("cats-and-dogs", few)
+
+
+# MNIST
+
+
+def mnist_file(path: Path, train: int = 240, test: int = 20, **changes: np.ndarray) -> Path:
+    """A stand-in for mnist.npz: scans that show their label."""
+    arrays = {}
+    for part, n in {"train": train, "test": test}.items():
+        labels = np.arange(n, dtype=np.uint8) % 10
+        scans = np.zeros((n, 28, 28), np.uint8) + 20 * labels[:, None, None]
+        scans[:, 0, 0] = np.arange(n)  # no two alike
+        arrays |= {f"x_{part}": scans, f"y_{part}": labels}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays | changes)
+    return path
+
+
+def test_mnist_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = mnist_file(tmp_path / "copies/mnist.npz")
+    monkeypatch.setenv("FINETUNE_DATA_DIR", str(copy.parent))
+    dataset = resolve("mnist")
+    assert dataset.classes == tuple("0123456789")
+    assert [len(dataset.split(split)) for split in SPLITS] == [220, 20, 20]
+    for photo in dataset.photos[::20]:
+        with Image.open(photo.path) as scan:
+            assert (scan.size, scan.mode) == ((28, 28), "L")
+            assert scan.getpixel((9, 9)) == 20 * photo.label
+    record = json.loads((dataset.root / "source.json").read_text())
+    assert not record["is_keras_file"]
+    assert record["sha256"] == sha256(copy.read_bytes()).hexdigest()
+
+    monkeypatch.setattr(catalog, "build", lambda *_: pytest.fail("built again"))
+    assert resolve("mnist").digest == dataset.digest
+    monkeypatch.undo()
+    monkeypatch.setenv("FINETUNE_DATA_DIR", str(mnist_file(copy, train=120).parent))
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
+    assert len(resolve("mnist").photos) == 140, "another file is built anew"
+
+
+def test_mnist_is_downloaded_and_its_digest_is_keras_own(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server.content = mnist_file(tmp_path / "mnist.npz").read_bytes()
+    monkeypatch.setattr(mnist, "URL", server.url)
+    with pytest.raises(IntegrityError, match=mnist.SHA256):
+        resolve("mnist")
+    monkeypatch.setattr(mnist, "SHA256", sha256(server.content).hexdigest())
+    dataset = resolve("mnist")
+    assert len(dataset.photos) == 260
+    assert json.loads((dataset.root / "source.json").read_text())["is_keras_file"]
+    assert list((cache / "downloads").iterdir()) == []
+    keras = Path(find_spec("keras").origin).with_name("src") / "datasets/mnist.py"
+    assert "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1" in keras.read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"x_test": np.zeros((20, 8, 8), np.uint8)}, r"x_test is uint8 \(20, 8, 8\)"),
+        ({"y_train": np.full(240, 10, np.uint8)}, "y_train"),
+        ({"x_train": np.zeros((240, 28, 28), np.float32)}, "x_train is float32"),
+        ({"y_test": np.array([None])}, "Object arrays cannot be loaded"),
+    ],
+)
+def test_what_is_no_mnist(change: dict, words: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=words):
+        build("mnist", mnist_file(tmp_path / "x.npz", **change))
+
+
+def test_no_mnist_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mnist, "URL", closed_port())
+    with pytest.raises(DataError, match=r"FINETUNE_DATA_DIR.*--from mnist.npz.*--data digits"):
+        resolve("mnist")
+    with pytest.raises(DataError, match="no such file"):
+        build("mnist", tmp_path / "gone.npz")
+    with pytest.raises(DataError, match="is no copy of MNIST: it lacks x_train"):
+        build("mnist", put(tmp_path, {"zip.npz": zipped({"a": b"b"})}) / "zip.npz")
+    with pytest.raises(DataError, match="is no copy of MNIST"):
+        build("mnist", put(tmp_path, {"text.npz": b"text"}) / "text.npz")

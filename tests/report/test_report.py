@@ -436,6 +436,22 @@ def test_curves_share_an_axis_and_mark_the_lowest_validation_loss():
     assert figures.curves({"none": (history[:0], [history[:0]])}) is None
 
 
+def test_accuracies_share_an_axis_on_which_the_test_photos_are_a_line():
+    history = pd.DataFrame({"val_loss": [0.9, 0.3, 0.4], "accuracy": [None, 0.7, 1.0]})
+    history["val_accuracy"] = [0.5, 0.9, 0.8]
+    plot = figures.accuracies({"a": (history, [history]), "none": (history[:0], [])}, {"a": 0.85})
+    (panel,) = plot["panels"]
+    heights = dict(
+        zip([0.5, 0.9, 0.8], [p.split(",") for p in panel["shown"].split()], strict=True)
+    )
+    y = {share: float(point[1]) for share, point in heights.items()}
+    assert y[0.5] > y[0.8] > panel["test"] > y[0.9], "down is lower"
+    assert panel["kept"][1] == y[0.9], "the lowest validation loss"
+    assert plot["ticks"][-1][1] == "100"
+    perfect = history.assign(accuracy=1.0, val_accuracy=1.0)
+    assert len(figures.accuracies({"a": (perfect, [perfect])}, {"a": 1.0})["ticks"]) > 1
+
+
 def test_numbers_in_words():
     assert [quantity(value) for value in (7, 1026, 14_714_688, 999_600, 2e20)] == [
         "7",
