@@ -178,6 +178,7 @@ OPTIONS = {
     "host": Option("The address to listen on; 0.0.0.0 is all.", metavar="ADDRESS"),
     "port": Option("0 is any free one.", metavar="N", least=0, most=65535),
     "older_than": Option("Days that an entry was not used.", metavar="DAYS", least=0),
+    "find_lr": Option("Suggest a learning rate by a range test of seconds, and train nothing."),
     "dry_run": Option("Print what would be done and do nothing."),
 }
 JSON = Option("Print one JSON object on stdout and nothing else.", "--json")
