@@ -9,6 +9,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from finetune.activations.engine import Engine
+from finetune.activations.remote import Remote
 from finetune.activations.store import Store, row_name
 from finetune.data.photos import Photo, through
 from finetune.errors import DataError, IntegrityError
@@ -44,6 +45,7 @@ def extract(
     label: str,
     reporter: Reporter,
     in_parts: bool = False,
+    remote: Remote | None = None,
 ) -> Extracted:
     """Make sure that every photo that can be decoded has a row of a view in the first store.
 
@@ -63,6 +65,7 @@ def extract(
         reporter: warned of damaged shards, and of each bad photo when it is met.
         in_parts: other processes compute other photos of the same entries meanwhile, so that an
             entry is held for each commit alone.
+        remote: has rows that other machines computed, and gets what is computed.
 
     Raises:
         OverflowError: a value that float16 cannot hold. IntegrityError: the trunk computed NaN.
@@ -76,13 +79,17 @@ def extract(
         return Extracted(0, [])
     turn = _open_to_all if in_parts else _turn
     with turn(stores, list(by_name), reporter) as missing:
+        if missing and remote:
+            with _held(store) if in_parts else nullcontext():
+                remote.pull(store, missing, reporter)
+            missing = store.missing(missing)
         if not missing:
             return Extracted(0, [])
         need_space(store.folder, len(missing) * row_bytes)
         wanted = [by_name[name] for name in missing]
         with reporter.stage(label, len(missing)) as advance:
             stream = through(open_engine(), read(wanted), _CHUNK)
-            computed, bad = _fill(stores, stream, view, advance, reporter, in_parts)
+            computed, bad = _fill(stores, stream, view, advance, reporter, in_parts, remote)
     reasons = {photo.sha256: reason for photo, reason in bad}
     named = [(photo, reasons[photo.sha256]) for photo in photos if photo.sha256 in reasons]
     return Extracted(computed, named)
@@ -170,6 +177,7 @@ def _fill(
     advance: Callable[[int], None],
     reporter: Reporter,
     in_parts: bool,
+    remote: Remote | None,
 ) -> Extracted:
     pending = [_Pending(store, is_held=not in_parts) for store in stores]
     bad: Bad = []
@@ -183,8 +191,10 @@ def _fill(
                 bad.append((photo, found))
                 continue
             rows = found if isinstance(found, tuple) else (found,)
+            name = row_name(photo.sha256, view)
             for each, row in zip(pending, rows, strict=True):
-                each.add(row_name(photo.sha256, view), row)
+                if each.add(name, row) and remote:
+                    remote.push(each.store, [name])
             computed += 1
     finally:  # also when interrupted: what is computed is kept
         for each in pending:
@@ -196,27 +206,30 @@ class _Pending:
     """Rows on their way into a shard, committed by size and by time."""
 
     def __init__(self, store: Store, is_held: bool):
-        self._store = store
+        self.store = store
         self._is_held = is_held
         self._names: list[str] = []
         self._rows: list[np.ndarray] = []
         self._since = time.perf_counter()
 
-    def add(self, name: str, row: np.ndarray) -> None:
-        if not self._store.missing([name]):
-            return
-        row = _narrow(row, self._store.dtype)
+    def add(self, name: str, row: np.ndarray) -> bool:
+        """Take a row; whether the shard that it completes was committed."""
+        if not self.store.missing([name]):
+            return False
+        row = _narrow(row, self.store.dtype)
         self._names.append(name)
         self._rows.append(row)
         is_large = len(self._rows) * row.nbytes >= _SHARD_BYTES
-        if is_large or time.perf_counter() - self._since >= _COMMIT_SECONDS:
+        is_due = is_large or time.perf_counter() - self._since >= _COMMIT_SECONDS
+        if is_due:
             self.commit()
+        return is_due
 
     def commit(self) -> None:
         if self._rows:
             seconds = time.perf_counter() - self._since
-            with nullcontext() if self._is_held else _held(self._store):
-                self._store.add(self._names, np.stack(self._rows), seconds)
+            with nullcontext() if self._is_held else _held(self.store):
+                self.store.add(self._names, np.stack(self._rows), seconds)
         self._names = []
         self._rows = []
         self._since = time.perf_counter()

@@ -54,7 +54,9 @@ OPTIONS = {
     "address": Option("Where to.", metavar="hf://USER/REPO"),
     "private": Option("A new repository is seen by its owner alone."),
     "photos": Option("Photos, and folders of photos.", metavar="PHOTO|DIR...", type=list[Path]),
-    "on": Option("Where trials run: local, a worker on this machine.", metavar="ENGINE"),
+    "on": Option(
+        "Where trials run: local (this machine), ray, or ray://HOST:PORT.", metavar="PLACE"
+    ),
     "compare photos": Option("Show photos in the report, or only their names.", type=bool),
     "data": Option(_DATA, metavar="DATA", type=str),
     "run data": Option(f"{_DATA} {_COMMON}", metavar="DATA", type=str),

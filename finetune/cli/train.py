@@ -55,6 +55,7 @@ def _run_plan(plan: Mapping[str, Any]) -> str:
         f"activations: {count(plan['stored_rows'], 'row')}, of which {stored:,} are stored and "
         f"{plan['to_extract']:,} still to be computed ({_mib(plan['bytes_to_store'])})",
         f"{count(streamed, 'photo')} streamed through the trunk in each epoch" if streamed else "",
+        f"{count(plan['folds'], 'fold')} after that: heads and tails" if plan["folds"] else "",
         _nearest(plan["nearest"]),
         f"at most {count(plan['epochs'], 'epoch')}; {_estimate(plan['estimate'])}",
     ]

@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from finetune.activations.remote import check_remote
 from finetune.backend import load_keras
 from finetune.data import catalog
 from finetune.data.catalog import need_here
@@ -84,6 +85,7 @@ def compare(
     """
     trials = read_trials(recipes, precision, track)
     margin = _margin(trials, margin)
+    check_remote()
     with said_if_interrupted(lambda: f"{_FINISHED} {out}. {_AGAIN}", reporter):
         return compare_trials(trials, Path(out), reporter, photos, margin, on)
 
@@ -142,7 +144,6 @@ def compare_trials(
     on: str = "local",
 ) -> dict[str, Any]:
     """Run all trials that have no result yet, and report on all; see ``compare``."""
-    from finetune.execution.crossing import with_folds
     from finetune.report.report import write_report
 
     with opened(on) as run, locked(out), _parents(trials, out, reporter) as parents:
@@ -166,7 +167,6 @@ def compare_trials(
             "overlaps": {result.split: vars(result) for result in results if result},
         }
         found = write_report(out, rows, plan)
-        found["ranking"] = with_folds(found["ranking"], rows)
         result = {"cells": rows, "extractions": extractions, **found}
         commit_json(out / "compare.json", result)
         for tracker in parents.values():

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from finetune.activations.remote import check_remote
 from finetune.backend import load_keras
 from finetune.data.dataset import SPLITS, Dataset
 from finetune.execution.sharing import Need, settled
@@ -62,6 +63,7 @@ def extract_features(
         "skip_bad": skip_bad or None,
     }
     recipe = settled(load(None, chosen, list(settings)))
+    check_remote()
     load_keras()
     from finetune.execution.bench import Bench, gather, read_dataset
     from finetune.model.cut import find_cut

@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from finetune.activations.remote import check_remote
 from finetune.backend import load_keras
 from finetune.data.catalog import need_here
 from finetune.errors import UsageError
@@ -77,6 +78,7 @@ def run(
         reporter.say(f"{resume} is finished already; nothing was done.")
         return finished
     folder = run_folder(resolved, out, resume)
+    check_remote()
     with said_if_interrupted(lambda: saved_run(folder), reporter):
         load_keras()
         from finetune.execution.trial import run_trial

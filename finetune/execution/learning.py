@@ -8,13 +8,13 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from finetune.activations.cache import ActivationCache
 from finetune.data.dataset import Dataset
 from finetune.execution.bench import Bench, StoredRows
 from finetune.execution.methods import (
     balance,
-    class_weights,
     loss_name,
     mix_of,
     pulls_of,
@@ -42,6 +42,7 @@ from finetune.training.batches import Batches, Read, read_views
 from finetune.training.fit import Bar, Settings, best_epoch, fit
 from finetune.training.joined_head import fit_joined
 from finetune.training.linear_head import Linear, fit_linear, fits_memory
+from finetune.training.parallel import strategy
 from finetune.training.range_test import range_test
 from finetune.training.trackers import Tracker, log_epoch
 
@@ -159,7 +160,7 @@ class Learner:
         head = self.network.head()
         return self._fit(head, train, held_out, "head", self._settings(**_HEAD_SETTINGS))
 
-    def _training(self, read: Read) -> Batches:
+    def _training(self, read: Read, devices: int = 1) -> Batches:
         """Training photos in the order of the recipe's seed, weighed and mixed as it says."""
         recipe = self.recipe
         return Batches(
@@ -170,6 +171,7 @@ class Learner:
             weights_of(recipe, self.dataset),
             balanced=recipe.sampling == "balanced",
             mix=mix_of(recipe),
+            devices=devices,
         )
 
     def _targets(self, split: str) -> np.ndarray:
@@ -182,7 +184,9 @@ class Learner:
         if self.linear:
             return []
         recipe = self.recipe
-        model = self.network.trained_copy(tail_precision(recipe), recipe.seed)
+        on = self._strategy()
+        devices = on.num_replicas_in_sync
+        model = self.network.trained_copy(tail_precision(recipe), recipe.seed, on)
         settings = self._tail_settings()
         passed: list[dict[str, Any]] = []
         for number, blocks in enumerate(recipe.stages, 1):
@@ -190,8 +194,8 @@ class Learner:
             with thawed(model, recipe, blocks):
                 history = self._fit(
                     model,
-                    self._training(self._reader()),
-                    self._batches("validation"),
+                    self._training(self._reader(), devices),
+                    self._batches("validation", devices=devices),
                     "tail" if is_last else f"tail-{number}",
                     settings,
                     self.out,
@@ -234,10 +238,16 @@ class Learner:
 
         return read
 
-    def _batches(self, split: str, view: int = 0) -> Batches:
+    def _strategy(self) -> tf.distribute.Strategy:
+        """All devices; one, if BatchNorm learns its statistics, which blank rows would falsify."""
+        is_one = self.recipe.batchnorm == "train"
+        return tf.distribute.get_strategy() if is_one else strategy()
+
+    def _batches(self, split: str, view: int = 0, devices: int = 1) -> Batches:
         """Stored photos of a split, in order."""
         rows = self.rows[Need(self.recipe.cut, split, view)]
-        return Batches(read_views([rows]), self._targets(split), self.recipe.batch_size)
+        targets = self._targets(split)
+        return Batches(read_views([rows]), targets, self.recipe.batch_size, devices=devices)
 
     def probabilities(self, split: str) -> np.ndarray:
         """Of a split's photos: float32 (n, classes), the mean over the views that count."""
@@ -293,7 +303,4 @@ class Learner:
         values = {name: getattr(recipe, name) for name in _SETTINGS.split()}
         values |= {"optimizer": recipe.optimizer.name, "momentum": recipe.optimizer.momentum}
         values["loss"] = loss_name(recipe)
-        is_weighed = weights_of(recipe, self.dataset) is not None
-        class_weight = None if is_weighed else class_weights(recipe, self.dataset)
-        values["loss"] = loss_name(self.recipe)
-        return Settings(**values | changes, class_weight=class_weight)
+        return Settings(**values | changes)

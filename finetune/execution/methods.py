@@ -96,12 +96,10 @@ def balance(dataset: Dataset) -> dict[int, float]:
 
 
 def weights_of(recipe: Recipe, dataset: Dataset) -> np.ndarray | None:
-    """Of each training photo, its class in it: Keras takes one kind of weight or the other, and of
-    mixed photos this one only.
-    """
+    """Of each training photo, its class in it: Keras takes one kind of weight or the other."""
     weights = dataset.weights("train")
     classes = class_weights(recipe, dataset)
-    if classes is None or (weights is None and not mix_of(recipe)):
+    if classes is None:
         return weights
     of_class = np.array([classes[label] for label in dataset.labels("train")], np.float32)
     return of_class if weights is None else (weights * of_class).astype(np.float32)

@@ -98,9 +98,19 @@ def tail_needs(recipe: Recipe) -> list[Need]:
     return [*train, *(Need(recipe.cut, split, view) for split, view in shown)]
 
 
+def fold_needs(recipe: Recipe) -> list[Need]:
+    """Stored views of photos that train or are tested in some fold, not in the recipe's split."""
+    if not recipe.folds:
+        return []
+    views = range(1, stored_views(recipe) + 1)
+    train = itertools.product(("validation", "test"), views)
+    test = [("train", view) for view in shown_views(recipe)]
+    return [Need(recipe.cut, split, view) for split, view in [*train, *test]]
+
+
 def needs(recipe: Recipe) -> list[Need]:
     """All rows that a run reads, once each."""
-    return list(dict.fromkeys([*head_needs(recipe), *tail_needs(recipe)]))
+    return list(dict.fromkeys([*head_needs(recipe), *tail_needs(recipe), *fold_needs(recipe)]))
 
 
 class Entry(NamedTuple):

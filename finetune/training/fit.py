@@ -43,7 +43,6 @@ class Settings:
     learning_rate: float
     schedule: str = "constant"
     weight_decay: float = 0.0
-    class_weight: dict[int, float] | None = None
     seed: int = 0
     optimizer: str = "adam"
     momentum: float = 0.0
@@ -76,9 +75,10 @@ def fit(
     Epoch 0 is the model as it comes: if training only makes it worse, it stays as it was.
 
     Args:
-        model: (n, ...) -> probabilities (n, classes), its layers' ``trainable`` flags set.
-        train: its ``epoch`` is set.
-        validation: in order.
+        model: (n, ...) -> probabilities (n, classes), its layers' ``trainable`` flags set; made in
+            the scope of a ``tf.distribute`` strategy it is trained on the strategy's devices.
+        train: its ``epoch`` is set; for as many devices.
+        validation: in order; for as many devices.
         settings: see ``Settings``.
         phase: named in the history and the checkpoint.
         recipe: identity of recipe and photos; a checkpoint of another one is not continued.
@@ -93,24 +93,24 @@ def fit(
     Raises:
         Diverged: the loss is not finite. IntegrityError: the checkpoint is damaged.
     """
-    signature = make_ready(model, settings, len(train))
-    best = BestWeights(train, phase, recipe, settings, checkpoint, on_epoch)
-    best.begin(model, validation)
     # validation loss is that of the averages, and training goes on with the weights themselves
     swaps = [keras.callbacks.SwapEMAWeights()] if settings.average == "ema" else []
-    if not best.finished:
-        model.fit(
-            train,
-            validation_data=validation,
-            epochs=settings.epochs,
-            initial_epoch=len(best.history) - 1,
-            shuffle=False,
-            class_weight=settings.class_weight,
-            callbacks=[*swaps, best, *callbacks],
-            verbose=0,
-        )
-    model.set_weights(best.weights)
-    _compiled[model] = signature
+    with model.distribute_strategy.scope():
+        signature = make_ready(model, settings, len(train))
+        best = BestWeights(train, phase, recipe, settings, checkpoint, on_epoch)
+        best.begin(model, validation)
+        if not best.finished:
+            model.fit(
+                train,
+                validation_data=validation,
+                epochs=settings.epochs,
+                initial_epoch=len(best.history) - 1,
+                shuffle=False,
+                callbacks=[*swaps, best, *callbacks],
+                verbose=0,
+            )
+        model.set_weights(best.weights)
+        _compiled[model] = signature
     return best.history
 
 
@@ -146,6 +146,15 @@ def make_ready(model: keras.Model, settings: Settings, steps: int) -> tuple:
     name, momentum, decay, average = options
     optimizer = make_optimizer(
         model, name, rate, momentum, decay, average, settings.rates, settings.pulls
+    )
+    # On several devices batches hold blank rows, whose weight is 0.
+    is_one = model.distribute_strategy.num_replicas_in_sync == 1
+    model.compile(
+        optimizer,
+        loss=loss_of(settings.loss),
+        metrics=["accuracy"] if is_one else None,
+        weighted_metrics=None if is_one else ["accuracy"],
+        jit_compile=False,
     )
     model.compile(optimizer, loss=loss_of(settings.loss), metrics=["accuracy"], jit_compile=False)
     return signature

@@ -77,7 +77,7 @@ def range_test(
         return read([order[indices] for indices in batches], epoch)
 
     own = None if weights is None else weights[order]
-    batches = Batches(ordered, targets[order], settings.batch_size, None, own, mix)
+    batches = Batches(ordered, targets[order], settings.batch_size, None, own, mix=mix)
     rates = np.geomspace(_LOWEST, _HIGHEST, steps)
     first = model.get_weights()
     plain = replace(settings, schedule="constant", warmup=0.0, average="none")
