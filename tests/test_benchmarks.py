@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from benchmarks.transfer_scores import correlations, measured
 
 from benchmarks.paired import job, ratio
 from benchmarks.photos import make_folder
@@ -91,3 +92,15 @@ def test_ratios_are_taken_within_each_repeat():
         }
     )
     assert ratio(rows, "plain", "ours") == {"median": 3.0, "low": 2.0, "high": 4.0}
+
+
+def test_scores_stand_beside_what_was_measured_at_each_cut(photos):
+    rows = pd.DataFrame(measured(str(photos), "mini-resnet", 28, "random"))
+    assert list(rows["cut"]) == ["top_relu", "stage2_out", "stage1_out"]
+    assert set(rows["test_photos"]) == {7}
+    rows["accuracy"] = [0.9, 0.8, 0.7]
+    ranks = rows.assign(
+        log_me=[3.0, 2.0, 1.0], h_score=[1.0, 2.0, 3.0], linear_probe=[0.9, 0.6, 0.7]
+    )
+    found = correlations(ranks, "photos")
+    assert found == {"data": "photos", "cuts": 3, "log_me": 1, "h_score": -1, "linear_probe": 0.5}

@@ -8,6 +8,7 @@ import numpy as np
 
 from finetune.activations.engine import Engine
 from finetune.activations.extract import Bad, extract
+from finetune.activations.remote import remote_store
 from finetune.activations.store import Rows, Store, row_name
 from finetune.activations.trunk import Kept, Trunk
 from finetune.data.photos import MIRRORED, Photo, Pixels, chunks, read_photos, through
@@ -72,6 +73,7 @@ class ActivationCache:
         self._dtype = dtype
         self._entries: dict[tuple[str, int], Store] = {}
         self._kept = kept or Kept()
+        self._remote = remote_store()
         self.trunk = Trunk(backbone, network, self.pixels(0), engine, self._kept, reporter)
 
     def begin(self, reporter: Reporter) -> None:
@@ -104,17 +106,21 @@ class ActivationCache:
 
     def missing(self, photos: Sequence[Photo], cut: str, view: int = 0) -> int:
         """How many rows of these photos would have to be computed."""
-        return len(self.entry(cut, view).missing(_names(photos, view)))
+        store = self.entry(cut, view)
+        names = store.missing(_names(photos, view))
+        return len(names) - len(self._remote.holds(store, names) if names and self._remote else ())
 
     def row_bytes(self, cut: str, view: int = 0) -> int:
         """Size of one stored row."""
         values = int(np.prod(self.network.tensor(cut).shape[1:]))
         return values * self.entry(cut, view).dtype.itemsize
 
-    def rows(self, photos: Sequence[Photo], cut: str, view: int = 0) -> Rows:
+    def rows(
+        self, photos: Sequence[Photo], cut: str, view: int = 0, in_parts: bool = False
+    ) -> Rows:
         """The activations of photos at a cut, in their order; what is missing is computed.
 
-        Bad photos have no row, and are added to ``bad``.
+        Bad photos have no row, and are added to ``bad``. ``in_parts`` is as for ``extract``.
 
         Raises:
             DataError, IntegrityError, BusyError: see ``extract``.
@@ -133,13 +139,18 @@ class ActivationCache:
                 sum(self.row_bytes(name, view) for name in cuts),
                 label,
                 self.reporter,
+                in_parts,
+                self._remote,
             )
         except OverflowError as error:
             for name in cuts:
                 self._widen(name, view, error)
-            return self.rows(photos, cut, view)
+            return self.rows(photos, cut, view, in_parts)
         self.computed += found.computed
         self.bad += found.bad
+        if self._remote:
+            for name in cuts:
+                self._remote.push(self.entry(name, view), _names(photos, view))
         bad = {photo.sha256 for photo, _ in found.bad}
         good = [photo for photo in photos if photo.sha256 not in bad]
         return store.rows(_names(good, view))
@@ -172,7 +183,7 @@ class ActivationCache:
         is_exact = self.network.precision == self._dtype == "float32"
         below = row_of(self._backbone).blocks if is_exact else ()
         for name in reversed(below[: below.index(cut)] if cut in below else ()):
-            if not self.missing(photos, name, view):
+            if not self.entry(name, view).missing(_names(photos, view)):
                 return name
         return INPUT
 

@@ -1,7 +1,7 @@
 """`finetune run`, `compare`, `tune`, `extract-features`, `ensemble`: their results for a person."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ def _run_plan(plan: Mapping[str, Any]) -> str:
         f"activations: {count(plan['stored_rows'], 'row')}, of which {stored:,} are stored and "
         f"{plan['to_extract']:,} still to be computed ({_mib(plan['bytes_to_store'])})",
         f"{count(streamed, 'photo')} streamed through the trunk in each epoch" if streamed else "",
+        f"{count(plan['folds'], 'fold')} after that: heads and tails" if plan["folds"] else "",
         _nearest(plan["nearest"]),
         f"at most {count(plan['epochs'], 'epoch')}; {_estimate(plan['estimate'])}",
     ]
@@ -87,7 +88,7 @@ def _compare(result: Mapping[str, Any]) -> str:
 
 
 def _compare_plan(plan: Mapping[str, Any]) -> str:
-    lines = [f"{row['name']}: {_trial_plan(row)}" for row in plan["cells"]]
+    lines = [f"{', '.join(names)}: {text}" for text, names in _alike(plan["cells"]).items()]
     return "\n".join(
         [
             *lines,
@@ -123,6 +124,21 @@ def _trial_plan(row: Mapping[str, Any]) -> str:
     if row["reason"]:
         return str(row["reason"])
     return "shares its activations" if row["shares"] else f"{row['to_extract']:,} rows to compute"
+
+
+def _alike(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """What is said of the trials -> their names: a reason that stops all is said once."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        found.setdefault(_trial_plan(row), []).append(row["name"])
+    return found
+
+
+def _none_can_run(plan: Mapping[str, Any]) -> SomeCellsFailed | None:
+    """A comparison in which no trial can run is found out before it is begun."""
+    if not all(row["reason"] for row in plan["cells"]):
+        return None
+    return SomeCellsFailed("No trial can run, for the reasons above; mend them first.")
 
 
 def _some_failed(result: Mapping[str, Any]) -> SomeCellsFailed | None:
@@ -202,6 +218,7 @@ VERBS = {
         "finetune compare recipes/quickstart --out compared",
         plan=plan_compare,
         plan_text=_compare_plan,
+        plan_failure=_none_can_run,
         failure=_some_failed,
     ),
     "tune": verb(tune, _tune, "finetune tune recipe.yaml --trials 50 --out tuned"),

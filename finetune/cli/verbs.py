@@ -23,6 +23,7 @@ def verb(
     *,
     plan: Callable[..., Any] | None = None,
     plan_text: Callable[[Any], str] | None = None,
+    plan_failure: Callable[[Any], FinetuneError | None] = lambda plan: None,
     failure: Callable[[Any], FinetuneError | None] = lambda result: None,
 ) -> Callable[..., None]:
     """The command line of a command's function, for ``typer.Typer.command``.
@@ -36,6 +37,7 @@ def verb(
         example: a command line that shows its use.
         plan: what ``--dry-run`` calls instead, with those of the values that it takes.
         plan_text: its result for a person.
+        plan_failure: the error that a printed plan ends in.
         failure: the error that a printed result ends in.
     """
     inspected = inspect.signature(command).parameters
@@ -47,7 +49,7 @@ def verb(
         result = _called(chosen, given)
         shown = plan_text if chosen is plan and plan_text else text
         print_json(result) if as_json else print(shown(as_dict(result)))
-        error = failure(as_dict(result)) if chosen is command else None
+        error = (failure if chosen is command else plan_failure)(as_dict(result))
         if error:
             raise error
 

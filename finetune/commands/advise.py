@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.backend import load_keras
 from finetune.execution.sharing import settled
-from finetune.files import commit_json
+from finetune.files import commit_json, make_folder
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.reading import load
 from finetune.recipe.recipe import Recipe
@@ -58,7 +58,8 @@ def advise(
 
     Returns:
         ``recommendation`` (strategy, backbone, why), ``similarity`` (see ``similarity_of``),
-        ``scores`` (one per backbone and cut, the best first), ``learning_curve`` (of the
+        ``scores`` (one per backbone and cut, the best first), ``scores_checked`` (how well they
+        ranked cuts where both were measured), ``learning_curve`` (of the
         recommended backbone), ``suspects`` (likely label errors, outliers and near-duplicates) and
         ``page``.
 
@@ -75,6 +76,7 @@ def advise(
     from finetune.report.advice import write_advice
 
     dataset = read_dataset(recipes[0])
+    make_folder(Path(out))  # what cannot be written is said before the work
     looks = [advising.look(recipe, dataset, blocks, reporter) for recipe in recipes]
     best = max(looks, key=lambda look: look.top["linear_probe"]["accuracy"])
     similarity = advising.similarity(best, reporter)
@@ -85,6 +87,7 @@ def advise(
         "recommendation": recommended(best, similarity, curve, dataset),
         "similarity": similarity,
         "scores": sorted(scores, key=lambda row: -row["linear_probe"]["accuracy"]),
+        "scores_checked": advising.CHECKED,
         "learning_curve": curve,
         "suspects": advising.suspects(best, dataset, _SHOWN_SUSPECTS, reporter),
         "photos": len(best.labels),

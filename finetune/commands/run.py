@@ -7,7 +7,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from finetune.activations.remote import check_remote
 from finetune.backend import load_keras
+from finetune.data.catalog import need_here
 from finetune.errors import UsageError
 from finetune.execution.sharing import settled
 from finetune.progress import SILENT, Reporter
@@ -69,11 +71,13 @@ def run(
         skip_bad=skip_bad or None,
     )
     resolved = _resolve(recipe, chosen, head, settings, out, resume)
+    _say_default(recipe, data, resume, resolved, reporter)
     finished = read_run(Path(resume)) if resume else None
     if finished:
         reporter.say(f"{resume} is finished already; nothing was done.")
         return finished
     folder = run_folder(resolved, out, resume)
+    check_remote()
     with said_if_interrupted(lambda: saved_run(folder), reporter):
         load_keras()
         from finetune.execution.trial import run_trial
@@ -115,10 +119,20 @@ def plan_run(
         skip_bad=skip_bad or None,
     )
     resolved = _resolve(recipe, chosen, head, settings, None, resume)
+    _say_default(recipe, data, resume, resolved, reporter)
+    need_here(resolved.data)
     load_keras()
     from finetune.execution.plan import plan_trial
 
     return plan_trial(resolved, reporter)
+
+
+def _say_default(
+    recipe: Any, data: Place | None, resume: Place | None, resolved: Recipe, reporter: Reporter
+) -> None:
+    """Whoever names no photos is told which ones are used."""
+    if recipe is None and data is None and resume is None:
+        reporter.say(f"no --data was given: the photos are {resolved.data}")
 
 
 def run_folder(recipe: Recipe, out: Place | None = None, resume: Place | None = None) -> Path:

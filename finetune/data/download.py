@@ -43,6 +43,7 @@ def fetch(
     size: int | None = None,
     sha256: str | None = None,
     progress: Report | None = None,
+    most: int = MAX_DOWNLOAD,
 ) -> dict[str, str | int]:
     """Download a file, going on where an interrupted download stopped.
 
@@ -57,6 +58,7 @@ def fetch(
         sha256: hex digest the file must have, if known.
         progress: called with (bytes there, bytes in all or None); a bar on a terminal's stderr if
         missing.
+        most: bytes the file may have, if ``size`` is not known.
 
     Returns:
         ``url``, ``size`` in bytes and ``sha256``.
@@ -72,7 +74,7 @@ def fetch(
     if not target.exists():
         try:
             with _bar(target.name) if progress is None else nullcontext(progress) as report:
-                _receive(url, part, size, report)
+                _receive(url, part, size, report, most)
         except requests.RequestException as error:
             kept = part.stat().st_size if part.exists() else 0
             rest = f" The same command goes on from the {kept:,} bytes in {part}." if kept else ""
@@ -102,7 +104,7 @@ def describe(file: Path) -> dict[str, str | int]:
         }
 
 
-def _receive(url: str, part: Path, size: int | None, report: Report) -> None:
+def _receive(url: str, part: Path, size: int | None, report: Report, most: int) -> None:
     """Stream the missing end of a file (all of it, if the server knows no ranges) into ``part``."""
     import requests
 
@@ -115,7 +117,7 @@ def _receive(url: str, part: Path, size: int | None, report: Report) -> None:
             return  # it was whole already
         if have and not resumed and response.status_code in (206, 416):
             part.unlink()  # it belongs to no range that the server has
-            return _receive(url, part, size, report)
+            return _receive(url, part, size, report, most)
         response.raise_for_status()
         have = have if resumed else 0
         length = response.headers.get("Content-Length", "")
@@ -128,9 +130,10 @@ def _receive(url: str, part: Path, size: int | None, report: Report) -> None:
                 f"{url} offers {total:,} bytes, but expected were {size:,}. "
                 "Use a local copy instead."
             )
+        _check_length(url, total or 0, size or most)
         with part.open("ab" if have else "wb") as file:
             for chunk in response.iter_content(2**16):
-                _check_length(url, file.tell() + len(chunk), size or total or MAX_DOWNLOAD)
+                _check_length(url, file.tell() + len(chunk), size or total or most)
                 file.write(chunk)
                 report(file.tell(), total)
             file.flush()

@@ -1,5 +1,6 @@
 """What `finetune advise` measures, from stored activations only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,18 +10,23 @@ from finetune.activations.cache import ActivationCache
 from finetune.data.audit import audit
 from finetune.data.dataset import Dataset
 from finetune.data.photos import Photo
+from finetune.errors import DataError
 from finetune.evaluation import transfer
 from finetune.evaluation.intervals import wilson
 from finetune.execution.bench import Bench, gather
 from finetune.execution.sharing import Need
 from finetune.model.backbones import block_cut
 from finetune.model.heads import pool_maps
-from finetune.progress import Reporter
+from finetune.progress import Reporter, count
 from finetune.recipe.recipe import Recipe
 
 _LOOKED_AT = ("train", "validation")
 _COMPARED = 1_000  # photos that random weights see, too
 _CHUNK = 64
+_FEWEST = 2  # independent photos of a class
+# Spearman's correlation of each score with the test accuracy of a linear head on the same features,
+# over the cuts of VGG16 and MobileNet 0.25 (python -m benchmarks.transfer_scores).
+CHECKED: list[dict[str, Any]] = []
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ def look(recipe: Recipe, dataset: Dataset, blocks: int, reporter: Reporter) -> L
     photos = tuple(photo for split in _LOOKED_AT for photo in dataset.split(split))
     labels = np.array([photo.label for photo in photos])
     groups = np.unique([p.group or p.sha256 for p in photos], return_inverse=True)[1]
+    _check_enough(dataset.classes, labels, groups)
     parts = transfer.folds(labels, groups)
     scores = []
     found: list[tuple[np.ndarray, transfer.Probe]] = []
@@ -93,6 +100,18 @@ def look(recipe: Recipe, dataset: Dataset, blocks: int, reporter: Reporter) -> L
             advance(len(photos))
     features, probe = found[0]
     return Looked(recipe, len(dataset.classes), photos, labels, groups, features, probe, scores)
+
+
+def _check_enough(classes: Sequence[str], labels: np.ndarray, groups: np.ndarray) -> None:
+    """Cross-validation needs photos of every class on both of its sides."""
+    kinds = {c: len(np.unique(groups[labels == index])) for index, c in enumerate(classes)}
+    few = [f"{name} ({count(n, 'photo')})" for name, n in kinds.items() if n < _FEWEST]
+    if few:
+        raise DataError(
+            f"Too few photos to advise on, copies and groups counted once: {', '.join(few[:5])}; "
+            f"needed are {_FEWEST} for training and validation of every class. Add photos, or "
+            "leave small classes out with --set min_per_class=3."
+        )
 
 
 def similarity(looked: Looked, reporter: Reporter) -> dict[str, Any]:

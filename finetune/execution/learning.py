@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from finetune.activations.cache import ActivationCache
 from finetune.data.dataset import Dataset
@@ -28,9 +29,10 @@ from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
 from finetune.runs import record
 from finetune.training.batches import Batches, Read, read_views
-from finetune.training.fit import Settings, best_epoch, fit
+from finetune.training.fit import Bar, Settings, best_epoch, fit
 from finetune.training.joined_head import fit_joined
 from finetune.training.linear_head import Linear, fit_linear, fits_memory
+from finetune.training.parallel import strategy
 from finetune.training.trackers import Tracker, log_epoch
 
 _HEAD_SETTINGS = {  # with a hidden layer
@@ -168,10 +170,13 @@ class Learner:
             return []
         recipe = self.recipe
         labels = self.dataset.labels("train")
-        train = self._train_batches(self._reader(), labels)
+        on = self._strategy()
+        devices = on.num_replicas_in_sync
+        train = self._train_batches(self._reader(), labels, devices)
+        validation = self._batches("validation", devices=devices)
         settings = self._settings()
-        model = self.network.trained_copy(tail_precision(recipe), recipe.seed)
-        history = self._fit(model, train, self._batches("validation"), "tail", settings, self.out)
+        model = self.network.trained_copy(tail_precision(recipe), recipe.seed, on)
+        history = self._fit(model, train, validation, "tail", settings, self.out)
         if model is not self.network.tail:
             self.network.tail.set_weights(model.get_weights())
         if 0 < settings.epochs == best_epoch(history):
@@ -181,11 +186,12 @@ class Learner:
             )
         return history
 
-    def _train_batches(self, read: Read, labels: np.ndarray) -> Batches:
+    def _train_batches(self, read: Read, labels: np.ndarray, devices: int = 1) -> Batches:
         recipe = self.recipe
         is_balanced = recipe.sampling == "balanced"
         weights = self._weights()
-        return Batches(read, labels, recipe.batch_size, recipe.seed, weights, is_balanced)
+        size = recipe.batch_size
+        return Batches(read, labels, size, recipe.seed, weights, is_balanced, devices)
 
     def _reader(self) -> Callable[[Sequence[np.ndarray], int], Iterator[np.ndarray]]:
         """Training activations: stored views in turn, or fresh views through the trunk."""
@@ -202,10 +208,16 @@ class Learner:
 
         return read
 
-    def _batches(self, split: str, view: int = 0) -> Batches:
+    def _strategy(self) -> tf.distribute.Strategy:
+        """All devices; one, if BatchNorm learns its statistics, which blank rows would falsify."""
+        is_one = self.recipe.batchnorm == "train"
+        return tf.distribute.get_strategy() if is_one else strategy()
+
+    def _batches(self, split: str, view: int = 0, devices: int = 1) -> Batches:
         """Stored photos of a split, in order."""
         rows = self.rows[Need(self.recipe.cut, split, view)]
-        return Batches(read_views([rows]), self.dataset.labels(split), self.recipe.batch_size)
+        labels = self.dataset.labels(split)
+        return Batches(read_views([rows]), labels, self.recipe.batch_size, devices=devices)
 
     def probabilities(self, split: str) -> np.ndarray:
         """Of a split's photos: float32 (n, classes), the mean over the views that count."""
@@ -233,10 +245,10 @@ class Learner:
         # other photos are another training
         identity = digest_of([record.identity(self.recipe), self.dataset.digest])
         with self.reporter.stage(label, photos * settings.epochs) as advance:
-            callbacks: list[keras.callbacks.Callback] = [_Bar(advance, photos, settings.batch_size)]
+            callbacks: list[keras.callbacks.Callback] = [Bar(advance, photos, settings.batch_size)]
             if self.watch and phase == "tail":
                 callbacks.append(self.watch)
-            if out and (self.recipe.tensorboard or self.recipe.track == "tensorboard"):
+            if out and self.recipe.track == "tensorboard":
                 callbacks.append(keras.callbacks.TensorBoard(out / "tensorboard"))
             return fit(
                 model,
@@ -264,8 +276,7 @@ class Learner:
         values |= {"optimizer": optimizer.name, "momentum": optimizer.momentum}
         if self.recipe.loss == "focal":
             values["loss"] = "focal"
-        class_weight = None if self._weights() is not None else self._class_weight()
-        return Settings(**values | changes, class_weight=class_weight)
+        return Settings(**values | changes)
 
     def _class_weight(self) -> dict[int, float] | None:
         return self._balance() if self.recipe.class_weight == "balanced" else None
@@ -277,23 +288,10 @@ class Learner:
         return {index: len(labels) / (len(counts) * n) for index, n in enumerate(counts)}
 
     def _weights(self) -> np.ndarray | None:
-        """Of each training photo, its class in it: Keras takes one kind of weight or the other."""
+        """Of each training photo, its class in it; None if they are equal."""
         weights = self.dataset.weights("train")
         classes = self._class_weight()
-        if weights is None or classes is None:
+        if classes is None:
             return weights
         of_class = np.array([classes[label] for label in self.dataset.labels("train")])
-        return (weights * of_class).astype(np.float32)
-
-
-class _Bar(keras.callbacks.Callback):
-    """Advances a bar with every batch that was trained on."""
-
-    def __init__(self, advance: Callable[[int], None], photos: int, batch_size: int):
-        super().__init__()
-        self._advance = advance
-        self._photos = photos
-        self._size = batch_size
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self._advance(min(self._size, self._photos - batch * self._size))
+        return (of_class if weights is None else weights * of_class).astype(np.float32)

@@ -6,7 +6,7 @@ The cost comes from a calibration of about two seconds on this machine, and arit
 seconds = listing + set-up + rows to extract / trunk speed + head
           + start of training + epochs * (training photos * step + validation photos * pass
                                           + streamed photos / trunk speed)
-          + finish
+          + finish + folds * (head + training, of the photos that train in a fold)
 """
 
 import time
@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from finetune.activations.cache import ActivationCache
-from finetune.activations.store import nearest_difference
+from finetune.activations.listing import nearest_difference
 from finetune.data.dataset import SPLITS, Dataset
 from finetune.errors import FinetuneError
 from finetune.execution.bench import Bench, read_dataset
@@ -143,6 +143,7 @@ def _plan(
         "nearest": nearest,
         "streamed_per_epoch": len(dataset.split("train")) if is_fresh else 0,
         "epochs": recipe.epochs,
+        "folds": recipe.folds * recipe.repeats,
     }
 
 
@@ -203,8 +204,14 @@ def _summed(recipe: Recipe, costs: dict[str, float], planned: dict[str, Any]) ->
     parts = {**costs, "training": epochs * epoch}
     if not epochs:
         parts["compilation"] = 0.0
-    total = sum(parts.values())
     spared = max(0, epochs - recipe.patience) * epoch
+    if recipe.folds:
+        photos = planned["photos"]
+        share = (1 - 2 / recipe.folds) * sum(photos.values()) / max(1, photos["train"])
+        fold = (parts["head"] + parts["training"]) * share + parts["compilation"]
+        parts["folds"] = planned["folds"] * fold
+        spared *= 1 + planned["folds"] * share
+    total = sum(parts.values())
     found = {"seconds": total, "seconds_at_least": total - spared, "per_epoch": epoch, **parts}
     return {name: round(value, 2) for name, value in found.items()}
 

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 from finetune.activations.engine import resolve_precision
 from finetune.activations.store import entry_fields
 from finetune.data.catalog import NAMES
+from finetune.data.hugging_face import PREFIX
 from finetune.data.photos import MIRRORED, Pixels
 from finetune.files import digest_of
 from finetune.model.backbones import INPUT, NEEDS_FLOAT32, preprocessing_of
+from finetune.model.remote_weights import is_remote
 from finetune.recipe.matrix import Trial
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
@@ -40,9 +42,9 @@ def settled(recipe: Recipe) -> Recipe:
     needs_float32 = recipe.precision == "auto" and recipe.backbone in NEEDS_FLOAT32
     wanted = "float32" if needs_float32 else recipe.precision
     changes = {"precision": resolve_precision(wanted, recipe.engine)}
-    if recipe.data not in NAMES:
+    if recipe.data not in NAMES and not recipe.data.startswith(PREFIX):
         changes["data"] = str(Path(recipe.data).expanduser().absolute())
-    if Path(recipe.weights).expanduser().exists():
+    if not is_remote(recipe.weights) and Path(recipe.weights).expanduser().exists():
         changes["weights"] = str(Path(recipe.weights).expanduser().absolute())
     return recipe.model_copy(update=changes)
 
@@ -96,9 +98,19 @@ def tail_needs(recipe: Recipe) -> list[Need]:
     return [*train, *(Need(recipe.cut, split, view) for split, view in shown)]
 
 
+def fold_needs(recipe: Recipe) -> list[Need]:
+    """Stored views of photos that train or are tested in some fold, not in the recipe's split."""
+    if not recipe.folds:
+        return []
+    views = range(1, stored_views(recipe) + 1)
+    train = itertools.product(("validation", "test"), views)
+    test = [("train", view) for view in shown_views(recipe)]
+    return [Need(recipe.cut, split, view) for split, view in [*train, *test]]
+
+
 def needs(recipe: Recipe) -> list[Need]:
     """All rows that a run reads, once each."""
-    return list(dict.fromkeys([*head_needs(recipe), *tail_needs(recipe)]))
+    return list(dict.fromkeys([*head_needs(recipe), *tail_needs(recipe), *fold_needs(recipe)]))
 
 
 class Entry(NamedTuple):
@@ -110,25 +122,26 @@ class Entry(NamedTuple):
 
 
 def entries(recipe: Recipe) -> list[Entry]:
-    """Cache entries that a recipe's trunk fills.
-
-    A pass is a digest of all fields of the entry but its cut. The weights go by their name, since
-    their digest is known only when they are loaded.
-    """
-    views = pixels(recipe)
-    before = preprocessing_of(recipe.backbone, recipe.weights, recipe.preprocessing)
-    shared = {"data": recipe.data, "dtype": recipe.store, "alpha": recipe.alpha}
-    found = []
-    for cut, _, view in needs(recipe):
-        if cut != INPUT:
-            mirrored = view == MIRRORED
-            plain = Pixels(recipe.image_size, recipe.resize, is_mirrored=mirrored)
-            loaded = views if view > 0 else plain
-            fields = entry_fields(
-                recipe.backbone, recipe.weights, cut, recipe.precision, loaded, before
-            )
-            found.append(Entry(digest_of({**shared, **fields, "cut": None}), cut, min(view, 1)))
+    """Cache entries that a recipe's trunk fills."""
+    wanted = [need for need in needs(recipe) if need.cut != INPUT]
+    found = [Entry(trunk_pass(recipe, need), need.cut, min(need.view, 1)) for need in wanted]
     return list(dict.fromkeys(found))
+
+
+def trunk_pass(recipe: Recipe, need: Need) -> str:
+    """The pass of photos that fills a cache entry: a digest of all its fields but the cut.
+
+    The weights go by their name, since their digest is known only when they are loaded.
+    """
+    mirrored = need.view == MIRRORED
+    plain = Pixels(recipe.image_size, recipe.resize, is_mirrored=mirrored)
+    views = pixels(recipe) if need.view > 0 else plain
+    before = preprocessing_of(recipe.backbone, recipe.weights, recipe.preprocessing)
+    fields = entry_fields(
+        recipe.backbone, recipe.weights, need.cut, recipe.precision, views, before
+    )
+    shared = {"data": recipe.data, "dtype": recipe.store, "alpha": recipe.alpha}
+    return digest_of({**shared, **fields, "cut": None})
 
 
 def extractions(recipes: Iterable[Recipe]) -> int:

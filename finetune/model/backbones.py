@@ -181,7 +181,7 @@ CONTROLS = {
 @cache
 def _applications() -> dict[str, dict[str, Any]]:
     """The derived rows, by name: what applications.json holds."""
-    return json.loads(Path(__file__).with_name("applications.json").read_text())
+    return json.loads(Path(__file__).with_name("applications.json").read_text(encoding="utf-8"))
 
 
 # What float32 is `auto` for: narrow depthwise layers lose too much elsewhere. MobileNet 0.25 with
@@ -247,8 +247,12 @@ def preprocessing_of(name: str, weights: str, wanted: str = "backbone") -> Prepr
     """
     if wanted != "backbone":
         return PREPROCESSING[wanted]
-    is_foreign = Path(weights).suffix in FOREIGN
-    return PREPROCESSING["torch"] if is_foreign else backbone(name).preprocessing
+    return PREPROCESSING["torch"] if is_foreign(weights) else backbone(name).preprocessing
+
+
+def is_foreign(weights: str) -> bool:
+    """Whether a weight file, or the file of an address, lies in torchvision's layout."""
+    return Path(weights.partition("#sha256=")[0]).suffix in FOREIGN
 
 
 def block_cut(name: str, blocks: int) -> str:

@@ -174,7 +174,7 @@ def load(folder: Path) -> Artefact:
         IntegrityError: there is no manifest, or it cannot be made sense of.
     """
     try:
-        found = json.loads((folder / _MANIFEST).read_text())
+        found = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         sha256 = {name: str(sha) for name, sha in found["sha256"].items()}
         if sorted(Path(name).suffix for name in sha256) != [".bin", ".xml"] or any(
             Path(name).name != name for name in sha256

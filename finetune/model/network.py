@@ -2,8 +2,10 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -107,15 +109,24 @@ class Network:
         if only_classifier:
             self.archives.append(path.read_bytes())
 
-    def trained_copy(self, precision: str, seed: int) -> keras.Model:
-        """The tail that is trained: itself in float32, else a copy, kept, with its weights."""
-        if precision == "float32":
+    def trained_copy(self, precision: str, seed: int, strategy: Any = None) -> keras.Model:
+        """The tail that is trained: itself in float32 on one device, else a copy, kept, with its
+        weights.
+
+        Args:
+            precision: that it computes in.
+            seed: of its dropout.
+            strategy: ``tf.distribute.Strategy`` in whose scope the copy is made.
+        """
+        several = strategy is not None and strategy.num_replicas_in_sync > 1
+        if precision == "float32" and not several:
             return self.tail
-        if precision not in self.copies:
-            self.copies[precision] = computing_in(self.tail, precision)
-        copy = self.copies[precision]
-        copy.set_weights(self.tail.get_weights())
-        draw_dropout(copy, seed)
+        with strategy.scope() if several else nullcontext():
+            if precision not in self.copies:
+                self.copies[precision] = computing_in(self.tail, precision)
+            copy = self.copies[precision]
+            copy.set_weights(self.tail.get_weights())
+            draw_dropout(copy, seed)
         return copy
 
     def reset(self, seed: int) -> None:

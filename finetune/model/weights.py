@@ -14,8 +14,9 @@ import numpy as np
 from finetune.errors import DataError, IntegrityError, UsageError
 from finetune.files import sha256_of
 from finetune.model import foreign_weights
-from finetune.model.backbones import CONTROLS, FOREIGN, Backbone, backbone, preprocessing_of
+from finetune.model.backbones import CONTROLS, Backbone, backbone, is_foreign, preprocessing_of
 from finetune.model.preprocessing import PREPROCESSING
+from finetune.model.remote_weights import fetched, is_remote
 from finetune.model.saved import load_model
 from finetune.model.weight_files import Arrays, check_shapes, read_hdf5, weighted_layers
 from finetune.model.weight_places import OFFLINE_PACKAGE, keras_file, packaged_file, weights_folder
@@ -61,8 +62,9 @@ def load_weights(
         base: what ``build_base`` made.
         name: one of ``known_backbones()``.
         weights: ``imagenet``, ``random``, a folder of an earlier run, whose backbone is taken as
-            it was trained, or the path of a weight file: .h5, .weights.h5, or
-            .safetensors and .onnx in torchvision's layout, which bring torchvision's preprocessing.
+            it was trained, or the path or the address (``remote_weights.parse``) of a weight file:
+            .h5, .weights.h5, or .safetensors and .onnx in torchvision's layout, which bring
+            torchvision's preprocessing.
         alpha, preprocessing: as ``build_base`` was given them.
 
     Raises:
@@ -76,6 +78,9 @@ def load_weights(
         arrays = _random(base)
     elif weights == "imagenet":
         arrays, source = _imagenet(row, name, base)
+    elif is_remote(weights):
+        source = weights
+        arrays = _read_file(fetched(weights), base, row)
     elif Path(weights).is_file():
         source = str(weights)
         arrays = _read_file(Path(weights), base, row)
@@ -84,8 +89,8 @@ def load_weights(
         arrays = _read_run(Path(weights), base)
     else:
         raise UsageError(
-            f"weights is '{weights}'; allowed are imagenet, random, or the path of an existing "
-            "weight file or run folder."
+            f"weights is '{weights}'; allowed are imagenet, random, the path of an existing "
+            "weight file or run folder, or an address (https://, hf://, kaggle://) with a digest."
         )
     check_shapes(base, arrays, source)
     _check_finite(arrays, source)
@@ -95,14 +100,14 @@ def load_weights(
         layer.set_weights(arrays[layer.name])
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()  # it computes with copies of its weights
-    if Path(weights).suffix in FOREIGN:
+    if is_foreign(weights):
         pixels = preprocessing_of(name, weights, preprocessing)
         base.get_layer("preprocess").set_weights(pixels.affine())
     return Loaded(source, weights_digest(arrays))
 
 
 def _read_file(path: Path, base: keras.Model, row: Backbone) -> Arrays:
-    if path.suffix in FOREIGN:
+    if is_foreign(str(path)):
         return foreign_weights.read_foreign(path, base, row.builder)
     return read_hdf5(path, base)
 

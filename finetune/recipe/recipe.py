@@ -9,6 +9,7 @@ from finetune.data.augment import NONE, PRESETS
 from finetune.data.photos import RESIZE_MODES
 from finetune.errors import UsageError
 from finetune.model.backbones import INPUT, backbone, block_cut, features_cut, known_backbones
+from finetune.model.remote_weights import is_remote, parse
 from finetune.recipe.conflicts import conflicts
 from finetune.recipe.parts import FROZEN, Augment, Head, Optimizer, full_head, full_optimizer
 from finetune.recipe.strategies import STRATEGIES
@@ -58,16 +59,17 @@ class Recipe(BaseModel):
     folds: int = Field(0, ge=0, le=100)  # of a cross-validation beside the run; 0 is none
     repeats: int = Field(1, ge=1, le=100)
     skip_bad: bool = False
-    tensorboard: bool = False
     track: Literal["none", "mlflow", "wandb", "tensorboard"] = "none"
     seed: int = Field(0, ge=0, lt=2**32)
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_strategy(cls, values: Any) -> Any:
+    def _defaults_of_strategy(cls, values: Any, info: ValidationInfo) -> Any:
         """Fill in what depends on the strategy, and write short forms out."""
         if not isinstance(values, dict):
             return values
+        if (info.context or {}).get("finished"):  # by a version that had this key
+            values = {key: value for key, value in values.items() if key != "tensorboard"}
         # An unknown strategy is the field's own mistake to report; the other keys are checked with
         # the default's.
         strategy = STRATEGIES.get(
@@ -112,6 +114,17 @@ class Recipe(BaseModel):
             raise ValueError(". ".join(problems))
         return self
 
+    @field_validator("weights")
+    @classmethod
+    def _is_pinned(cls, weights: str) -> str:
+        """An address without a digest is refused before anything is read or fetched."""
+        try:
+            if is_remote(weights):
+                parse(weights)
+        except UsageError as error:
+            raise ValueError(str(error).removesuffix(".")) from error
+        return weights
+
     @field_validator("augment", mode="before")
     @classmethod
     def _preset(cls, value: Any) -> Any:
@@ -124,27 +137,12 @@ class Recipe(BaseModel):
             )
         return PRESETS[value]
 
-    @field_validator("tensorboard")
-    @classmethod
-    def _installed(cls, wanted: bool, info: ValidationInfo) -> bool:
-        """A missing package is said now and not after the extraction; a recipe that is only read
-        needs none.
-        """
-        if (
-            wanted
-            and not (info.context or {}).get("finished")
-            and importlib.util.find_spec("tensorboard") is None
-        ):
-            raise ValueError(
-                "tensorboard: true needs a package that is not installed; "
-                '`pip install "finetune-cut[tensorboard]"`, or set tensorboard: false'
-            )
-        return wanted
-
     @field_validator("track")
     @classmethod
     def _tracker_installed(cls, name: str, info: ValidationInfo) -> str:
-        """As for ``tensorboard``."""
+        """A missing package is said now and not after the extraction; a recipe that is only read
+        needs none.
+        """
         if not (info.context or {}).get("finished") and (problem := missing_tracker(name)):
             raise ValueError(problem)
         return name

@@ -90,6 +90,21 @@ class Entry:
         """Whether epochs were trained and the weights of epoch 0 kept, in every trial."""
         return all(_best_epoch(rows) == 0 and len(rows) > 1 for rows in self.histories)
 
+    @property
+    def extremes(self) -> dict[str, float] | None:
+        """The best values of any epoch, means over the seeds; None for a head without epochs.
+
+        Keys: accuracy, val_accuracy (highest), loss, val_loss (lowest).
+        """
+        trained = [rows for rows in self.histories if len(rows) > 1]
+        if not trained:
+            return None
+        best = {"accuracy": "max", "loss": "min", "val_accuracy": "max", "val_loss": "min"}
+        return {
+            key: float(np.mean([getattr(rows[key], which)() for rows in trained]))
+            for key, which in best.items()
+        }
+
     def mean(self, split: str, key: str) -> float:
         """A metric's mean over the seeds."""
         return float(np.mean([cell[split][key] for cell in self.cells]))

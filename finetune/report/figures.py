@@ -4,7 +4,7 @@ Hand-made SVG rather than matplotlib's: that one carries style attributes, which
 content security policy forbids, and cannot follow the reader's light or dark colours.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,12 +100,48 @@ def curves(
     ticks = np.outer(10.0 ** np.arange(-4, 4), [1, 2, 5]).ravel()
     ticks = ticks[(np.log10(ticks) >= ends[0]) & (np.log10(ticks) <= ends[1])]
     ticks = ticks[:: -(-len(ticks) // 4) or 1]
-    panels = [_curve_panel(name, *entry, ends) for name, entry in entries.items()]
-    heights = _loss_height(ticks, ends)
-    return {
-        "ticks": [(float(y), f"{v:g}") for v, y in zip(ticks, heights, strict=True)],
-        "panels": panels,
-    }
+
+    def height(loss: np.ndarray) -> np.ndarray:
+        logarithms = np.log10(np.maximum(loss, _LEAST_LOSS))
+        return np.interp(logarithms, ends, [PANEL["bottom"], PANEL["top"]])
+
+    panels = [_curve_panel(name, *entry, "loss", height) for name, entry in entries.items()]
+    labels = [(float(y), f"{v:g}") for v, y in zip(ticks, height(ticks), strict=True)]
+    return {"what": "Loss", "ticks": labels, "panels": panels}
+
+
+def accuracies(
+    entries: Mapping[str, tuple[pd.DataFrame, Sequence[pd.DataFrame]]], test: Mapping[str, float]
+) -> dict[str, Any] | None:
+    """Accuracy by epoch, as ``curves``, and that on the test photos as a level line.
+
+    Args:
+        entries: as ``curves`` takes them.
+        test: recipe -> accuracy of the model shown, of the epoch that was kept.
+
+    Returns:
+        As ``curves``; each panel also has test, a height.
+    """
+    entries = {name: entry for name, entry in entries.items() if len(entry[0])}
+    if not entries:
+        return None
+    tables = [
+        table[["accuracy", "val_accuracy"]] for _, seeds in entries.values() for table in seeds
+    ]
+    measured = pd.concat(tables).to_numpy(dtype=float)
+    lowest = min(0.99, np.nanmin(measured), *(test[name] for name in entries))
+    ticks = _ticks(100 * lowest, 100, 4)
+    ticks = ticks[ticks <= 100]
+
+    def height(share: Any) -> np.ndarray:
+        return np.interp(100 * share, [ticks[0], 100], [PANEL["bottom"], PANEL["top"]])
+
+    panels = [
+        {**_curve_panel(name, *entry, "accuracy", height), "test": float(height(test[name]))}
+        for name, entry in entries.items()
+    ]
+    labels = [(float(height(value / 100)), f"{value:g}") for value in ticks]
+    return {"what": "Accuracy", "ticks": labels, "panels": panels}
 
 
 def reliability(
@@ -173,28 +209,28 @@ def _percent_axis(
 
 
 def _curve_panel(
-    name: str, shown: pd.DataFrame, seeds: Sequence[pd.DataFrame], ends: np.ndarray
+    name: str,
+    shown: pd.DataFrame,
+    seeds: Sequence[pd.DataFrame],
+    column: str,
+    height: Callable[[np.ndarray], np.ndarray],
 ) -> dict[str, Any]:
     last = max(1, *(len(table) - 1 for table in seeds))
 
     def line(table: pd.DataFrame, column: str) -> np.ndarray:
-        loss = table[column].to_numpy(dtype=float)
-        x = np.interp(np.arange(len(loss)), [0, last], [PANEL["left"], PANEL["right"]])
-        return np.column_stack([x, _loss_height(loss, ends)])[np.isfinite(loss)]
+        values = table[column].to_numpy(dtype=float)
+        x = np.interp(np.arange(len(values)), [0, last], [PANEL["left"], PANEL["right"]])
+        return np.column_stack([x, height(values)])[np.isfinite(values)]
 
-    validation = line(shown, "val_loss")
+    validation = line(shown, f"val_{column}")
     return {
         "name": name,
         "epochs": last,
-        "validation": [_polyline(line(table, "val_loss")) for table in seeds],
+        "validation": [_polyline(line(table, f"val_{column}")) for table in seeds],
         "shown": _polyline(validation),
-        "train": _polyline(line(shown, "loss")),
-        "kept": validation[validation[:, 1].argmax()].round(1).tolist(),
+        "train": _polyline(line(shown, column)),
+        "kept": validation[int(shown["val_loss"].argmin())].round(1).tolist(),
     }
-
-
-def _loss_height(loss: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    return np.interp(np.log10(np.maximum(loss, _LEAST_LOSS)), ends, [PANEL["bottom"], PANEL["top"]])
 
 
 def _ticks(low: float, high: float, at_most: int) -> np.ndarray:

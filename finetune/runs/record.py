@@ -36,7 +36,7 @@ HISTORY = (
     "seconds",
 )
 # keys of a recipe that change how a run goes and not what it finds on the same photos
-INCIDENTAL = {"skip_bad", "tensorboard", "track", "engine", "margin"}
+INCIDENTAL = {"skip_bad", "track", "engine", "margin"}
 _PACKAGES = (
     "tensorflow",
     "keras",

@@ -26,6 +26,10 @@ class Batches(keras.utils.PyDataset):
     next batches while one trains; the batch dimension of its signature is open, so that a smaller
     last batch needs no second trace.
 
+    Several devices get equal parts of a batch: it is filled up with blank rows of weight 0, and the
+    weights of the others make up for them, so that gradient and validation loss are those of the
+    photos alone. (Of a last batch that was filled up, the training loss counts a little more.)
+
     Args:
         read: called with arrays of int indices and the epoch (from 0); yields rows for each.
         labels: int (n,).
@@ -33,6 +37,7 @@ class Batches(keras.utils.PyDataset):
         seed: of the order; None keeps the photos in order.
         weights: of each photo in the loss, float32 (n,); None if they are equal.
         balanced: whether every class is shown equally often in an epoch.
+        devices: number of equal parts that a batch is cut into.
 
     Attributes:
         epoch: whose batches are given, from 0; ``fit`` sets it (Keras's own ``on_epoch_end`` is
@@ -47,6 +52,7 @@ class Batches(keras.utils.PyDataset):
         seed: int | None = None,
         weights: np.ndarray | None = None,
         balanced: bool = False,
+        devices: int = 1,
     ):
         super().__init__()
         self.epoch = 0
@@ -56,6 +62,7 @@ class Batches(keras.utils.PyDataset):
         self._seed = seed
         self._weights = weights
         self._balanced = balanced
+        self._devices = devices
         self._rows: Iterator[np.ndarray] = iter(())
         self._next: tuple[int, int] | None = None  # (epoch, batch) that ``_rows`` yields next
         self._peeked: dict[tuple[int, int], np.ndarray] = {}
@@ -69,8 +76,28 @@ class Batches(keras.utils.PyDataset):
         rows = self._draw(batch, order)
         # stored float16 must not make the tail compute in float16
         floats = rows.astype(np.float32) if rows.dtype == np.float16 else rows
-        weighted = () if self._weights is None else (self._weights[indices],)
-        return floats, self._labels[indices], *weighted
+        weights = None if self._weights is None else self._weights[indices]
+        if self._devices > 1:
+            return self._filled_up(floats, self._labels[indices], weights)
+        return floats, self._labels[indices], *(() if weights is None else (weights,))
+
+    def _filled_up(
+        self, rows: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
+    ) -> tuple[np.ndarray, ...]:
+        """A batch of a multiple of the devices, with its weights.
+
+        Keras divides the loss of a batch by its rows, blank ones too, and that of an epoch by all
+        rows. A gradient is of one batch, the validation loss of all.
+        """
+        more = -len(rows) % self._devices
+        whole = len(self._labels)
+        full, rest = divmod(whole, self._size)
+        of_all = full * (self._size + -self._size % self._devices) + rest + -rest % self._devices
+        scale = of_all / whole if self._seed is None else (len(rows) + more) / len(rows)
+        scaled = np.full(len(rows), scale, np.float32) * (1 if weights is None else weights)
+        blank = [(0, more)] + [(0, 0)] * (rows.ndim - 1)
+        ends = (0, more)
+        return np.pad(rows, blank), np.pad(labels, ends), np.pad(scaled.astype(np.float32), ends)
 
     def _draw(self, batch: int, order: np.ndarray) -> np.ndarray:
         place = (self.epoch, batch)

@@ -41,7 +41,6 @@ class Settings:
     learning_rate: float
     schedule: str = "constant"
     weight_decay: float = 0.0
-    class_weight: dict[int, float] | None = None
     seed: int = 0
     optimizer: str = "adam"
     momentum: float = 0.0
@@ -70,9 +69,10 @@ def fit(
     Epoch 0 is the model as it comes: if training only makes it worse, it stays as it was.
 
     Args:
-        model: (n, ...) -> probabilities (n, classes), its layers' ``trainable`` flags set.
-        train: its ``epoch`` is set.
-        validation: in order.
+        model: (n, ...) -> probabilities (n, classes), its layers' ``trainable`` flags set; made in
+            the scope of a ``tf.distribute`` strategy it is trained on the strategy's devices.
+        train: its ``epoch`` is set; for as many devices.
+        validation: in order; for as many devices.
         settings: see ``Settings``.
         phase: named in the history and the checkpoint.
         recipe: identity of recipe and photos; a checkpoint of another one is not continued.
@@ -87,22 +87,22 @@ def fit(
     Raises:
         Diverged: the loss is not finite. IntegrityError: the checkpoint is damaged.
     """
-    signature = _compile(model, settings, len(train))
-    best = BestWeights(train, phase, recipe, settings, checkpoint, on_epoch)
-    best.begin(model, validation)
-    if not best.finished:
-        model.fit(
-            train,
-            validation_data=validation,
-            epochs=settings.epochs,
-            initial_epoch=len(best.history) - 1,
-            shuffle=False,
-            class_weight=settings.class_weight,
-            callbacks=[best, *callbacks],
-            verbose=0,
-        )
-    model.set_weights(best.weights)
-    _compiled[model] = signature
+    with model.distribute_strategy.scope():
+        signature = _compile(model, settings, len(train))
+        best = BestWeights(train, phase, recipe, settings, checkpoint, on_epoch)
+        best.begin(model, validation)
+        if not best.finished:
+            model.fit(
+                train,
+                validation_data=validation,
+                epochs=settings.epochs,
+                initial_epoch=len(best.history) - 1,
+                shuffle=False,
+                callbacks=[best, *callbacks],
+                verbose=0,
+            )
+        model.set_weights(best.weights)
+        _compiled[model] = signature
     return best.history
 
 
@@ -132,10 +132,13 @@ def _compile(model: keras.Model, settings: Settings, steps: int) -> tuple:
         if not schedule:
             model.optimizer.learning_rate = rate
         return signature
+    # On several devices batches hold blank rows, whose weight is 0.
+    is_one = model.distribute_strategy.num_replicas_in_sync == 1
     model.compile(
         _optimizer(settings, rate),
         loss=loss_of(settings.loss),
-        metrics=["accuracy"],
+        metrics=["accuracy"] if is_one else None,
+        weighted_metrics=None if is_one else ["accuracy"],
         jit_compile=False,
     )
     return signature
@@ -231,3 +234,16 @@ class BestWeights(keras.callbacks.Callback):
         }
         self.history.append(row)
         self._on_epoch(row)
+
+
+class Bar(keras.callbacks.Callback):
+    """Advances a bar with every batch that was trained on."""
+
+    def __init__(self, advance: Callable[[int], None], photos: int, batch_size: int):
+        super().__init__()
+        self._advance = advance
+        self._photos = photos
+        self._size = batch_size
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self._advance(min(self._size, self._photos - batch * self._size))

@@ -9,6 +9,7 @@ import pytest
 from conftest import finetune
 
 from finetune.commands.advise import advise
+from finetune.errors import DataError
 
 SMALL = ("--weights", "random", "--image-size", "32", "--precision", "float32")
 
@@ -65,6 +66,22 @@ def test_an_exchanged_label_is_among_the_suspects(photos, tmp_path):
     kinds = {row["file"]: row for row in found["suspects"]}
     assert kinds["train/apples/plum.png"]["kind"] == "label"
     assert kinds["train/apples/plum.png"]["class"] == "apples"
+
+
+def test_too_few_photos_are_said_before_anything_is_fitted(photos, tmp_path):
+    values = {"backbone": ["mini-resnet"], "weights": "random", "image_size": 28}
+    values |= {"precision": "float32", "blocks": 0}
+    copied = next((photos / "train/apples").iterdir()).read_bytes()
+    for split in ("train", "validation"):
+        for photo in (photos / split / "apples").iterdir():
+            photo.write_bytes(copied)
+    with pytest.raises(DataError, match=r"copies and groups counted once: apples \(1 photo\)"):
+        advise(photos, **values, out=tmp_path / "a")
+    one = tmp_path / "one"
+    shutil.copytree(photos / "train/plums", one / "plums")
+    with pytest.raises(DataError, match="one class"):
+        advise(one, **values, out=tmp_path / "b")
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,11 @@ from finetune.execution.sharing import settled
 from finetune.recipe.reading import load
 
 
+def test_an_address_of_weights_stays_as_it_is_however_long():
+    address = f"https://host/w.h5?key={'k' * 300}#sha256={'0' * 64}"
+    assert settled(load(None, {"weights": address})).weights == address
+
+
 @pytest.mark.parametrize(
     ("values", "precision"),
     [

@@ -7,8 +7,11 @@ import pytest
 
 from finetune.errors import UsageError
 from finetune.recipe.matrix import expand
+from finetune.recipe.parts import PARTS
 from finetune.recipe.reading import build, load, reopen
+from finetune.recipe.schema import schema
 from finetune.recipe.strategies import STRATEGIES
+from finetune.recipe.words import WORDS
 from finetune.recipe.yaml import parse
 
 
@@ -139,16 +142,16 @@ def test_a_missing_package_is_said_when_the_recipe_is_read_and_not_when_it_was_r
     monkeypatch.setitem(
         sys.modules, "tensorboard", None
     )  # find_spec then finds none, whatever is installed
-    (tmp_path / "r.yaml").write_text("seed: 1\ntensorboard: true\nepochs: two\n")
+    (tmp_path / "r.yaml").write_text("seed: 1\ntrack: tensorboard\nepochs: two\n")
     message = refused(tmp_path / "r.yaml")
     assert (
-        "r.yaml:2: tensorboard: true needs a package that is not installed; `pip install "
+        "r.yaml:2: track: tensorboard needs a package that is not installed; `pip install "
         '"finetune-cut[ten' in message
     )
     assert "r.yaml:3: epochs is 'two'" in message
-    assert load(None, {"tensorboard": False}).tensorboard is False
-    (tmp_path / "r.yaml").write_text("tensorboard: true\n")
-    assert reopen(tmp_path / "r.yaml").tensorboard, (
+    assert load(None, {"track": "none"}).track == "none"
+    (tmp_path / "r.yaml").write_text("track: tensorboard\n")
+    assert reopen(tmp_path / "r.yaml").track == "tensorboard", (
         "a finished run can be used where it could not be trained"
     )
     with pytest.raises(UsageError, match="tensorboard"):
@@ -160,7 +163,31 @@ def test_a_package_that_is_there_will_do(tmp_path, monkeypatch):
     (tmp_path / "tensorboard/__init__.py").touch()
     monkeypatch.delitem(sys.modules, "tensorboard", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    assert load(None, {"tensorboard": True}).tensorboard
+    assert load(None, {"track": "tensorboard"}).track == "tensorboard"
+
+
+def test_an_earlier_word_is_read_in_finished_runs_and_its_successor_named(tmp_path):
+    (tmp_path / "r.yaml").write_text("tensorboard: true\n")
+    assert reopen(tmp_path / "r.yaml").track == "none"
+    assert "unknown key 'tensorboard'; it is `track: tensorboard` now" in refused(
+        tmp_path / "r.yaml"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [("dropout", "head.dropout"), ("flip", "augment.flip"), ("momentun", "optimizer.momentum")],
+)
+def test_a_nested_key_is_suggested_by_its_own_name(key, meant):
+    with pytest.raises(UsageError, match=f"did you mean '{meant}'"):
+        build({key: 1}, "r", {})
+
+
+def test_every_key_has_words():
+    properties = schema()["properties"]
+    assert [key for key, value in properties.items() if "description" not in value] == []
+    for table, part in PARTS.items():
+        assert {f"{table}.{key}" for key in part.model_fields} <= set(WORDS)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,9 @@ def result(**changes) -> dict:
             "random": PROBES,
         },
         "scores": [score | {"log_me": -0.2, "h_score": 0.7}],
+        "scores_checked": [
+            {"data": "zoo", "cuts": 10, "log_me": 0.91, "h_score": 0.9, "linear_probe": 0.95}
+        ],
         "learning_curve": POINTS,
         "suspects": [
             {"kind": "label", "file": "a.png", "class": HOSTILE, "why": "looks like dogs"},
@@ -64,6 +67,8 @@ def test_a_page_without_suspects_curve_or_photos(tmp_path):
     write_advice(tmp_path, result(suspects=[], learning_curve=POINTS[:1]), None)
     text = (tmp_path / "advise.html").read_text()
     assert "Outliers: none" in text
+    assert "correlation with the test accuracy of a linear head is 0.91 for LogME" in text
+    assert "n&nbsp;=&nbsp;10 cuts" in text
     assert "<img" not in text
 
 

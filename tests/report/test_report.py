@@ -27,7 +27,7 @@ from finetune.evaluation.metrics import (
 )
 from finetune.report import figures
 from finetune.report.galleries import galleries
-from finetune.report.report import quantity
+from finetune.report.page import quantity
 from finetune.report.sections import sections
 from finetune.runs.predictions import read_predictions
 
@@ -434,6 +434,22 @@ def test_curves_share_an_axis_and_mark_the_lowest_validation_loss():
         "nothing was measured on training photos before the first epoch"
     )
     assert figures.curves({"none": (history[:0], [history[:0]])}) is None
+
+
+def test_accuracies_share_an_axis_on_which_the_test_photos_are_a_line():
+    history = pd.DataFrame({"val_loss": [0.9, 0.3, 0.4], "accuracy": [None, 0.7, 1.0]})
+    history["val_accuracy"] = [0.5, 0.9, 0.8]
+    plot = figures.accuracies({"a": (history, [history]), "none": (history[:0], [])}, {"a": 0.85})
+    (panel,) = plot["panels"]
+    heights = dict(
+        zip([0.5, 0.9, 0.8], [p.split(",") for p in panel["shown"].split()], strict=True)
+    )
+    y = {share: float(point[1]) for share, point in heights.items()}
+    assert y[0.5] > y[0.8] > panel["test"] > y[0.9], "down is lower"
+    assert panel["kept"][1] == y[0.9], "the lowest validation loss"
+    assert plot["ticks"][-1][1] == "100"
+    perfect = history.assign(accuracy=1.0, val_accuracy=1.0)
+    assert len(figures.accuracies({"a": (perfect, [perfect])}, {"a": 1.0})["ticks"]) > 1
 
 
 def test_numbers_in_words():

@@ -263,3 +263,25 @@ def test_settings_are_read_in_words(out):
     recipe["head"] |= {"hidden": 256}
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert read_settings(run)["head"] == "gap, hidden 256"
+
+
+def test_the_epochs_best_values_are_means_over_seeds_and_stand_in_report_and_table(tmp_path):
+    cells = [add_cell(tmp_path, "tail", seed) for seed in (0, 1)]
+    cells.append(add_cell(tmp_path, "lbfgs", strategy="cached-features", epochs=0))
+    histories = [pd.read_csv(tmp_path / cell["run"] / "history.csv") for cell in cells[:2]]
+    (section,) = sections(tmp_path, cells)
+    entries = {entry.name: entry for entry in section.entries}
+    assert entries["lbfgs"].extremes is None
+    best = entries["tail"].extremes
+    assert best["accuracy"] == np.mean([rows["accuracy"].max() for rows in histories])
+    assert best["val_loss"] == np.mean([rows["val_loss"].min() for rows in histories])
+    write(tmp_path, cells)
+    text = (tmp_path / "results.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| tail | "))
+    wanted = [f"{100 * best['accuracy']:.1f}", f"{best['loss']:.4f}"]
+    wanted += [f"{100 * best['val_accuracy']:.1f}", f"{best['val_loss']:.4f}"]
+    assert row.split(" | ")[1:5] == wanted
+    page = (tmp_path / "report.html").read_text()
+    assert "highest training accuracy" in page
+    assert page.count("Accuracy by epoch of tail") == 1
+    assert page.startswith("<!doctype html>")
