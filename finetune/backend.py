@@ -77,6 +77,16 @@ def has_gpu() -> bool:
         return bool(tf.config.list_physical_devices("GPU"))
 
 
+def devices() -> list[str]:
+    """Names of TensorFlow's GPUs; without any those of its CPU devices, which is one unless a
+    program has asked for several logical ones.
+    """
+    import tensorflow as tf
+
+    logical = tf.config.list_logical_devices
+    return [device.name for device in logical("GPU") or logical("CPU")]
+
+
 def gpu_has_bfloat16() -> bool:
     """Whether every GPU computes bfloat16 natively: NVIDIA's compute capability 8.0 (Ampere) and
     later.

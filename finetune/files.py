@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -28,9 +29,23 @@ _TEMPORARY = ".*.tmp"  # files and folders of a commit that is under way, or was
 
 
 def cache_dir() -> Path:
-    """``FINETUNE_CACHE``, or the platform's cache folder."""
-    cache = os.environ.get("FINETUNE_CACHE")
+    """``FINETUNE_CACHE``, or the platform's cache folder; of a cache at a URL the copy on disk,
+    ``FINETUNE_CACHE_LOCAL`` or the platform's cache folder.
+    """
+    variable = "FINETUNE_CACHE_LOCAL" if cache_url() else "FINETUNE_CACHE"
+    cache = os.environ.get(variable)
     return Path(cache).expanduser() if cache else platformdirs.user_cache_path("finetune")
+
+
+def cache_url() -> str:
+    """``FINETUNE_CACHE`` where it is a URL (``s3://bucket/prefix``), else empty."""
+    cache = os.environ.get("FINETUNE_CACHE", "")
+    return cache if "://" in cache else ""
+
+
+def shown_url(url: str) -> str:
+    """A URL without the name and password that it may hold."""
+    return re.sub("//[^/@]*@", "//", url)
 
 
 def commit(path: Path, write: Callable[[BinaryIO], object], size: int = 0) -> None:

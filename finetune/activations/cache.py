@@ -8,14 +8,14 @@ import numpy as np
 
 from finetune.activations.engine import Engine
 from finetune.activations.extract import Bad, extract
+from finetune.activations.remote import remote_store
 from finetune.activations.store import Rows, Store, row_name
 from finetune.activations.trunk import Kept, Trunk
-from finetune.data.photos import Photo, Pixels, chunks, read_photos, through
+from finetune.data.photos import MIRRORED, Photo, Pixels, chunks, read_photos, through
 from finetune.errors import BusyError, DataError
 from finetune.files import cache_dir, commit_text, digest_of
 from finetune.model.backbones import INPUT
 from finetune.model.backbones import backbone as row_of
-from finetune.model.cut import find_cut
 from finetune.model.heads import pool_maps
 from finetune.model.network import Network
 from finetune.progress import SILENT, Reporter
@@ -71,8 +71,9 @@ class ActivationCache:
         self._backbone = backbone
         self._pixels = pixels
         self._dtype = dtype
-        self._entries: dict[tuple[str, bool], Store] = {}
+        self._entries: dict[tuple[str, int], Store] = {}
         self._kept = kept or Kept()
+        self._remote = remote_store()
         self.trunk = Trunk(backbone, network, self.pixels(0), engine, self._kept, reporter)
 
     def begin(self, reporter: Reporter) -> None:
@@ -88,11 +89,13 @@ class ActivationCache:
 
     def pixels(self, view: int) -> Pixels:
         """How the photos of a view are loaded."""
-        return self._pixels if view else Pixels(self._pixels.size, self._pixels.resize)
+        if view > 0:
+            return self._pixels
+        return Pixels(self._pixels.size, self._pixels.resize, is_mirrored=view == MIRRORED)
 
     def entry(self, cut: str, view: int = 0) -> Store:
         """The one open store of a cut, and of its views."""
-        key = (cut, view > 0)
+        key = (cut, min(view, 1))
         if self.network.precision == "int8" and self.trunk.calibration and not self._is_calibrated:
             self._entries.clear()  # those of a trunk that was still to be made
             self._is_calibrated = True
@@ -103,17 +106,21 @@ class ActivationCache:
 
     def missing(self, photos: Sequence[Photo], cut: str, view: int = 0) -> int:
         """How many rows of these photos would have to be computed."""
-        return len(self.entry(cut, view).missing(_names(photos, view)))
+        store = self.entry(cut, view)
+        names = store.missing(_names(photos, view))
+        return len(names) - len(self._remote.holds(store, names) if names and self._remote else ())
 
     def row_bytes(self, cut: str, view: int = 0) -> int:
         """Size of one stored row."""
-        values = int(np.prod(find_cut(self.network.whole, cut).shape[1:]))
+        values = int(np.prod(self.network.tensor(cut).shape[1:]))
         return values * self.entry(cut, view).dtype.itemsize
 
-    def rows(self, photos: Sequence[Photo], cut: str, view: int = 0) -> Rows:
+    def rows(
+        self, photos: Sequence[Photo], cut: str, view: int = 0, in_parts: bool = False
+    ) -> Rows:
         """The activations of photos at a cut, in their order; what is missing is computed.
 
-        Bad photos have no row, and are added to ``bad``.
+        Bad photos have no row, and are added to ``bad``. ``in_parts`` is as for ``extract``.
 
         Raises:
             DataError, IntegrityError, BusyError: see ``extract``.
@@ -132,13 +139,18 @@ class ActivationCache:
                 sum(self.row_bytes(name, view) for name in cuts),
                 label,
                 self.reporter,
+                in_parts,
+                self._remote,
             )
         except OverflowError as error:
             for name in cuts:
                 self._widen(name, view, error)
-            return self.rows(photos, cut, view)
+            return self.rows(photos, cut, view, in_parts)
         self.computed += found.computed
         self.bad += found.bad
+        if self._remote:
+            for name in cuts:
+                self._remote.push(self.entry(name, view), _names(photos, view))
         bad = {photo.sha256 for photo, _ in found.bad}
         good = [photo for photo in photos if photo.sha256 not in bad]
         return store.rows(_names(good, view))
@@ -149,14 +161,14 @@ class ActivationCache:
         if store.dtype == np.float16:
             commit_text(store.folder / _OVERFLOW, f"{error}\n")
             self.reporter.warn(f"{error}: the activations at {cut} are stored as float32.")
-            del self._entries[cut, view > 0]
+            del self._entries[cut, min(view, 1)]
 
     def _together(self, photos: Sequence[Photo], cut: str, view: int) -> tuple[str, ...]:
         """The cuts that one pass stores: this one first, and others that lack rows that are
         wanted.
         """
         own = self.entry(cut, view).trunk_pass
-        wanted = self._kept.together.get(view > 0, ())
+        wanted = self._kept.together.get(min(view, 1), ())
         others = [name for name in wanted if name not in (cut, INPUT)]
         # an int8 trunk of another calibration is another pass
         same = [name for name in others if self.entry(name, view).trunk_pass == own]
@@ -171,7 +183,7 @@ class ActivationCache:
         is_exact = self.network.precision == self._dtype == "float32"
         below = row_of(self._backbone).blocks if is_exact else ()
         for name in reversed(below[: below.index(cut)] if cut in below else ()):
-            if not self.missing(photos, name, view):
+            if not self.entry(name, view).missing(_names(photos, view)):
                 return name
         return INPUT
 
@@ -179,7 +191,7 @@ class ActivationCache:
         self, photos: Sequence[Photo], source: str, view: int
     ) -> Iterator[tuple[Photo, np.ndarray | str]]:
         if source == INPUT:
-            keys = [f"stored/{photo.sha256}/{view}" if view else None for photo in photos]
+            keys = [f"stored/{photo.sha256}/{view}" if view > 0 else None for photo in photos]
             return read_photos(self.pixels(view), photos, keys)
         batches = self.entry(source, view).rows(_names(photos, view)).batches(_CHUNK)
         return zip(photos, chain.from_iterable(batches), strict=True)
@@ -191,39 +203,39 @@ class ActivationCache:
             return engine
         return lambda batches: ([*zip(*outputs, strict=True)] for outputs in engine(batches))
 
-    def exact(self, photos: Sequence[Photo], cut: str) -> np.ndarray:
+    def exact(self, photos: Sequence[Photo], cut: str, view: int = 0) -> np.ndarray:
         """Activations of a few photos at a cut in float32, whatever the network's precision is:
         (n, ...), kept in memory, and in the cache where it can be written.
         """
-        loaded = digest_of(self._pixels.fields())
-        key = (self._backbone, self.network.loaded.digest, loaded, cut, *_names(photos, 0))
+        loaded = digest_of(self.pixels(view).fields())
+        key = (self._backbone, self.network.loaded.digest, loaded, cut, *_names(photos, view))
         if key not in self._kept.exact:
             if len(self._kept.exact) == _EXACT:
                 self._kept.exact.clear()
             try:
-                self._kept.exact[key] = self._stored_exactly(photos, cut)
+                self._kept.exact[key] = self._stored_exactly(photos, cut, view)
             except (BusyError, DataError):  # a full or read-only disk costs seconds, not the run
                 engine = self.trunk.engine(INPUT, cut, precision="float32")
-                found = through(engine, read_photos(self.pixels(0), photos), _CHUNK)
+                found = through(engine, read_photos(self.pixels(view), photos), _CHUNK)
                 rows = [row for _, row in found if not isinstance(row, str)]
                 self._kept.exact[key] = np.stack(rows)
         return self._kept.exact[key]
 
-    def _stored_exactly(self, photos: Sequence[Photo], cut: str) -> np.ndarray:
-        fields = self.trunk.fields(cut, "float32", self.pixels(0))
+    def _stored_exactly(self, photos: Sequence[Photo], cut: str, view: int) -> np.ndarray:
+        fields = self.trunk.fields(cut, "float32", self.pixels(view))
         store = open_entry(fields, "float32")
-        row_bytes = int(np.prod(find_cut(self.network.whole, cut).shape[1:])) * 4
+        row_bytes = int(np.prod(self.network.tensor(cut).shape[1:])) * 4
         extract(
             [store],
             photos,
-            0,
-            lambda wanted: read_photos(self.pixels(0), wanted),
+            view,
+            lambda wanted: read_photos(self.pixels(view), wanted),
             lambda: self.trunk.engine(INPUT, cut, precision="float32"),
             row_bytes,
             f"float32 activations at {cut}",
             SILENT,
         )
-        names = _names(photos, 0)
+        names = _names(photos, view)
         bad = set(store.missing(names))
         rows = store.rows([name for name in names if name not in bad])
         return np.concatenate(list(rows.batches(_CHUNK)))

@@ -7,15 +7,19 @@ photo. Nothing here imports Keras.
 """
 
 import importlib.util
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.backend import gpu_has_bfloat16, has_gpu, load_openvino
+from finetune.backend import devices, gpu_has_bfloat16, has_gpu, load_openvino
 from finetune.errors import UsageError
 from finetune.model.ir import convert, converted
 from finetune.model.quantize import check_extra
@@ -162,6 +166,8 @@ def compile_graph(graph: Any, precision: str, batch: int | None = None) -> Engin
     batch = batch or batch_size()
     graph.reshape([batch, *list(graph.input(0).partial_shape)[1:]])
     settings = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": _HINTS[precision]}
+    if "OMP_NUM_THREADS" in os.environ:  # OpenVINO has no variable of its own
+        settings["INFERENCE_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"]
     compiled = load_openvino().Core().compile_model(graph, "CPU", settings)
     return _engine(_openvino(compiled), batch)
 
@@ -201,16 +207,34 @@ def _join(
 
 
 def _tensorflow(trunk: "keras.Model", precision: str) -> _Infer:
+    """Pieces go to all devices in turn, and come back in order."""
+    import tensorflow as tf
+
     from finetune.model.precision import computing_in
 
-    # A copy: the trunk shares its layers with a network whose upper blocks may be trained later.
-    model = computing_in(trunk, precision)
+    # Copies: the trunk shares its layers with a network whose upper blocks may be trained later.
+    models = {}
+    for name in devices():
+        with tf.device(name):
+            models[name] = computing_in(trunk, precision)
+
+    def compute(name: str, piece: np.ndarray) -> tuple[np.ndarray, ...]:
+        with tf.device(name):
+            outputs = models[name].predict_on_batch(piece)
+        several = outputs if isinstance(outputs, list | tuple) else [outputs]
+        return tuple(np.asarray(output, np.float32) for output in several)
 
     def infer(pieces: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, ...]]:
-        for piece in pieces:
-            outputs = model.predict_on_batch(piece)
-            several = outputs if isinstance(outputs, list | tuple) else [outputs]
-            yield tuple(np.asarray(output, np.float32) for output in several)
+        with ExitStack() as stack:
+            # One thread for each device: a model is never called by two at once.
+            pools = {name: stack.enter_context(ThreadPoolExecutor(1)) for name in models}
+            running: deque[Future] = deque()
+            for name, piece in zip(cycle(pools), pieces, strict=False):
+                if len(running) > len(pools):  # one more than compute is read meanwhile
+                    yield running.popleft().result()
+                running.append(pools[name].submit(compute, name, piece))
+            while running:
+                yield running.popleft().result()
 
     return infer
 

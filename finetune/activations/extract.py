@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from finetune.activations.engine import Engine
+from finetune.activations.remote import Remote
 from finetune.activations.store import Store, row_name
 from finetune.data.photos import Photo, through
 from finetune.errors import DataError, IntegrityError
@@ -43,6 +44,8 @@ def extract(
     row_bytes: int,
     label: str,
     reporter: Reporter,
+    in_parts: bool = False,
+    remote: Remote | None = None,
 ) -> Extracted:
     """Make sure that every photo that can be decoded has a row of a view in the first store.
 
@@ -60,6 +63,9 @@ def extract(
         row_bytes: size of a photo's rows, to ask for space before the work begins.
         label: what progress is reported as.
         reporter: warned of damaged shards, and of each bad photo when it is met.
+        in_parts: other processes compute other photos of the same entries meanwhile, so that an
+            entry is held for each commit alone.
+        remote: has rows that other machines computed, and gets what is computed.
 
     Raises:
         OverflowError: a value that float16 cannot hold. IntegrityError: the trunk computed NaN.
@@ -71,14 +77,19 @@ def extract(
     _report_damage(store, reporter)
     if not missing:
         return Extracted(0, [])
-    with _turn(stores, list(by_name), reporter) as missing:
+    turn = _open_to_all if in_parts else _turn
+    with turn(stores, list(by_name), reporter) as missing:
+        if missing and remote:
+            with _held(store) if in_parts else nullcontext():
+                remote.pull(store, missing, reporter)
+            missing = store.missing(missing)
         if not missing:
             return Extracted(0, [])
         need_space(store.folder, len(missing) * row_bytes)
         wanted = [by_name[name] for name in missing]
         with reporter.stage(label, len(missing)) as advance:
             stream = through(open_engine(), read(wanted), _CHUNK)
-            computed, bad = _fill(stores, stream, view, advance, reporter)
+            computed, bad = _fill(stores, stream, view, advance, reporter, in_parts, remote)
     reasons = {photo.sha256: reason for photo, reason in bad}
     named = [(photo, reasons[photo.sha256]) for photo in photos if photo.sha256 in reasons]
     return Extracted(computed, named)
@@ -99,7 +110,7 @@ def _turn(stores: Sequence[Store], names: list[str], reporter: Reporter) -> Iter
     """
     store = stores[0]
     with ExitStack() as held:
-        try:
+        with _writable(store, names):
             for each in sorted(stores, key=lambda each: each.folder):  # one order: no deadlock
                 make_folder(each.folder)
                 lock = FileLock(each.folder / ".lock")
@@ -107,17 +118,37 @@ def _turn(stores: Sequence[Store], names: list[str], reporter: Reporter) -> Iter
                 if not _awaited(lock, store, names, reporter):
                     break
                 sweep(each.folder)
-        except OSError as error:
-            if error.errno not in READ_ONLY:
-                raise
-            missing = count(len(store.missing(names)), "row")
-            raise DataError(
-                f"{missing} must be computed and the cache {store.folder.parent} cannot be written "
-                f"({error.strerror}). Make it writable, or set FINETUNE_CACHE to another folder."
-            ) from error
         for each in stores:
             each.refresh()
         yield store.missing(names)
+
+
+@contextmanager
+def _open_to_all(
+    stores: Sequence[Store], names: list[str], reporter: Reporter
+) -> Iterator[list[str]]:
+    """Hold nothing yet, and yield what the first entry lacks."""
+    with _writable(stores[0], names):
+        for each in stores:
+            make_folder(each.folder)
+    for each in stores:
+        each.refresh()
+    yield stores[0].missing(names)
+
+
+@contextmanager
+def _writable(store: Store, names: list[str]) -> Iterator[None]:
+    """DataError where the cache cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        missing = count(len(store.missing(names)), "row")
+        raise DataError(
+            f"{missing} must be computed and the cache {store.folder.parent} cannot be written "
+            f"({error.strerror}). Make it writable, or set FINETUNE_CACHE to another folder."
+        ) from error
 
 
 def _awaited(lock: FileLock, store: Store, names: list[str], reporter: Reporter) -> bool:
@@ -145,8 +176,10 @@ def _fill(
     view: int,
     advance: Callable[[int], None],
     reporter: Reporter,
+    in_parts: bool,
+    remote: Remote | None,
 ) -> Extracted:
-    pending = [_Pending(store) for store in stores]
+    pending = [_Pending(store, is_held=not in_parts) for store in stores]
     bad: Bad = []
     computed = 0
     try:
@@ -158,8 +191,10 @@ def _fill(
                 bad.append((photo, found))
                 continue
             rows = found if isinstance(found, tuple) else (found,)
+            name = row_name(photo.sha256, view)
             for each, row in zip(pending, rows, strict=True):
-                each.add(row_name(photo.sha256, view), row)
+                if each.add(name, row) and remote:
+                    remote.push(each.store, [name])
             computed += 1
     finally:  # also when interrupted: what is computed is kept
         for each in pending:
@@ -170,29 +205,42 @@ def _fill(
 class _Pending:
     """Rows on their way into a shard, committed by size and by time."""
 
-    def __init__(self, store: Store):
-        self._store = store
+    def __init__(self, store: Store, is_held: bool):
+        self.store = store
+        self._is_held = is_held
         self._names: list[str] = []
         self._rows: list[np.ndarray] = []
         self._since = time.perf_counter()
 
-    def add(self, name: str, row: np.ndarray) -> None:
-        if not self._store.missing([name]):
-            return
-        row = _narrow(row, self._store.dtype)
+    def add(self, name: str, row: np.ndarray) -> bool:
+        """Take a row; whether the shard that it completes was committed."""
+        if not self.store.missing([name]):
+            return False
+        row = _narrow(row, self.store.dtype)
         self._names.append(name)
         self._rows.append(row)
         is_large = len(self._rows) * row.nbytes >= _SHARD_BYTES
-        if is_large or time.perf_counter() - self._since >= _COMMIT_SECONDS:
+        is_due = is_large or time.perf_counter() - self._since >= _COMMIT_SECONDS
+        if is_due:
             self.commit()
+        return is_due
 
     def commit(self) -> None:
         if self._rows:
             seconds = time.perf_counter() - self._since
-            self._store.add(self._names, np.stack(self._rows), seconds)
+            with nullcontext() if self._is_held else _held(self.store):
+                self.store.add(self._names, np.stack(self._rows), seconds)
         self._names = []
         self._rows = []
         self._since = time.perf_counter()
+
+
+@contextmanager
+def _held(store: Store) -> Iterator[None]:
+    """Hold an entry for a commit; all who write there do, so what is left there may go."""
+    with FileLock(store.folder / ".lock"):
+        sweep(store.folder)
+        yield
 
 
 def _narrow(row: np.ndarray, dtype: np.dtype) -> np.ndarray:

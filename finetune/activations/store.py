@@ -146,10 +146,7 @@ class Store:
                 f"{len(names)} names for {len(rows)} rows of {rows.dtype}; "
                 f"the store holds {self.dtype}"
             )
-        manifest = self.folder / "manifest.json"
-        if read_manifest(manifest) is None:
-            fields = {"key": self.key, "fields": self.fields, "shape": list(rows.shape[1:])}
-            commit_json(manifest, fields)
+        self._describe(rows.shape[1:])
         shard = self.folder / f"shard-{uuid.uuid4().hex}.npy"
         commit(shard, lambda file: _write_array(file, rows), rows.nbytes)
         content = {
@@ -158,9 +155,37 @@ class Store:
             "seconds": round(seconds, 3),
             "rows": list(names),
         }
-        content["digest"] = digest_of(content)
-        commit_json(shard.with_suffix(".json"), content)
+        self._show(shard, content)
+
+    def adopt(self, content: dict[str, Any], rows: bytes) -> None:
+        """Commit a shard that another store has.
+
+        Args:
+            content: what its .json says, see ``parse_shard``.
+            rows: its .npy file, of the sha256 in ``content``.
+
+        Raises:
+            BusyError: the disk is full.
+        """
+        self._describe(content["shape"][1:])
+        shard = self.folder / f"shard-{digest_of(content)[:32]}.npy"
+        commit(shard, lambda file: file.write(rows), len(rows))
+        self._show(shard, content)
+
+    def _describe(self, shape: Sequence[int]) -> None:
+        """Write the entry's manifest, if it is not there."""
+        manifest = self.folder / "manifest.json"
+        if read_manifest(manifest) is None:
+            commit_json(manifest, {"key": self.key, "fields": self.fields, "shape": list(shape)})
+
+    def _show(self, shard: Path, content: dict[str, Any]) -> None:
+        """Make a shard visible."""
+        commit_json(shard.with_suffix(".json"), {**content, "digest": digest_of(content)})
         self._take(shard.with_suffix(".json"), content)
+
+    def shards(self, names: Sequence[str]) -> list[Path]:
+        """The .npy files that hold rows of these names, as far as there are any."""
+        return sorted({self._rows[name].shard for name in names if name in self._rows})
 
     def rows(self, names: Sequence[str]) -> Rows:
         """Rows in the given order, which marks the entry as used; KeyError names a missing one."""
@@ -192,7 +217,15 @@ def _verified(shard: Path) -> bool:
 
 def read_shard(path: Path) -> dict[str, Any] | None:
     """What a shard's .json says: sha256, shape, seconds, rows; None if it is damaged."""
-    content = _read_json(path)
+    try:
+        return parse_shard(path.read_bytes())
+    except OSError:
+        return None
+
+
+def parse_shard(text: bytes) -> dict[str, Any] | None:
+    """What the text of a shard's .json says, see ``read_shard``."""
+    content = _parse(text)
     if content is None:
         return None
     body = {name: value for name, value in content.items() if name != "digest"}
@@ -210,8 +243,15 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return _parse(path.read_bytes())
+    except OSError:
+        return None
+
+
+def _parse(text: bytes) -> dict[str, Any] | None:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 
@@ -236,53 +276,3 @@ def _mark_used(manifest: Path) -> None:
     except OSError as error:
         if error.errno not in READ_ONLY:
             raise
-
-
-def entries(root: Path) -> list[dict[str, Any]]:
-    """What the store holds: of each entry its fields, number of rows, bytes and folder.
-
-    Entries whose manifest is damaged are left out; ``maintenance.verify`` names them.
-    """
-    found = []
-    for manifest in sorted((root / "activations").glob("*/manifest.json")):
-        content = read_manifest(manifest)
-        if content is None:
-            continue
-        folder = manifest.parent
-        shards = [read_shard(path) for path in folder.glob("shard-*.json")]
-        rows = sum(len(shard["rows"]) for shard in shards if shard)
-        size = sum(path.stat().st_size for path in folder.iterdir())
-        found.append({**content, "rows": rows, "bytes": size, "folder": str(folder)})
-    return found
-
-
-def nearest_difference(root: Path, store: Store) -> dict[str, tuple[Any, Any]]:
-    """Why an entry is empty: the fields in which the most similar entry differs.
-
-    Args:
-        root: the cache directory.
-        store: the entry that was looked for.
-
-    Returns:
-        Field -> (stored, wanted), JSON values; of a field that is a table only what differs in it.
-        Empty if the entry holds rows, or if there is no other.
-    """
-    if len(store):
-        return {}
-    wanted = json.loads(json.dumps(store.fields))  # tuples as the lists that a manifest has
-    others = [
-        entry["fields"] for entry in entries(root) if entry["key"] != store.key and entry["rows"]
-    ]
-    return min((_difference(fields, wanted) for fields in others), key=len, default={})
-
-
-def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    found = {}
-    for name in (name for name in stored | wanted if stored.get(name) != wanted.get(name)):
-        old = stored.get(name)
-        new = wanted.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            inner = _difference(old, new)
-            old, new = ({key: pair[side] for key, pair in inner.items()} for side in (0, 1))
-        found[name] = (old, new)
-    return found

@@ -19,7 +19,6 @@ from finetune.activations.store import entry_fields
 from finetune.data.photos import Photo, Pixels, chunks, read_photos
 from finetune.files import cache_dir, digest_of
 from finetune.model.backbones import INPUT
-from finetune.model.cut import find_cut
 from finetune.model.ir import Artefact, converted
 from finetune.model.network import Network
 from finetune.model.quantize import CALIBRATION_PHOTOS, find_quantized, quantized
@@ -37,14 +36,14 @@ class Kept:
         engines: compiled parts of frozen trunks.
         features: pooled features of photos.
         exact: float32 activations, see ``ActivationCache.exact``.
-        together: of photos (False) and of their views (True) the cuts at which some trial needs
-            rows: one pass stores them all.
+        together: of photos (0), of their views (1) and of mirrored photos the cuts at which some
+            trial needs rows: one pass stores them all.
     """
 
     engines: dict[tuple, Engine] = field(default_factory=dict)
     features: dict[tuple, np.ndarray] = field(default_factory=dict)
     exact: dict[tuple, np.ndarray] = field(default_factory=dict)
-    together: Mapping[bool, tuple[str, ...]] = field(default_factory=dict)
+    together: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 class Trunk:
@@ -144,8 +143,8 @@ class Trunk:
         return quantized(cache_dir(), self._fields(), cuts, self._build, photos)[cut]
 
     def _build(self, cuts: Sequence[str]) -> keras.Model:
-        outputs = [find_cut(self._network.whole, name) for name in cuts]
-        return keras.Model(self._network.whole.input, outputs)
+        outputs = [self._network.tensor(name) for name in cuts]
+        return keras.Model(self._network.base.input, outputs)
 
     def fields(self, cut: str, precision: str, pixels: Pixels) -> dict[str, Any]:
         """Those of the cache entry of a cut, see ``entry_fields``."""

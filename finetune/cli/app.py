@@ -3,6 +3,7 @@
 import difflib
 import errno
 import functools
+import io
 import os
 import signal
 import socket
@@ -13,12 +14,14 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from finetune import __version__
 from finetune.cli import manage, train, use
 from finetune.cli.verbs import say, settings
 from finetune.errors import BusyError, FinetuneError, Terminated, UsageError
+from finetune.recipe.reading import nested_keys
+from finetune.recipe.recipe import Recipe
 
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _ANYWHERE = ("-q", "--quiet", "-v", "--verbose")  # allowed behind the command, too
@@ -36,6 +39,28 @@ _OTHER_NAMES = {
     "models": "backbones",
 }
 
+# What `finetune --help` says of each; more than 57 characters are cut on 80 columns.
+_SUMMARIES = {
+    "run": "Train one recipe, from photos to a saved classifier.",
+    "compare": "Run many recipes, and say which differences are real.",
+    "tune": "Search the settings of a recipe on stored activations.",
+    "ensemble": "Combine runs into one model, and say whether it pays.",
+    "extract-features": "Write the backbone's features of photos as an array.",
+    "predict": "Classify photos.",
+    "evaluate": "Measure a classifier on labelled photos.",
+    "explain": "Show where in photos a classifier finds its evidence.",
+    "export": "Write a classifier for other runtimes, and check it.",
+    "push": "Share a run on Hugging Face's hub.",
+    "serve": "Answer over HTTP, with a page for photos.",
+    "check": "Look at photos before training: bad ones, copies, sizes.",
+    "advise": "Say which strategy, and what more photos would buy.",
+    "doctor": "Say what is installed, and how to mend what is wrong.",
+    "data": "Find, build or download a named data set.",
+    "describe": "Show a backbone: shapes, cuts, memory, multiply-adds.",
+    "backbones": "List the backbones.",
+    "strategies": "List the strategies.",
+}
+
 
 class _Commands(TyperGroup):
     """Commands that are suggested by their other names, too."""
@@ -49,6 +74,24 @@ class _Commands(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
+class _Command(TyperCommand):
+    """A command whose unknown options are looked for among the keys of a recipe."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # of the click that typer brings along, or of click's own
+            if hasattr(error, "message"):
+                error.message = str(error.message).removeprefix("Value error, ")
+            name = getattr(error, "option_name", "")
+            key = name.lstrip("-").replace("-", "_")
+            known = nested_keys() | {name: name for name in Recipe.model_fields}
+            takes_any = any("--set" in item.opts for item in self.params)
+            if type(error).__name__ == "NoSuchOption" and takes_any and key in known:
+                ctx.fail(f"No such option: {name}. Try --set {known[key]}=VALUE.")
+            raise
+
+
 def _typer(verbs: Mapping[str, Callable[..., None]], text: str | None = None) -> typer.Typer:
     made = typer.Typer(
         cls=_Commands,
@@ -56,10 +99,10 @@ def _typer(verbs: Mapping[str, Callable[..., None]], text: str | None = None) ->
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     for name, command in verbs.items():
-        made.command(name)(command)
+        made.command(name, cls=_Command, short_help=_SUMMARIES.get(name))(command)
     return made
 
 
@@ -93,6 +136,10 @@ def _main(
 def main() -> None:
     """Entry point: every error to one paragraph on stderr and its exit code."""
     _watch_signals()
+    for stream in (sys.stdout, sys.stderr):
+        # A pipe of Windows cannot say ± or →.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # A stable sort: these options come first.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in _ANYWHERE)
     try:

@@ -167,7 +167,12 @@ def _listed(found: Mapping[str, Any]) -> str:
             f"{fields['precision']}  {_mib(network['bytes'])}"
         )
     total = sum(item["bytes"] for item in [*found["entries"], *found["networks"]])
-    return "\n".join([*lines, f"{_mib(total)} in {found['cache']}"])
+    return "\n".join([*lines, f"{_mib(total)} in {_place(found)}"])
+
+
+def _place(result: Mapping[str, Any]) -> str:
+    copy = f", the copy on disk of {result['copy_of']}" if "copy_of" in result else ""
+    return f"{result['cache']}{copy}"
 
 
 def _verified(report: Mapping[str, Any]) -> str:
@@ -177,6 +182,7 @@ def _verified(report: Mapping[str, Any]) -> str:
     lines += [
         f"shards: {report['shards']:,}{networks} ({_mib(report['bytes'])}), damaged: {damaged}"
     ]
+    lines += [f"in {_place(report)}"] if "copy_of" in report else []
     if report["orphans"]:
         lines += [
             f"files of interrupted writes: {report['orphans']:,} ({_mib(report['orphan_bytes'])}); "
@@ -205,7 +211,7 @@ def _removed(result: Mapping[str, Any]) -> str:
         for item in result["removed"]
     ]
     done = "would be removed" if result["dry_run"] else "removed"
-    return "\n".join([*lines, f"{_mib(result['bytes'])} {done} from {result['cache']}"])
+    return "\n".join([*lines, f"{_mib(result['bytes'])} {done} from {_place(result)}"])
 
 
 def _backbones(rows: Mapping[str, Mapping[str, Any]]) -> str:

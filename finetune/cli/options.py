@@ -32,6 +32,11 @@ class Option:
     type: Any = None
 
 
+_DATA = (
+    "Class folders, a CSV or Parquet table of photos, hf:USER/SET, or cats-and-dogs-small, "
+    "cats-and-dogs, clothing-small, sketches, digits, mnist."
+)
+_COMMON = "Default: cats-and-dogs-small."
 # By parameter; a command in front where the same name means something else to it.
 OPTIONS = {
     "recipe": Option("A recipe in YAML.", metavar="RECIPE", type=Path),
@@ -49,14 +54,13 @@ OPTIONS = {
     "address": Option("Where to.", metavar="hf://USER/REPO"),
     "private": Option("A new repository is seen by its owner alone."),
     "photos": Option("Photos, and folders of photos.", metavar="PHOTO|DIR...", type=list[Path]),
-    "on": Option("Where trials run: local, a worker on this machine.", metavar="ENGINE"),
-    "compare photos": Option("Show photos in the report, or only their names.", type=bool),
-    "data": Option(
-        "Class folders, a CSV or Parquet table of photos, or cats-and-dogs-small, "
-        "cats-and-dogs, clothing-small, sketches, digits, mnist.",
-        metavar="DATA",
-        type=str,
+    "on": Option(
+        "Where trials run: local (this machine), ray, or ray://HOST:PORT.", metavar="PLACE"
     ),
+    "compare photos": Option("Show photos in the report, or only their names.", type=bool),
+    "data": Option(_DATA, metavar="DATA", type=str),
+    "run data": Option(f"{_DATA} {_COMMON}", metavar="DATA", type=str),
+    "extract_features data": Option(f"{_DATA} {_COMMON}", metavar="DATA", type=str),
     "backbone": Option("One of `finetune backbones`. Default: vgg16.", metavar="NAME"),
     "strategy": Option("What learns. Default: top-blocks.", choices=tuple(STRATEGIES)),
     "head": Option("How maps become features. Default: gap.", choices=POOLINGS),
@@ -78,7 +82,9 @@ OPTIONS = {
     "alpha": Option("Width multiplier, for backbones that have one.", metavar="SHARE"),
     "describe layers": Option("Layer by layer."),
     "describe top": Option("With the classifier of ImageNet's 1,000 classes."),
-    "svg": Option("Write a picture of the graph with its cuts.", metavar="FILE", type=Path),
+    "svg": Option(
+        "Write a picture of the graph with its cuts. Default: none.", metavar="FILE", type=Path
+    ),
     "epochs": Option("Epochs at most. Default: the strategy's.", metavar="N"),
     "seed": Option("Of everything that is drawn. Default: 0.", metavar="N"),
     "precision": Option("Of the network's arithmetic. Default: auto.", choices=PRECISIONS),
@@ -88,7 +94,7 @@ OPTIONS = {
     ),
     "groups": Option(
         "What in a file's path names the photos that belong together: folder:N, or a regular "
-        "expression with a group; as `groups` in a recipe.",
+        "expression with a group; as `groups` in a recipe. Default: none.",
         metavar="RULE",
     ),
     "margin": Option(
@@ -102,7 +108,9 @@ OPTIONS = {
     "min_per_class": Option(
         "Leave out classes of fewer photos. Default: 0, none.", metavar="N", least=1
     ),
-    "settings": Option("Any recipe key, dotted: --set head.dropout=0.5.", "--set", "KEY=VALUE"),
+    "settings": Option(
+        "Any recipe key, dotted: --set head.dropout=0.5. Default: none.", "--set", "KEY=VALUE"
+    ),
     "skip_bad": Option("Leave out photos that cannot be decoded."),
     "out": Option("The folder to write.", metavar="DIR", type=Path),
     "run out": Option("The run folder. Default: a new one in runs/.", metavar="DIR", type=Path),
@@ -113,22 +121,25 @@ OPTIONS = {
     "evaluate out": Option("Default: evaluations/RUN-DATA.", metavar="DIR", type=Path),
     "export out": Option("A new folder. Default: RUN/exported/FORMAT.", metavar="DIR", type=Path),
     "predict out": Option(
-        "Write to this file, whole or not at all, in the format of its suffix.",
+        "Write to this file, whole or not at all, in the format of its suffix. Default: the "
+        "terminal.",
         metavar="FILE",
         type=Path,
     ),
     "tune recipe": Option("A recipe in YAML, with a search.", metavar="RECIPE", type=Path),
     "trials": Option("How many settings to try.", metavar="N", least=1),
-    "timeout": Option("Begin no trial after so many minutes.", metavar="MIN", least=0),
+    "timeout": Option(
+        "Begin no trial after so many minutes. Default: no limit.", metavar="MIN", least=0
+    ),
     "tune out": Option(
         "Its folder; the same command again goes on with it.", metavar="DIR", type=Path
     ),
-    "resume": Option("Go on with the run in this folder.", metavar="RUN", type=Path),
+    "resume": Option("Go on with the run in this folder. Default: none.", metavar="RUN", type=Path),
     "cut": Option("Name of the cut. Default: above the last block.", metavar="NAME"),
     "pooling": Option(
         "What is written: whole maps, or pooled features.", choices=("none", "gap", "gmp")
     ),
-    "blend": Option("How the members are weighed.", choices=("mean", "weighted")),
+    "blend": Option("How the members are weighed.", choices=("mean", "weighted", "soup")),
     "top": Option("How many classes to name for each photo.", metavar="N", least=1),
     "format": Option("What to write.", choices=tuple(FORMATS)),
     "predict format": Option(
@@ -145,7 +156,9 @@ OPTIONS = {
     "class_name": Option(
         "Whose evidence is sought. Default: the predicted one.", "--class", "NAME"
     ),
-    "maps_of": Option("Draw this layer's maps, too.", "--feature-maps", "LAYER", type=list[str]),
+    "maps_of": Option(
+        "Draw this layer's maps, too. Default: none.", "--feature-maps", "LAYER", type=list[str]
+    ),
     "channels": Option(
         "Channels of feature maps at most, the most active ones.", metavar="N", least=1
     ),
@@ -155,7 +168,8 @@ OPTIONS = {
         metavar="NAME",
     ),
     "source": Option(
-        "A local copy: Kaggle's train/ folder or zip; the folder of clothing-small; mnist.npz.",
+        "A local copy: Kaggle's train/ folder or zip; the folder of clothing-small; mnist.npz. "
+        "Default: none.",
         "--from",
         "PATH",
         type=Path,
@@ -164,6 +178,7 @@ OPTIONS = {
     "host": Option("The address to listen on; 0.0.0.0 is all.", metavar="ADDRESS"),
     "port": Option("0 is any free one.", metavar="N", least=0, most=65535),
     "older_than": Option("Days that an entry was not used.", metavar="DAYS", least=0),
+    "find_lr": Option("Suggest a learning rate by a range test of seconds, and train nothing."),
     "dry_run": Option("Print what would be done and do nothing."),
 }
 JSON = Option("Print one JSON object on stdout and nothing else.", "--json")

@@ -1,7 +1,7 @@
 """`finetune run`, `compare`, `tune`, `extract-features`, `ensemble`: their results for a person."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from finetune.cli.verbs import verb
 from finetune.commands.compare import compare, plan_compare
 from finetune.commands.ensemble import ensemble
 from finetune.commands.extract_features import extract_features
-from finetune.commands.run import plan_run, run
+from finetune.commands.run import find_lr, plan_run, run
 from finetune.commands.tune import tune
 from finetune.errors import SomeCellsFailed
 from finetune.progress import count
@@ -55,10 +55,19 @@ def _run_plan(plan: Mapping[str, Any]) -> str:
         f"activations: {count(plan['stored_rows'], 'row')}, of which {stored:,} are stored and "
         f"{plan['to_extract']:,} still to be computed ({_mib(plan['bytes_to_store'])})",
         f"{count(streamed, 'photo')} streamed through the trunk in each epoch" if streamed else "",
+        f"{count(plan['folds'], 'fold')} after that: heads and tails" if plan["folds"] else "",
         _nearest(plan["nearest"]),
         f"at most {count(plan['epochs'], 'epoch')}; {_estimate(plan['estimate'])}",
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _rate(found: Mapping[str, Any]) -> str:
+    return (
+        f"suggested learning rate {found['suggested']:g}, a tenth of that with the lowest loss in "
+        f"{count(len(found['rates']), 'step')} of rising rates ({found['seconds']:.0f} s); try it "
+        f"with --set learning_rate={found['suggested']:g}\n{found['plot']}"
+    )
 
 
 def _nearest(nearest: Mapping[str, Any]) -> str:
@@ -87,7 +96,7 @@ def _compare(result: Mapping[str, Any]) -> str:
 
 
 def _compare_plan(plan: Mapping[str, Any]) -> str:
-    lines = [f"{row['name']}: {_trial_plan(row)}" for row in plan["cells"]]
+    lines = [f"{', '.join(names)}: {text}" for text, names in _alike(plan["cells"]).items()]
     return "\n".join(
         [
             *lines,
@@ -123,6 +132,21 @@ def _trial_plan(row: Mapping[str, Any]) -> str:
     if row["reason"]:
         return str(row["reason"])
     return "shares its activations" if row["shares"] else f"{row['to_extract']:,} rows to compute"
+
+
+def _alike(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """What is said of the trials -> their names: a reason that stops all is said once."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        found.setdefault(_trial_plan(row), []).append(row["name"])
+    return found
+
+
+def _none_can_run(plan: Mapping[str, Any]) -> SomeCellsFailed | None:
+    """A comparison in which no trial can run is found out before it is begun."""
+    if not all(row["reason"] for row in plan["cells"]):
+        return None
+    return SomeCellsFailed("No trial can run, for the reasons above; mend them first.")
 
 
 def _some_failed(result: Mapping[str, Any]) -> SomeCellsFailed | None:
@@ -195,6 +219,7 @@ VERBS = {
         "finetune run --data photos --strategy cached-features",
         plan=plan_run,
         plan_text=_run_plan,
+        instead={"find_lr": (find_lr, _rate)},
     ),
     "compare": verb(
         compare,
@@ -202,6 +227,7 @@ VERBS = {
         "finetune compare recipes/quickstart --out compared",
         plan=plan_compare,
         plan_text=_compare_plan,
+        plan_failure=_none_can_run,
         failure=_some_failed,
     ),
     "tune": verb(tune, _tune, "finetune tune recipe.yaml --trials 50 --out tuned"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.backend import load_keras
 from finetune.execution.sharing import settled
-from finetune.files import commit_json
+from finetune.files import commit_json, make_folder
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.reading import load
 from finetune.recipe.recipe import Recipe
@@ -76,6 +76,7 @@ def advise(
     from finetune.report.advice import write_advice
 
     dataset = read_dataset(recipes[0])
+    make_folder(Path(out))  # what cannot be written is said before the work
     looks = [advising.look(recipe, dataset, blocks, reporter) for recipe in recipes]
     best = max(looks, key=lambda look: look.top["linear_probe"]["accuracy"])
     similarity = advising.similarity(best, reporter)

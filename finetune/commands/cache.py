@@ -1,14 +1,17 @@
-"""`finetune cache`: the stored activations, listed, verified and cleared."""
+"""`finetune cache`: the stored activations, listed, verified and cleared.
+
+Of a store at a URL these look at the copy on disk, and touch nothing else.
+"""
 
 from typing import Any
 
-from finetune.files import cache_dir
+from finetune.files import cache_dir, cache_url, shown_url
 from finetune.progress import SILENT, Reporter
 
 
 def ls() -> dict[str, Any]:
     """List what is stored: activations with backbone, cut, size, photos and bytes; trunks."""
-    from finetune.activations.store import entries
+    from finetune.activations.listing import entries
     from finetune.model.ir import artefacts
 
     networks = [
@@ -21,7 +24,7 @@ def ls() -> dict[str, Any]:
         }
         for network in artefacts(cache_dir())
     ]
-    return {"cache": str(cache_dir()), "entries": entries(cache_dir()), "networks": networks}
+    return {**_place(), "entries": entries(cache_dir()), "networks": networks}
 
 
 def verify(*, reporter: Reporter = SILENT) -> dict[str, Any]:
@@ -34,7 +37,7 @@ def verify(*, reporter: Reporter = SILENT) -> dict[str, Any]:
 
     cache = cache_dir()
     with reporter.stage("shards verified", len(maintenance.shards(cache)), "shard") as advance:
-        return {"cache": str(cache), **maintenance.verify(cache, advance)}
+        return {**_place(), **maintenance.verify(cache, advance)}
 
 
 def gc(*, older_than: int = 30, dry_run: bool = False) -> dict[str, Any]:
@@ -48,4 +51,12 @@ def gc(*, older_than: int = 30, dry_run: bool = False) -> dict[str, Any]:
 
     removed = collect(cache_dir(), older_than, dry_run)
     total = sum(item["bytes"] for item in removed)
-    return {"cache": str(cache_dir()), "dry_run": dry_run, "removed": removed, "bytes": total}
+    return {**_place(), "dry_run": dry_run, "removed": removed, "bytes": total}
+
+
+def _place() -> dict[str, str]:
+    """The folder that was looked at, and the store at a URL that it is a copy of, if it is one."""
+    return {
+        "cache": str(cache_dir()),
+        **({"copy_of": shown_url(cache_url())} if cache_url() else {}),
+    }

@@ -4,19 +4,21 @@ report.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from finetune.activations.remote import check_remote
 from finetune.backend import load_keras
 from finetune.data import catalog
+from finetune.data.catalog import need_here
 from finetune.data.dataset import Dataset
 from finetune.errors import FinetuneError, UsageError
-from finetune.execution.local import Board, Outcome, Worker
+from finetune.execution.board import Board
+from finetune.execution.places import opened
 from finetune.execution.sharing import (
     cuts_together,
     in_order,
@@ -26,6 +28,7 @@ from finetune.execution.sharing import (
     trial_row,
     trial_settings,
 )
+from finetune.execution.worker import Job, Run
 from finetune.files import commit_json, locked
 from finetune.model.backbones import INPUT
 from finetune.progress import SILENT, Reporter
@@ -64,7 +67,8 @@ def compare(
             children the trials are.
         margin: points of accuracy; differences within them do not matter, so that an interval
             inside them is told as no difference. The smallest of the recipes' margins if missing.
-        on: where trials run: ``local``, a worker process on this machine.
+        on: where trials run: ``local``, a worker process on this machine; ``ray`` or
+            ``ray://HOST:PORT``, a Ray cluster, see ``places.opened``.
         out: the comparison's folder, whose ``cells/NAME`` are the run folders of its trials; trials
             that have a result there, of the same recipe and photos, are not run again.
         photos: whether the report's galleries show photos, or only their names.
@@ -74,17 +78,16 @@ def compare(
         What ``compare --json`` prints.
 
     Raises:
-        UsageError: a mistake in any of the recipes.
+        UsageError: a mistake in any of the recipes, or ``on`` cannot be used.
         BusyError: another process works in ``out`` or in the folder of a trial, or the disk is
             full.
         A failing trial is no error: its row says why it failed.
     """
-    if on != "local":
-        raise UsageError(f"--on is {on!r}; allowed: local. Other engines are not built yet.")
     trials = read_trials(recipes, precision, track)
     margin = _margin(trials, margin)
+    check_remote()
     with said_if_interrupted(lambda: f"{_FINISHED} {out}. {_AGAIN}", reporter):
-        return compare_trials(trials, Path(out), reporter, photos, margin)
+        return compare_trials(trials, Path(out), reporter, photos, margin, on)
 
 
 def plan_compare(
@@ -100,6 +103,8 @@ def plan_compare(
     """
     trials = read_trials(recipes, precision)
     gaps = sorted({*_GAPS, _margin(trials, margin)})
+    for data in dict.fromkeys(trial.recipe.data for trial in trials):
+        need_here(data)
     load_keras()
     from finetune.execution.foresight import needed
     from finetune.execution.plan import plan_trials
@@ -136,22 +141,14 @@ def compare_trials(
     reporter: Reporter = SILENT,
     photos: bool = True,
     margin: float | None = None,
+    on: str = "local",
 ) -> dict[str, Any]:
     """Run all trials that have no result yet, and report on all; see ``compare``."""
-    from finetune.execution.crossing import with_folds
     from finetune.report.report import write_report
 
-    with locked(out), _parents(trials, out, reporter) as parents:
+    with opened(on) as run, locked(out), _parents(trials, out, reporter) as parents:
         datasets = _datasets(trials)
-        board = Board(in_order(trials), reporter)
-        together = cuts_together(trials)
-        with Worker() as worker, board.shown():
-            for trial in board.trials:
-                board.set(trial, "running")
-                parent = parents[trial.recipe.track]
-                run = partial(worker.run, together=together[trial.name], parent=parent.name)
-                outcome = _run(trial, out, datasets[_data_key(trial)], run)
-                board.set(trial, outcome["status"])
+        _run_trials(trials, out, datasets, parents, run, reporter)
         rows, results = _rows(trials, out)
         used = [entry for result in results if result for entry in result.entries.items()]
         extractions = len({pass_of(*entry) for entry in used if entry[1]["cut"] != INPUT})
@@ -170,12 +167,36 @@ def compare_trials(
             "overlaps": {result.split: vars(result) for result in results if result},
         }
         found = write_report(out, rows, plan)
-        found["ranking"] = with_folds(found["ranking"], rows)
         result = {"cells": rows, "extractions": extractions, **found}
         commit_json(out / "compare.json", result)
         for tracker in parents.values():
             tracker.finish({"trials": len(trials)}, out)
         return result
+
+
+def _run_trials(
+    trials: Sequence[Trial],
+    out: Path,
+    datasets: Mapping[tuple, Dataset | FinetuneError],
+    parents: Mapping[str, Tracker],
+    run: Run,
+    reporter: Reporter,
+) -> None:
+    """Run what has no result yet, and leave a result or a failure in the folder of each trial."""
+    board = Board(in_order(trials), reporter)
+    together = cuts_together(trials)
+    jobs = []
+    with board.shown():
+        for trial in board.trials:
+            data = datasets[_data_key(trial)]
+            folder = out / "cells" / trial.name
+            if status := _status(trial, folder, data):
+                board.set(trial, status)
+            elif isinstance(data, Dataset):
+                parent = parents[trial.recipe.track].name
+                jobs.append(Job(trial, folder, data, together[trial.name], parent))
+        for job, outcome in run(jobs, board):
+            board.set(job.trial, _fail(job.folder, *outcome) if outcome else "done")
 
 
 @contextmanager
@@ -205,37 +226,29 @@ def _datasets(trials: Sequence[Trial]) -> dict[tuple, Dataset | FinetuneError]:
     return found
 
 
-def _run(
-    trial: Trial,
-    out: Path,
-    data: Dataset | FinetuneError,
-    run: Callable[[Trial, Path, Dataset], Outcome | None],
-) -> Mapping[str, Any]:
-    """The outcome of a trial: as its folder has it, if recipe and photos are the same, or run
-    now.
+def _status(trial: Trial, folder: Path, data: Dataset | FinetuneError) -> str:
+    """The status that a trial has already, of the same recipe and photos; "" if it is to be run,
+    for which its folder is made ready.
     """
     from finetune.runs.record import same_recipe
 
-    folder = out / "cells" / trial.name
     (folder / FAILURE).unlink(missing_ok=True)
     if isinstance(data, FinetuneError):
         return _fail(folder, "failed", str(data))
     is_same = same_recipe(folder / "recipe.yaml", settled(trial.recipe))
     result = finished_run(folder)
     if is_same and result and result.listed == data.digest:
-        return {"status": "done"}
+        return "done"
     if folder.exists() and (not is_same or (folder / "metrics.json").exists()):
         with locked(folder):  # what is of other photos, or damaged; but not another process's
             shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    outcome = run(trial, folder, data)
-    return {"status": "done"} if outcome is None else _fail(folder, *outcome)
+    return ""
 
 
-def _fail(folder: Path, status: str, reason: str) -> dict[str, str]:
-    failure = {"status": status, "reason": reason}
-    commit_json(folder / FAILURE, failure)
-    return failure
+def _fail(folder: Path, status: str, reason: str) -> str:
+    commit_json(folder / FAILURE, {"status": status, "reason": reason})
+    return status
 
 
 def _rows(
@@ -255,5 +268,5 @@ def _rows(
 
 def _failure(folder: Path) -> dict[str, str]:
     with suppress(OSError, ValueError):
-        return json.loads((folder / FAILURE).read_text())
+        return json.loads((folder / FAILURE).read_text(encoding="utf-8"))
     return {"status": "failed", "reason": f"its result in {folder} cannot be read"}

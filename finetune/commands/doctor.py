@@ -11,6 +11,8 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from finetune import __version__
+from finetune.activations.remote import check_remote
+from finetune.errors import FinetuneError
 from finetune.files import cache_dir
 
 PACKAGE = "finetune-cut"
@@ -30,6 +32,8 @@ ADDS = {
     "serve": "finetune serve",
     "hf": "push, predict hf://USER/REPO, --data hf:NAME and --weights hf://...",
     "tune": "finetune tune",
+    "ray": "compare and tune --on ray",
+    "remote": "FINETUNE_CACHE=s3://BUCKET/PREFIX",
 }
 _LEAST_FREE = 2**30  # bytes; a run folder and the activations of a few thousand photos
 
@@ -46,7 +50,7 @@ def doctor() -> dict[str, Any]:
     problems = [*_requirements(), *_environment()]
     openvino, broken = _openvino()
     cache, full = _cache()
-    problems += [problem for problem in (broken, full) if problem]
+    problems += [problem for problem in (broken, full, _remote()) if problem]
     return {
         "ok": not problems,
         "versions": _versions(),
@@ -193,6 +197,15 @@ def _cache() -> tuple[dict[str, Any], dict[str, str] | None]:
             f"`finetune cache gc --older-than 7`, or {elsewhere}.",
         )
     return found, None
+
+
+def _remote() -> dict[str, str] | None:
+    """Whether the store at a URL answers, if there is one."""
+    try:
+        check_remote()
+    except FinetuneError as error:
+        return _problem(str(error), "Mend it, or name a folder with FINETUNE_CACHE.")
+    return None
 
 
 def _size(folder: Path) -> int:

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from finetune.errors import UsageError
 from finetune.progress import SILENT, Reporter
 
-Blend = Literal["mean", "weighted"]
+Blend = Literal["mean", "weighted", "soup"]
 
 
 def ensemble(
@@ -17,11 +17,13 @@ def ensemble(
     out: Path | str | None = None,
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
-    """Combine runs into one model by the mean of their probabilities, and test whether that pays.
+    """Combine runs into one model by the mean of their probabilities, or of their weights, and test
+    whether that pays.
 
     Args:
         runs: two or more folders of finished runs on the same photos.
-        blend: ``mean``, or ``weighted`` by the lowest log loss on validation.
+        blend: ``mean``, or ``weighted`` by the lowest log loss on validation; or ``soup``, the mean
+            of the weights of runs of one architecture, each taken if it lowers the validation loss.
         precision: score the joined model on the members' photos anew, in auto, float32, bfloat16
             or int8; None blends what the members' runs predicted, each in its own precision.
         out: the folder, which opens like that of a run; a new one in ``runs/`` if missing.

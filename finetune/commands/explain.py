@@ -10,6 +10,7 @@ from finetune.files import commit
 from finetune.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
+    import keras
     import numpy as np
     from PIL import Image
 
@@ -59,10 +60,13 @@ def explain(
     files = list(find_photos(photos))
     classifier = opened(model)
     from finetune.evaluation.gradcam import default_layer
+    from finetune.model.mirror import unmirrored
 
+    network = unmirrored(classifier.model)
     label = None if class_name is None else classifier.index(class_name)
-    layers = layers or [default_layer(classifier.model)]
-    question = _Question(classifier, layers, label, maps_of, channels, Path(out), precision)
+    layers = layers or [default_layer(network)]
+    how = (label, maps_of, channels, Path(out), precision)
+    question = _Question(classifier, network, layers, *how)
     answers = []
     bad = []
     pixels = Pixels(classifier.image_size, classifier.resize)
@@ -90,6 +94,7 @@ class _Question:
     """What is asked of every photo, and the contact sheet that its answers fill."""
 
     classifier: "Classifier"
+    network: "keras.Model"
     layers: Sequence[str]
     label: int | None
     maps_of: Sequence[str]
@@ -106,10 +111,10 @@ class _Question:
         from finetune.evaluation.gradcam import grad_cam
         from finetune.evaluation.overlays import TILE, Tile, open_photo, overlay, peak, spread
 
-        model, resize = self.classifier.model, self.classifier.resize
+        resize = self.classifier.resize
         probabilities = self._probabilities(pixels)
         label = int(probabilities.argmax()) if self.label is None else self.label
-        heats = grad_cam(model, pixels[None], self.layers, label)
+        heats = grad_cam(self.network, pixels[None], self.layers, label)
         maps = self._maps(pixels)
         name, share = self.classifier.classes[label], float(probabilities[label])
         data, shown = file.read_bytes(), printable(Path(file.name))
@@ -157,7 +162,7 @@ class _Question:
 
         if not self.maps_of:
             return []
-        found = feature_maps(self.classifier.model, pixels, self.maps_of)
+        found = feature_maps(self.network, pixels, self.maps_of)
         return list(zip(self.maps_of, found, strict=True))
 
     def _draw(self, values: "np.ndarray", shown: str, stem: str, layer: str) -> str:

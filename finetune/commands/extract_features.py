@@ -8,10 +8,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from finetune.activations.remote import check_remote
 from finetune.backend import load_keras
 from finetune.data.dataset import SPLITS, Dataset
 from finetune.execution.sharing import Need, settled
-from finetune.files import commit, commit_csv, need_space
+from finetune.files import commit, commit_csv, make_folder, need_space
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.reading import load
 
@@ -62,12 +63,14 @@ def extract_features(
         "skip_bad": skip_bad or None,
     }
     recipe = settled(load(None, chosen, list(settings)))
+    check_remote()
     load_keras()
     from finetune.execution.bench import Bench, gather, read_dataset
     from finetune.model.cut import find_cut
     from finetune.model.heads import pool_maps
 
     dataset = read_dataset(recipe)
+    make_folder(Path(out))  # what cannot be written is said before the work
     network, cache = Bench().prepare(recipe, len(dataset.classes), reporter)
     cut = cut or network.top
     maps = find_cut(network.whole, cut).shape[1:]

@@ -7,9 +7,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from finetune.activations.remote import check_remote
 from finetune.backend import load_keras
+from finetune.data.catalog import need_here
 from finetune.errors import UsageError
 from finetune.execution.sharing import settled
+from finetune.files import commit
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.reading import load
 from finetune.recipe.recipe import Recipe
@@ -69,11 +72,13 @@ def run(
         skip_bad=skip_bad or None,
     )
     resolved = _resolve(recipe, chosen, head, settings, out, resume)
+    _say_default(recipe, data, resume, resolved, reporter)
     finished = read_run(Path(resume)) if resume else None
     if finished:
         reporter.say(f"{resume} is finished already; nothing was done.")
         return finished
     folder = run_folder(resolved, out, resume)
+    check_remote()
     with said_if_interrupted(lambda: saved_run(folder), reporter):
         load_keras()
         from finetune.execution.trial import run_trial
@@ -115,10 +120,71 @@ def plan_run(
         skip_bad=skip_bad or None,
     )
     resolved = _resolve(recipe, chosen, head, settings, None, resume)
+    _say_default(recipe, data, resume, resolved, reporter)
+    need_here(resolved.data)
     load_keras()
     from finetune.execution.plan import plan_trial
 
     return plan_trial(resolved, reporter)
+
+
+def find_lr(
+    recipe: Place | Mapping[str, Any] | None = None,
+    *,
+    data: Place | None = None,
+    backbone: str | None = None,
+    strategy: str | None = None,
+    head: str | None = None,
+    weights: Place | None = None,
+    image_size: int | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    precision: str | None = None,
+    min_per_class: int | None = None,
+    settings: Sequence[str] = (),
+    skip_bad: bool = False,
+    out: Place | None = None,
+    reporter: Reporter = SILENT,
+) -> dict[str, Any]:
+    """A learning rate for what ``run`` would train, by a range test; takes what ``run`` takes.
+
+    Returns:
+        ``suggested``; ``rates`` and ``changes`` of the loss (nats, smoothed); ``plot``: the PNG in
+        ``out``, by default a new folder in ``runs/``; ``seconds`` of the test.
+
+    Raises:
+        UsageError: the recipe trains nothing by epochs. FinetuneError: see its subclasses.
+    """
+    chosen = _options(
+        data=None if data is None else str(data),
+        backbone=backbone,
+        strategy=strategy,
+        weights=None if weights is None else str(weights),
+        image_size=image_size,
+        epochs=epochs,
+        seed=seed,
+        precision=precision,
+        min_per_class=min_per_class,
+        skip_bad=skip_bad or None,
+    )
+    resolved = _resolve(recipe, chosen, head, settings, None, None)
+    folder = run_folder(resolved, out)
+    load_keras()
+    from finetune.evaluation import plots
+    from finetune.execution.trial import find_rate
+
+    found = find_rate(resolved, reporter)
+    plot = folder / "learning_rate.png"
+    commit(plot, lambda file: plots.range_test(found, file))
+    return {**found, "plot": str(plot)}
+
+
+def _say_default(
+    recipe: Any, data: Place | None, resume: Place | None, resolved: Recipe, reporter: Reporter
+) -> None:
+    """Whoever names no photos is told which ones are used."""
+    if recipe is None and data is None and resume is None:
+        reporter.say(f"no --data was given: the photos are {resolved.data}")
 
 
 def run_folder(recipe: Recipe, out: Place | None = None, resume: Place | None = None) -> Path:

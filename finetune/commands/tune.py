@@ -5,8 +5,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from finetune.activations.remote import check_remote
 from finetune.backend import load_keras
 from finetune.errors import UsageError, need
+from finetune.execution.places import check_place
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.search import read_search
 from finetune.runs.interruption import said_if_interrupted
@@ -17,8 +19,11 @@ Place = str | PathLike[str]
 def tune(
     recipe: Place | Mapping[str, Any],
     *,
+    data: Place | None = None,
+    precision: str | None = None,
     trials: int = 20,
     timeout: float | None = None,
+    on: str = "local",
     out: Place = "tuned",
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
@@ -26,8 +31,11 @@ def tune(
 
     Args:
         recipe: a YAML file with a ``search``, or a mapping of its keys.
+        data, precision: override its keys.
         trials: how many to make.
         timeout: minutes after which no more are begun.
+        on: where trials run: ``local``, this process; ``ray`` or ``ray://HOST:PORT``, as many at
+            once as a Ray cluster has room for, see ``places.opened``.
         out: the folder; the same command again goes on with it.
         reporter: of progress.
 
@@ -42,13 +50,16 @@ def tune(
         SomeCellsFailed: no trial has a result.
         BusyError: another process works in ``out``, or the disk is full.
     """
-    search = read_search(recipe)
+    given = {"data": None if data is None else str(data), "precision": precision}
+    search = read_search(recipe, {key: value for key, value in given.items() if value is not None})
     if trials < 1:
         raise UsageError(f"trials is {trials}; allowed are 1 and more.")
     need("optuna", "tune")
+    check_place(on)
+    check_remote()
     saved = f"finished trials are kept in {out}. Give the same command again to go on."
     with said_if_interrupted(lambda: saved, reporter):
         load_keras()
         from finetune.execution.tuning import tune_recipe
 
-        return tune_recipe(search, trials, timeout, Path(out), reporter)
+        return tune_recipe(search, trials, timeout, Path(out), reporter, on)

@@ -5,13 +5,14 @@ import errno
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import filelock
 import numpy as np
 from PIL import Image
 
+from finetune.data import hugging_face
 from finetune.data.cats_and_dogs import write_cats_and_dogs, write_cats_and_dogs_small
 from finetune.data.clothing import write_clothing
 from finetune.data.dataset import Dataset, read_folder
@@ -40,11 +41,12 @@ def resolve(data: str, min_per_class: int = 0) -> Dataset:
     """
     if data in NAMES:
         return read_folder(locate(data), data, min_per_class)
-    path = Path(data).expanduser()
+    path = hugging_face.table_of(data)
     if _is_manifest(path):
         from finetune.data.manifest import read_manifest  # pandas: few data sets need it
 
-        return read_manifest(path, min_per_class)
+        dataset = read_manifest(path, min_per_class)
+        return replace(dataset, name=Path(data).name) if hugging_face.is_unpacked(data) else dataset
     if path.exists():
         return read_folder(path, min_per_class=min_per_class)
     close = difflib.get_close_matches(data.lower().replace("_", "-"), NAMES, n=1)
@@ -62,7 +64,7 @@ def resolve_labelled(data: str, classes: Sequence[str], split: str | None = None
     Raises:
         UsageError, DataError: see ``read_labelled``.
     """
-    path = Path(data).expanduser()
+    path = hugging_face.table_of(data)
     if _is_manifest(path):
         from finetune.data.manifest import read_labelled_manifest
 
@@ -107,8 +109,31 @@ def locate(name: str) -> Path:
 def _from_file(name: str, file: Path) -> Path:
     """A set that is built from one file, again only where the file is another one."""
     record = cache_dir() / "data" / NAMES[name].folder() / "source.json"
-    is_same = record.is_file() and json.loads(record.read_text()).get("sha256") == sha256_of(file)
+    is_same = record.is_file() and json.loads(record.read_text(encoding="utf-8")).get(
+        "sha256"
+    ) == sha256_of(file)
     return record.parent if is_same else build(name, file)
+
+
+def need_here(data: str) -> None:
+    """Refuse what would download a named data set: of a dry run.
+
+    Raises:
+        DataError: the set is neither in ``FINETUNE_DATA_DIR`` nor in the cache.
+    """
+    if data.startswith(hugging_face.PREFIX):
+        hugging_face.hub_table(data, only_here=True)
+    if data not in NAMES or not NAMES[data].from_copy:
+        return  # the package makes it itself
+    copies = os.environ.get("FINETUNE_DATA_DIR")
+    places = [Path(copies, data.replace("-", "_"))] if copies else []
+    places += [cache_dir() / "data" / NAMES[data].folder()]
+    places += [Path(copies, NAMES[data].file)] if copies and NAMES[data].file else []
+    if not any(place.exists() for place in places):
+        raise DataError(
+            f"{data} is not on this machine, and a dry run downloads nothing. `finetune data "
+            f"{data}` fetches or builds it; or give other photos with --data."
+        )
 
 
 def build(name: str, source: Path | None = None, progress: Report | None = None) -> Path:

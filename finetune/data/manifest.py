@@ -110,6 +110,8 @@ def _read(path: Path) -> pd.DataFrame:
         ) from error
     except (OSError, ValueError) as error:  # pandas's and pyarrow's errors are ValueErrors
         raise DataError(f"{path} cannot be read as a table: {error}. {_NEEDED}") from error
+    if "file" not in table and "file_name" in table:  # as Hugging Face calls it
+        table = table.rename(columns={"file_name": "file"})
     if missing := [name for name in ("file", "label") if name not in table]:
         raise DataError(
             f"{path} lacks the columns {' and '.join(missing)}; it has "

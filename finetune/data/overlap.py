@@ -50,9 +50,9 @@ def overlap(dataset: Dataset, reporter: Reporter = SILENT) -> dict[str, Any]:
     }
 
 
-def look_alikes(dataset: Dataset, reporter: Reporter = SILENT) -> list[tuple[Photo, Photo]]:
-    """Pairs that look alike, within a split or not; none for a data set too large to compare."""
-    return [] if len(dataset.photos) > _MOST else _alike(dataset, reporter)
+def look_alikes(dataset: Dataset, reporter: Reporter = SILENT) -> list[tuple[Photo, Photo]] | None:
+    """Pairs that look alike, within a split or not; None for a data set too large to compare."""
+    return None if len(dataset.photos) > _MOST else _alike(dataset, reporter)
 
 
 def overlap_warning(found: Mapping[str, Any]) -> str | None:

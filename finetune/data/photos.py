@@ -28,6 +28,7 @@ R = TypeVar("R")
 # One kind through a whole stream: files, or photos of a data set.
 Item = TypeVar("Item", bound="Path | Photo")
 
+MIRRORED = -1  # the view of a photo that is its mirror image; views from 1 are random
 _AHEAD = 64  # photos that are decoded before the consumer asks for them
 
 
@@ -53,12 +54,13 @@ class Photo:
 @dataclass(frozen=True)
 class Pixels:
     """How a photo becomes an array: side in pixels, resize mode and, for views, the
-    augmentation.
+    augmentation; or its left and right change places.
     """
 
     size: int
     resize: str = "squash"
     augment: Mapping[str, float | bool] | None = None
+    is_mirrored: bool = False
 
     def load(self, photo: Path | Photo, key: str | None = None) -> np.ndarray:
         """Read and decode a photo and, given a key, draw one view of it.
@@ -77,12 +79,17 @@ class Pixels:
                 f"{path} has changed since it was listed. Run again when the folder is at rest."
             )
         pixels = decode(data, self.size, self.resize)
+        if self.is_mirrored:
+            return pixels[:, ::-1]
         return pixels if key is None or self.augment is None else augment(pixels, self.augment, key)
 
     def fields(self) -> dict[str, Any]:
         """What of this belongs into the key of a cache entry."""
         augmented = {"augment_version": AUGMENT_VERSION} if self.augment else {}
-        return {"decode_version": DECODE_VERSION, **augmented, **asdict(self)}
+        own = asdict(self)
+        if not self.is_mirrored:  # or entries of earlier versions would be others
+            del own["is_mirrored"]
+        return {"decode_version": DECODE_VERSION, **augmented, **own}
 
 
 def read_bytes(path: Path) -> bytes:

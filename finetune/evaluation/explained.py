@@ -2,13 +2,13 @@
 about it.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from finetune.activations.store import Rows
 from finetune.data.dataset import Dataset
 from finetune.data.photos import BadPhoto
 from finetune.evaluation.gradcam import grad_cam
@@ -30,18 +30,20 @@ _EACH = 4  # test photos that are shown, of the right and of the wrong
 
 
 def explain_test(
-    tail: "keras.Model",
-    rows: "Rows",
+    network: "keras.Model",
+    inputs: Callable[[np.ndarray], np.ndarray],
     dataset: Dataset,
     probabilities: np.ndarray,
     resize: str,
     reporter: Reporter,
 ) -> Image.Image | None:
-    """Heat of the predicted class over a few test photos, computed from the stored activations.
+    """Heat of the predicted class over a few test photos.
 
     Args:
-        tail: from activations to probabilities, as it has learned.
-        rows: the stored activations of the test photos.
+        network: to probabilities, as it has learned: the tail, or the whole where the tail takes no
+            maps.
+        inputs: what the network takes of the test photos of these indexes: stored activations, or
+            pixels.
         dataset: whose test photos these are.
         probabilities: float32 (n, classes) of the test photos.
         resize: how they became squares.
@@ -56,7 +58,7 @@ def explain_test(
     shown = []
     for chosen in filter(len, telling(probabilities, dataset.labels("test"))):
         predicted = probabilities[chosen].argmax(axis=1)
-        (heats,) = grad_cam(tail, rows[chosen], (), predicted)
+        (heats,) = grad_cam(network, inputs(chosen), (), predicted)
         tiles = []
         for index, label, heat in zip(chosen, predicted, heats, strict=True):
             photo, share = photos[index], float(probabilities[index, label])

@@ -6,7 +6,7 @@ photos: Nadeau and Bengio 2003, "Inference for the generalization error", Machin
 239-281; for repeated folds Bouckaert and Frank 2004, PAKDD, 3-12.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,3 +58,32 @@ def compare_folds(accuracies: Mapping[str, np.ndarray], folds: int) -> dict[str,
             "p": min(1.0, pairs * against["p"]),
         }
     return found
+
+
+def with_folds(
+    ranking: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The ranking of a comparison, with ``compare_folds`` beside what each recipe has.
+
+    Recipes are compared where all their seeds went through the same folds.
+
+    Args:
+        ranking: rows with split and recipe.
+        rows: those of the trials, with split, recipe and, where there are any, folds.
+    """
+    found: dict[tuple, dict[str, list]] = {}
+    for row in rows:
+        if row.get("folds"):
+            key = (row["split"], row["folds"]["folds"], row["folds"]["repeats"])
+            values = row["folds"]["per_fold"]
+            found.setdefault(key, {}).setdefault(row["recipe"], []).append(values)
+    compared = {
+        (split, name): {"folds": folds, "repeats": repeats, **result}
+        for (split, folds, repeats), recipes in found.items()
+        for name, result in compare_folds(
+            {name: np.mean(values, axis=0) for name, values in recipes.items()}, folds
+        ).items()
+    }
+    keys = [(row["split"], row["recipe"]) for row in ranking]
+    extra = [{"folds": compared[key]} if key in compared else {} for key in keys]
+    return [{**row, **more} for row, more in zip(ranking, extra, strict=True)]

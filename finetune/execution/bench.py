@@ -69,7 +69,7 @@ class Bench:
 
 def _network_key(recipe: Recipe, classes: int) -> str:
     names = ("backbone", "weights", "alpha", "preprocessing", "image_size", "batchnorm", "resize")
-    names += ("store", "engine", "views")  # type: ignore[assignment]
+    names += ("store", "engine", "views", "features", "tta")  # type: ignore[assignment]
     fields = {name: getattr(recipe, name) for name in names}
     head = recipe.head.model_dump(exclude={"solver"})
     augment = recipe.augment.model_dump()
@@ -88,9 +88,11 @@ def _network(recipe: Recipe, classes: int) -> Network:
         pool=recipe.head.pool,
         hidden=recipe.head.hidden,
         dropout=recipe.head.dropout,
+        features=recipe.features,
         cut=recipe.cut,
         batchnorm=recipe.batchnorm,
         precision=recipe.precision,
+        is_mirrored=recipe.tta == "flip",
         seed=recipe.seed,
     )
 

@@ -1,6 +1,6 @@
 """Cross-validation of a recipe over stored rows: heads and tails are trained, no trunk."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,10 @@ import pandas as pd
 from finetune.data.dataset import Dataset
 from finetune.data.folds import cross_folds
 from finetune.data.overlap import look_alikes
-from finetune.evaluation.folds import compare_folds, resampled_t
+from finetune.evaluation.folds import resampled_t
 from finetune.evaluation.intervals import interval
 from finetune.evaluation.metrics import per_photo
-from finetune.progress import Reporter
+from finetune.progress import Reporter, count
 from finetune.recipe.recipe import Recipe
 
 Learn = Callable[[Dataset], tuple[np.ndarray, np.ndarray]]
@@ -41,7 +41,13 @@ def cross_validate(
     folds = recipe.folds
     parts = []
     total = folds * recipe.repeats
-    dealt = cross_folds(dataset, look_alikes(dataset, reporter), folds, recipe.repeats)
+    alike = look_alikes(dataset, reporter)
+    if alike is None:
+        reporter.warn(
+            f"{count(len(dataset.photos), 'photo')} are too many to compare all: look-alikes may "
+            "lie in different folds, unless groups keeps them together."
+        )
+    dealt = cross_folds(dataset, alike or [], folds, recipe.repeats)
     with reporter.stage("folds", total, "fold") as advance:
         for number, fold in enumerate(dealt):
             table = per_photo(*learn(fold))
@@ -73,32 +79,3 @@ def cross_validate(
         "per_fold": accuracies.tolist(),
     }
     return summary, rows
-
-
-def with_folds(
-    ranking: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """The ranking of a comparison, with ``compare_folds`` beside what each recipe has.
-
-    Recipes are compared where all their seeds went through the same folds.
-
-    Args:
-        ranking: rows with split and recipe.
-        rows: those of the trials, with split, recipe and, where there are any, folds.
-    """
-    found: dict[tuple, dict[str, list]] = {}
-    for row in rows:
-        if row.get("folds"):
-            key = (row["split"], row["folds"]["folds"], row["folds"]["repeats"])
-            values = row["folds"]["per_fold"]
-            found.setdefault(key, {}).setdefault(row["recipe"], []).append(values)
-    compared = {
-        (split, name): {"folds": folds, "repeats": repeats, **result}
-        for (split, folds, repeats), recipes in found.items()
-        for name, result in compare_folds(
-            {name: np.mean(values, axis=0) for name, values in recipes.items()}, folds
-        ).items()
-    }
-    keys = [(row["split"], row["recipe"]) for row in ranking]
-    extra = [{"folds": compared[key]} if key in compared else {} for key in keys]
-    return [{**row, **more} for row, more in zip(ranking, extra, strict=True)]

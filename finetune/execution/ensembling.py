@@ -1,7 +1,7 @@
 """Finished runs combined into one model, which is tested against the best of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,28 +15,15 @@ from finetune.evaluation import plots
 from finetune.evaluation.intervals import mcnemar
 from finetune.evaluation.metrics import confusion, measure, per_photo
 from finetune.execution.bench import read_dataset
+from finetune.execution.members import Member, Mixed, read_members
 from finetune.files import commit, commit_by_name, commit_csv, commit_json, commit_text, locked
 from finetune.progress import SILENT, Reporter, count
-from finetune.recipe.reading import reopen
-from finetune.recipe.recipe import Recipe
 from finetune.runs.card import render_ensemble
-from finetune.runs.folder import PHOTOS, checked, read_recipe, read_result, write_result
-from finetune.runs.predictions import Predictions, read_predictions
+from finetune.runs.folder import PHOTOS, read_result, write_result
+from finetune.runs.predictions import Predictions
 
-Blend = Literal["mean", "weighted"]
+Blend = Literal["mean", "weighted", "soup"]
 _ALPHA = 0.05
-
-
-@dataclass(frozen=True)
-class Member:
-    """A finished run; its name is that of its folder, or the whole path where two are alike."""
-
-    name: str
-    path: Path
-    recipe: Recipe
-    result: Mapping[str, Any]
-    classes: list[str]
-    splits: Mapping[str, Predictions]
 
 
 def combine(
@@ -61,10 +48,49 @@ def combine(
 def _combine(
     members: Sequence[Member], folder: Path, blend: Blend, precision: str | None, reporter: Reporter
 ) -> dict[str, Any]:
+    from finetune.execution.souping import greedy_soup
     from finetune.model.describe import multiply_adds
+
+    mixed = greedy_soup(members, reporter) if blend == "soup" else _joined(members, blend, reporter)
+    kept = [member for member, weight in zip(members, mixed.weights, strict=True) if weight]
+    splits = mixed.splits
+    if precision:
+        splits = _scored(mixed.model, members[0], splits, precision, reporter)
+    result = {
+        "run": str(folder),
+        "out": str(folder),
+        "members": [member.name for member in members],
+        "runs": {member.name: str(member.path) for member in members},
+        "blend": blend,
+        "precision": precision or "as the members",
+        "weights": {m.name: float(w) for m, w in zip(members, mixed.weights, strict=True)},
+        "split": members[0].result["split"],
+        "parameters": {
+            "total": mixed.model.count_params(),
+            "trainable": sum(member.result["parameters"]["trainable"] for member in kept),
+        },
+        "cost": {
+            "train_seconds": round(sum(member.result["seconds"]["train"] for member in kept), 3),
+            "multiply_adds": multiply_adds(mixed.model),
+        },
+        "audit": {"largest_difference": mixed.difference},
+        **_measured(members, splits),
+    }
+    commit_by_name(folder / "model.keras", mixed.model.save)
+    _write(folder, members, splits, result)
+    return result
+
+
+def _joined(members: Sequence[Member], blend: Blend, reporter: Reporter) -> Mixed:
+    """One network whose probabilities are the mean of the members'."""
     from finetune.model.ensemble import audit, fit_weights, join
     from finetune.runs.classifier import Classifier
 
+    if members[0].recipe.tta == "flip":
+        raise UsageError(
+            f"{members[0].name} looks at mirror images (tta: flip), and an ensemble is made of "
+            "runs that do not. Run the recipes with tta: none, or choose --blend soup."
+        )
     weights = np.full(len(members), 1 / len(members))
     if blend == "weighted":
         weights = fit_weights(_of_label(members))
@@ -73,52 +99,7 @@ def _combine(
     difference = audit(joined, models, weights.tolist())
     parameters = joined.count_params()
     reporter.say(f"joined into {parameters:,} parameters; off its members by {difference:.1g}")
-    kept = [member for member, weight in zip(members, weights, strict=True) if weight]
-    splits = _mean(members, weights)
-    if precision:
-        splits = _scored(joined, members[0], splits, precision, reporter)
-    result = {
-        "run": str(folder),
-        "out": str(folder),
-        "members": [member.name for member in members],
-        "runs": {member.name: str(member.path) for member in members},
-        "blend": blend,
-        "precision": precision or "as the members",
-        "weights": {m.name: float(w) for m, w in zip(members, weights, strict=True)},
-        "split": members[0].result["split"],
-        "parameters": {
-            "total": parameters,
-            "trainable": sum(member.result["parameters"]["trainable"] for member in kept),
-        },
-        "cost": {
-            "train_seconds": round(sum(member.result["seconds"]["train"] for member in kept), 3),
-            "multiply_adds": multiply_adds(joined),
-        },
-        "audit": {"largest_difference": difference},
-        **_measured(members, splits),
-    }
-    commit_by_name(folder / "model.keras", joined.save)
-    _write(folder, members, splits, result)
-    return result
-
-
-def read_members(paths: Sequence[Path]) -> list[Member]:
-    """Runs that can be combined, their photos in the order of the first one's."""
-    resolved = [path.resolve() for path in paths]
-    if len(resolved) < 2 or len(set(resolved)) < len(resolved):
-        listed = ", ".join(map(str, paths)) or "none"
-        raise UsageError(
-            f"An ensemble needs two or more different runs, each given once; received {listed}."
-        )
-    unique = len({path.name for path in resolved}) == len(resolved)
-    members = [_read(path.name if unique else str(path), path) for path in resolved]
-    for member in members[1:]:
-        _check_alike(members[0], member)
-    files = {name: split.files for name, split in members[0].splits.items()}
-    return [
-        replace(m, splits={name: m.splits[name].ordered(files[name]) for name in files})
-        for m in members
-    ]
+    return Mixed(joined, weights.tolist(), _mean(members, weights), difference)
 
 
 def paired_test(
@@ -168,41 +149,6 @@ def verdict(pair: Mapping[str, Any], photos: int) -> str:
         f"accuracy differs by {size:+.1f} points ({low:+.1f} to {high:+.1f}, {p}) on {photos:,} "
         f"photos, and log loss by {pair['loss_difference']:+.4f}."
     )
-
-
-def _read(name: str, path: Path) -> Member:
-    result = read_result(path)
-    if result is None:
-        raise DataError(
-            f"{path} is no finished run: it holds no metrics.json. Give folders that `finetune "
-            "run` has finished."
-        )
-    if "members" in result:
-        raise UsageError(
-            f"{path} is an ensemble, and an ensemble is made of runs. Give its members instead."
-        )
-    recipe = read_recipe(path)
-    checked(path, "recipe.yaml", "classes.json", "predictions.csv")
-    return Member(name, path, reopen(recipe), result, *read_predictions(path))
-
-
-def _check_alike(first: Member, other: Member) -> None:
-    digests = [member.result["split"] for member in (first, other)]
-    classes = [", ".join(member.classes) for member in (first, other)]
-    size = [member.recipe.image_size for member in (first, other)]
-    resize = [member.recipe.resize for member in (first, other)]
-    alike: tuple[tuple[str, list, type[Exception]], ...] = (
-        ("other photos in training and test, split digest", digests, DataError),
-        ("classes", classes, DataError),
-        ("image_size", size, UsageError),
-        ("resize", resize, UsageError),
-    )
-    for key, (a, b), error in alike:
-        if a != b:
-            raise error(
-                f"{other.name} has {key} {b}, and {first.name} has {a}. Combine runs on the same "
-                "photos, with the same classes, image_size and resize."
-            )
 
 
 def _of_label(members: Sequence[Member]) -> np.ndarray:

@@ -92,7 +92,7 @@ def _cost(network: Network, used: Mapping[str, Mapping[str, Any]]) -> dict[str, 
         "extraction_seconds": round(sum(entry["seconds"] for entry in used.values()), 3),
         "stored_bytes": sum(entry["bytes"] for entry in used.values()),
         "peak_memory": peak_bytes(),
-        "multiply_adds": multiply_adds(network.whole),
+        "multiply_adds": multiply_adds(network.whole) * (2 if network.is_mirrored else 1),
     }
 
 

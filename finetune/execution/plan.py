@@ -6,7 +6,7 @@ The cost comes from a calibration of about two seconds on this machine, and arit
 seconds = listing + set-up + rows to extract / trunk speed + head
           + start of training + epochs * (training photos * step + validation photos * pass
                                           + streamed photos / trunk speed)
-          + finish
+          + finish + folds * (head + training, of the photos that train in a fold)
 """
 
 import time
@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from finetune.activations.cache import ActivationCache
-from finetune.activations.store import nearest_difference
+from finetune.activations.listing import nearest_difference
 from finetune.data.dataset import SPLITS, Dataset
 from finetune.errors import FinetuneError
 from finetune.execution.bench import Bench, read_dataset
@@ -35,7 +35,6 @@ from finetune.execution.sharing import (
 )
 from finetune.files import cache_dir
 from finetune.model.backbones import INPUT
-from finetune.model.cut import find_cut
 from finetune.model.network import Network
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.matrix import Trial
@@ -78,7 +77,7 @@ def _timed(cache: ActivationCache, source: str, target: str) -> Speed:
     # An int8 trunk that is still to be made is timed in float32: the longer time.
     is_made = cache.network.precision != "int8" or source != INPUT or cache.trunk.calibration
     engine = cache.trunk.engine(source, target, precision=None if is_made else "float32")
-    shape = find_cut(cache.network.whole, source).shape[1:]
+    shape = cache.network.tensor(source).shape[1:]
     photos = np.zeros((_PHOTOS, *shape), "uint8" if source == INPUT else "float32")
     list(engine([photos]))
     set_up = time.perf_counter() - start
@@ -132,7 +131,7 @@ def _plan(
         "strategy": recipe.strategy,
         "cut": recipe.cut,
         "precision": network.precision,
-        "shape": list(find_cut(network.whole, recipe.cut).shape[1:]),
+        "shape": list(network.tensor(recipe.cut).shape[1:]),
         "parameters": network.parameters(),
         "weights": dict(vars(network.loaded)),
         "photos": {name: len(dataset.split(name)) for name in SPLITS},
@@ -143,7 +142,8 @@ def _plan(
         "bytes_to_store": sum(sizes.values()),
         "nearest": nearest,
         "streamed_per_epoch": len(dataset.split("train")) if is_fresh else 0,
-        "epochs": recipe.epochs,
+        "epochs": recipe.epochs * len(recipe.stages),
+        "folds": recipe.folds * recipe.repeats,
     }
 
 
@@ -204,8 +204,14 @@ def _summed(recipe: Recipe, costs: dict[str, float], planned: dict[str, Any]) ->
     parts = {**costs, "training": epochs * epoch}
     if not epochs:
         parts["compilation"] = 0.0
-    total = sum(parts.values())
     spared = max(0, epochs - recipe.patience) * epoch
+    if recipe.folds:
+        photos = planned["photos"]
+        share = (1 - 2 / recipe.folds) * sum(photos.values()) / max(1, photos["train"])
+        fold = (parts["head"] + parts["training"]) * share + parts["compilation"]
+        parts["folds"] = planned["folds"] * fold
+        spared *= 1 + planned["folds"] * share
+    total = sum(parts.values())
     found = {"seconds": total, "seconds_at_least": total - spared, "per_epoch": epoch, **parts}
     return {name: round(value, 2) for name, value in found.items()}
 

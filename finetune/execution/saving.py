@@ -12,6 +12,7 @@ from finetune.data.photos import Photo, read_photos
 from finetune.errors import IntegrityError
 from finetune.evaluation.fidelity import PHOTOS, fidelity
 from finetune.execution.learning import Learner
+from finetune.execution.sharing import shown_views
 from finetune.model.backbones import INPUT
 from finetune.model.heads import pool_maps
 from finetune.progress import count
@@ -48,7 +49,12 @@ def _spread(photos: int, at_most: int) -> np.ndarray:
 
 def _exact(learner: Learner, photos: Sequence[Photo]) -> np.ndarray:
     """What the saved float32 model gives of a few photos; its trunk has not moved."""
-    rows = learner.cache.exact(photos, learner.recipe.cut)
+    views = [_exact_view(learner, photos, view) for view in shown_views(learner.recipe)]
+    return np.mean(views, axis=0)
+
+
+def _exact_view(learner: Learner, photos: Sequence[Photo], view: int) -> np.ndarray:
+    rows = learner.cache.exact(photos, learner.recipe.cut, view)
     if not learner.linear:
         return learner.network.tail.predict(rows, learner.recipe.batch_size, verbose=0)
     above = learner.cache.trunk.engine(learner.recipe.cut, learner.network.top, precision="float32")
@@ -59,6 +65,7 @@ def _exact(learner: Learner, photos: Sequence[Photo]) -> np.ndarray:
 def write_openvino(learner: Learner) -> None:
     """Leave the network in a form that predicts without TensorFlow, see ``runs.ir``."""
     cut = learner.recipe.cut
+    network = learner.network
     if learner.out is None or resolve_engine(learner.recipe.engine) != "openvino":
         return
     validation = learner.dataset.split("validation")
@@ -67,8 +74,9 @@ def write_openvino(learner: Learner) -> None:
     arrays = np.stack([found for _, found in stream if not isinstance(found, str)])
     trunk = None if cut == INPUT else learner.cache.trunk.graph(cut, "float32")
     try:
-        write_ir(learner.network.whole, learner.out, arrays, trunk, learner.network.tail)
+        write_ir(network.final, learner.out, arrays, trunk, network.tail, network.is_mirrored)
     except IntegrityError as error:
         learner.warnings.add(str(error))
-    if learner.network.precision == "int8" and cut != INPUT:
-        write_int8(learner.cache.trunk.graph(cut, "int8"), learner.network.tail, learner.out)
+    if network.precision == "int8" and cut != INPUT:
+        trunk = learner.cache.trunk.graph(cut, "int8")
+        write_int8(trunk, network.tail, learner.out, network.is_mirrored)

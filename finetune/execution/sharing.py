@@ -1,5 +1,6 @@
 """What a recipe needs from the store of activations, and what trials share. Needs no TensorFlow."""
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,9 +11,10 @@ from typing import Any, NamedTuple
 from finetune.activations.engine import resolve_precision
 from finetune.activations.store import entry_fields
 from finetune.data.catalog import NAMES
-from finetune.data.photos import Pixels
+from finetune.data.hugging_face import PREFIX
+from finetune.data.photos import MIRRORED, Pixels
 from finetune.files import digest_of
-from finetune.model.backbones import INPUT, NEEDS_FLOAT32, backbone, preprocessing_of
+from finetune.model.backbones import INPUT, NEEDS_FLOAT32, preprocessing_of
 from finetune.model.remote_weights import is_remote
 from finetune.recipe.matrix import Trial
 from finetune.recipe.recipe import Recipe
@@ -20,7 +22,9 @@ from finetune.recipe.strategies import STRATEGIES
 
 
 class Need(NamedTuple):
-    """The rows of one view of a split at a cut; view 0 is the photos themselves."""
+    """The rows of one view of a split at a cut; view 0 is the photos themselves, ``MIRRORED`` their
+    mirror images.
+    """
 
     cut: str
     split: str
@@ -38,7 +42,7 @@ def settled(recipe: Recipe) -> Recipe:
     needs_float32 = recipe.precision == "auto" and recipe.backbone in NEEDS_FLOAT32
     wanted = "float32" if needs_float32 else recipe.precision
     changes = {"precision": resolve_precision(wanted, recipe.engine)}
-    if recipe.data not in NAMES:
+    if recipe.data not in NAMES and not recipe.data.startswith(PREFIX):
         changes["data"] = str(Path(recipe.data).expanduser().absolute())
     if not is_remote(recipe.weights) and Path(recipe.weights).expanduser().exists():
         changes["weights"] = str(Path(recipe.weights).expanduser().absolute())
@@ -54,6 +58,11 @@ def tail_precision(recipe: Recipe) -> str:
 def stored_views(recipe: Recipe) -> int:
     """Number of augmented views per training photo that are stored."""
     return 0 if recipe.views == "fresh" else int(recipe.views)
+
+
+def shown_views(recipe: Recipe) -> tuple[int, ...]:
+    """The views of a validation or test photo whose mean probabilities count."""
+    return (0, MIRRORED) if recipe.tta == "flip" else (0,)
 
 
 def pixels(recipe: Recipe) -> Pixels:
@@ -86,7 +95,7 @@ def head_needs(recipe: Recipe) -> list[Need]:
     """
     if not starts_head(recipe):
         return []
-    top = backbone(recipe.backbone).blocks[-1]
+    top = recipe.top
     validation = top if recipe.cut == INPUT else recipe.cut
     train = top if recipe.views == "fresh" else validation
     views = range(stored_views(recipe) + 1)
@@ -97,12 +106,23 @@ def tail_needs(recipe: Recipe) -> list[Need]:
     """Rows at the cut: everything that every epoch sees the same."""
     views = range(0 if recipe.views == "fresh" else stored_views(recipe) + 1)
     train = [Need(recipe.cut, "train", view) for view in views]
-    return [*train, Need(recipe.cut, "validation", 0), Need(recipe.cut, "test", 0)]
+    shown = itertools.product(("validation", "test"), shown_views(recipe))
+    return [*train, *(Need(recipe.cut, split, view) for split, view in shown)]
+
+
+def fold_needs(recipe: Recipe) -> list[Need]:
+    """Stored views of photos that train or are tested in some fold, not in the recipe's split."""
+    if not recipe.folds:
+        return []
+    views = range(1, stored_views(recipe) + 1)
+    train = itertools.product(("validation", "test"), views)
+    test = [("train", view) for view in shown_views(recipe)]
+    return [Need(recipe.cut, split, view) for split, view in [*train, *test]]
 
 
 def needs(recipe: Recipe) -> list[Need]:
     """All rows that a run reads, once each."""
-    return list(dict.fromkeys([*head_needs(recipe), *tail_needs(recipe)]))
+    return list(dict.fromkeys([*head_needs(recipe), *tail_needs(recipe), *fold_needs(recipe)]))
 
 
 class Entry(NamedTuple):
@@ -110,28 +130,30 @@ class Entry(NamedTuple):
 
     trunk_pass: str
     cut: str
-    of_views: bool
+    view: int  # 0, MIRRORED, or 1 for all random views
 
 
 def entries(recipe: Recipe) -> list[Entry]:
-    """Cache entries that a recipe's trunk fills.
-
-    A pass is a digest of all fields of the entry but its cut. The weights go by their name, since
-    their digest is known only when they are loaded.
-    """
-    views = pixels(recipe)
-    plain = Pixels(recipe.image_size, recipe.resize)
-    before = preprocessing_of(recipe.backbone, recipe.weights, recipe.preprocessing)
-    shared = {"data": recipe.data, "dtype": recipe.store, "alpha": recipe.alpha}
-    found = []
-    for cut, _, view in needs(recipe):
-        if cut != INPUT:
-            loaded = views if view else plain
-            fields = entry_fields(
-                recipe.backbone, recipe.weights, cut, recipe.precision, loaded, before
-            )
-            found.append(Entry(digest_of({**shared, **fields, "cut": None}), cut, view > 0))
+    """Cache entries that a recipe's trunk fills."""
+    wanted = [need for need in needs(recipe) if need.cut != INPUT]
+    found = [Entry(trunk_pass(recipe, need), need.cut, min(need.view, 1)) for need in wanted]
     return list(dict.fromkeys(found))
+
+
+def trunk_pass(recipe: Recipe, need: Need) -> str:
+    """The pass of photos that fills a cache entry: a digest of all its fields but the cut.
+
+    The weights go by their name, since their digest is known only when they are loaded.
+    """
+    mirrored = need.view == MIRRORED
+    plain = Pixels(recipe.image_size, recipe.resize, is_mirrored=mirrored)
+    views = pixels(recipe) if need.view > 0 else plain
+    before = preprocessing_of(recipe.backbone, recipe.weights, recipe.preprocessing)
+    fields = entry_fields(
+        recipe.backbone, recipe.weights, need.cut, recipe.precision, views, before
+    )
+    shared = {"data": recipe.data, "dtype": recipe.store, "alpha": recipe.alpha}
+    return digest_of({**shared, **fields, "cut": None})
 
 
 def extractions(recipes: Iterable[Recipe]) -> int:
@@ -139,18 +161,18 @@ def extractions(recipes: Iterable[Recipe]) -> int:
     return len({entry.trunk_pass for recipe in recipes for entry in entries(recipe)})
 
 
-def cuts_together(trials: Iterable[Trial]) -> dict[str, dict[bool, tuple[str, ...]]]:
+def cuts_together(trials: Iterable[Trial]) -> dict[str, dict[int, tuple[str, ...]]]:
     """The cuts at which any trial needs rows of the photos that a trial sends through its trunk.
 
     Returns:
-        Name of the trial -> of its photos (False) and of their views (True) the cuts.
+        Name of the trial -> of its photos (0), of their views (1) and of mirrored photos the cuts.
     """
     own = {trial.name: entries(trial.recipe) for trial in trials}
     cuts: dict[str, dict[str, None]] = {}
     for entry in chain.from_iterable(own.values()):
         cuts.setdefault(entry.trunk_pass, {})[entry.cut] = None
     return {
-        name: {entry.of_views: tuple(cuts[entry.trunk_pass]) for entry in found}
+        name: {entry.view: tuple(cuts[entry.trunk_pass]) for entry in found}
         for name, found in own.items()
     }
 

@@ -182,7 +182,9 @@ def main() -> None:
         rows[name] = derive(builder)
         print(name, *rows[name]["blocks"], flush=True)
     text = ",\n".join(f" {json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())
-    Path(__file__).with_name("applications.json").write_text("{\n" + text + "\n}\n")
+    Path(__file__).with_name("applications.json").write_text(
+        "{\n" + text + "\n}\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

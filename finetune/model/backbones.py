@@ -8,7 +8,7 @@ Keras's own functions.
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -181,7 +181,7 @@ CONTROLS = {
 @cache
 def _applications() -> dict[str, dict[str, Any]]:
     """The derived rows, by name: what applications.json holds."""
-    return json.loads(Path(__file__).with_name("applications.json").read_text())
+    return json.loads(Path(__file__).with_name("applications.json").read_text(encoding="utf-8"))
 
 
 # What float32 is `auto` for: narrow depthwise layers lose too much elsewhere. MobileNet 0.25 with
@@ -268,6 +268,11 @@ def block_cut(name: str, blocks: int) -> str:
             "strategy full."
         )
     return ends[-1 - blocks]
+
+
+def features_cut(pool: str, features: Sequence[str]) -> str:
+    """The name of the tensor that joins the pooled maps of several cuts."""
+    return "-".join([pool, *features])
 
 
 def _derived(name: str, alpha: float) -> Backbone:

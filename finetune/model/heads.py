@@ -6,6 +6,9 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from finetune.model.backbones import features_cut
+from finetune.model.cut import find_cut
+
 HEADS = {
     "gap": keras.layers.GlobalAveragePooling2D,
     "gmp": keras.layers.GlobalMaxPooling2D,
@@ -25,6 +28,7 @@ def add_head(
     pool: str,
     hidden: int | Sequence[int] = 0,
     dropout: float = 0.0,
+    features: Sequence[str] = (),
 ) -> keras.Model:
     """The whole model: a backbone with a classifier on top.
 
@@ -35,12 +39,13 @@ def add_head(
         hidden: units of a hidden ReLU layer, or of several; 0 or none leaves them out.
         dropout: share of each hidden layer's outputs and of the classifier's inputs dropped while
             training, 0 to below 1.
+        features: cuts whose pooled maps are joined; none pools the backbone's last maps.
 
     Returns:
         A flat model: uint8 photos -> float32 (n, classes), softmax probabilities in the order of
         the class names.
     """
-    x = HEADS[pool](name=pool)(base.output)
+    x = join_cuts(base, pool, features) if features else HEADS[pool](name=pool)(base.output)
     layers = [hidden] if isinstance(hidden, int) else hidden
     for number, units in enumerate([units for units in layers if units] or [0], 1):
         suffix = f"_{number}" if number > 1 else ""
@@ -53,16 +58,32 @@ def add_head(
     return keras.Model(base.input, x, name="classifier_of_photos")
 
 
+def join_cuts(base: keras.Model, pool: str, features: Sequence[str]) -> keras.KerasTensor:
+    """Pooled maps of several cuts side by side: (n, sum of their channels), see ``features_cut``.
+
+    Raises:
+        UsageError: no such cut.
+    """
+    name = features_cut(pool, features)
+    parts = [
+        HEADS[pool](name=f"{name}_{number}")(find_cut(base, cut))
+        for number, cut in enumerate(features, 1)
+    ]
+    return keras.layers.Concatenate(name=name)(parts)
+
+
 def pool_maps(maps: np.ndarray, pool: str) -> np.ndarray:
     """What a head's pooling layer computes, in numpy.
 
     Args:
-        maps: (n, h, w, channels), float16 or float32.
+        maps: (n, h, w, channels), float16 or float32; rows (n, d) are pooled already.
         pool: a key of ``HEADS``.
 
     Returns:
         float32 (n, channels), or (n, h * w * channels) for ``flatten``.
     """
+    if maps.ndim == 2:
+        return maps.astype(np.float32)
     if pool == "flatten":
         return maps.reshape(len(maps), -1).astype(np.float32)
     if pool == "gmp":

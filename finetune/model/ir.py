@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
+
 from finetune.backend import load_openvino
 from finetune.errors import IntegrityError
 from finetune.files import READ_ONLY, commit, commit_json
@@ -120,6 +122,24 @@ def convert(model: "keras.Model") -> Any:
     return select(graph, names, [tensor.name for tensor in model.outputs])
 
 
+def mirrored(graph: Any) -> Any:
+    """A classifier's graph that gives the mean over a photo and its mirror image, which pass as one
+    batch: what ``model.mirror.mirrored`` is to Keras.
+    """
+    ops = load_openvino().opset13
+    (photo,) = graph.get_parameters()
+    (result,) = graph.get_results()
+    below = photo.output(0).get_target_inputs()
+    image = ops.slice(photo, [-1], [np.iinfo(np.int64).min], [-1], [2])
+    both = ops.concat([photo, image], 0)
+    for place in below:
+        place.replace_source_output(both.output(0))
+    halves = ops.split(result.input_value(0), np.int64(0), 2)
+    total = ops.add(halves.output(0), halves.output(1))
+    mean = ops.multiply(total, np.float32(0.5))
+    return load_openvino().Model([ops.result(mean)], [photo])
+
+
 def keep(folder: Path, graph: Any, fields: Mapping[str, Any], cuts: Sequence[str]) -> Artefact:
     """Commit a network: both files under names that hold their digest, then the manifest that makes
     them visible.
@@ -154,7 +174,7 @@ def load(folder: Path) -> Artefact:
         IntegrityError: there is no manifest, or it cannot be made sense of.
     """
     try:
-        found = json.loads((folder / _MANIFEST).read_text())
+        found = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         sha256 = {name: str(sha) for name, sha in found["sha256"].items()}
         if sorted(Path(name).suffix for name in sha256) != [".bin", ".xml"] or any(
             Path(name).name != name for name in sha256

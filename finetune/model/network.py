@@ -2,18 +2,21 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from finetune.errors import IntegrityError
 from finetune.model.backbones import backbone as row_of
-from finetune.model.backbones import preprocessing_of
+from finetune.model.backbones import features_cut, preprocessing_of
 from finetune.model.base import build_base
-from finetune.model.cut import between, split
-from finetune.model.heads import CLASSIFIER, add_head, is_of_head
+from finetune.model.cut import between, find_cut, split
+from finetune.model.heads import CLASSIFIER, HEADS, add_head, is_of_head, join_cuts
+from finetune.model.mirror import mirrored
 from finetune.model.precision import computing_in
 from finetune.model.preprocessing import Preprocessing
 from finetune.model.saved import with_classifier
@@ -24,9 +27,12 @@ from finetune.model.weights import Loaded, load_weights
 class Network:
     """The whole model and what lies above the cut, which share their layers.
 
-    ``top`` names the backbone's last tensor, below the head; ``pool`` the head's pooling.
+    ``base`` is the backbone as loaded; its last blocks may stand above all that the head takes.
+    ``top`` names the backbone's last tensor, below the head; ``pool`` the head's pooling. Where the
+    head takes several cuts, both name the tensor that joins them.
     """
 
+    base: keras.Model
     whole: keras.Model
     tail: keras.Model
     cut: str
@@ -37,6 +43,7 @@ class Network:
     preprocessing: Preprocessing
     initial: dict[str, list[np.ndarray]] = field(repr=False)  # layer that may learn -> its weights
     frozen: dict[str, str] = field(repr=False)  # digests of what must not move
+    is_mirrored: bool = False  # what is saved and used also looks at each photo's mirror image
     copies: dict[str, keras.Model] = field(default_factory=dict, repr=False)
     archives: list[bytes] = field(default_factory=list, repr=False)  # see ``save``
 
@@ -48,9 +55,32 @@ class Network:
         return {"total": total, "tail": tail, "trunk": total - tail, "trainable": trainable}
 
     @property
+    def final(self) -> keras.Model:
+        """The whole model as it is saved and used."""
+        return mirrored(self.whole) if self.is_mirrored else self.whole
+
+    @property
     def features(self) -> int:
         """Length of the pooled features of a photo."""
         return int(self.whole.get_layer(self.pool).output.shape[-1])
+
+    @property
+    def widths(self) -> list[int]:
+        """How many of the features come from each cut."""
+        pooled = self.whole.get_layer(self.pool)
+        joined = pooled.input if isinstance(pooled.input, list) else [pooled.output]
+        return [int(tensor.shape[-1]) for tensor in joined]
+
+    def tensor(self, cut: str) -> keras.KerasTensor:
+        """The tensor of a cut below any head on this backbone; of joined ones, too.
+
+        Raises:
+            UsageError: no such cut.
+        """
+        pool, *features = cut.split("-")
+        if features and pool in HEADS:
+            return join_cuts(self.base, pool, features)
+        return find_cut(self.base, cut)
 
     def part(self, source: str, target: str) -> keras.Model | None:
         """What lies between two cuts; None if both are the same."""
@@ -75,19 +105,28 @@ class Network:
             kernel, bias = self.whole.get_layer(CLASSIFIER).get_weights()
             path.write_bytes(with_classifier(self.archives[0], kernel, bias))
             return
-        self.whole.save(path)
+        self.final.save(path)
         if only_classifier:
             self.archives.append(path.read_bytes())
 
-    def trained_copy(self, precision: str, seed: int) -> keras.Model:
-        """The tail that is trained: itself in float32, else a copy, kept, with its weights."""
-        if precision == "float32":
+    def trained_copy(self, precision: str, seed: int, strategy: Any = None) -> keras.Model:
+        """The tail that is trained: itself in float32 on one device, else a copy, kept, with its
+        weights.
+
+        Args:
+            precision: that it computes in.
+            seed: of its dropout.
+            strategy: ``tf.distribute.Strategy`` in whose scope the copy is made.
+        """
+        several = strategy is not None and strategy.num_replicas_in_sync > 1
+        if precision == "float32" and not several:
             return self.tail
-        if precision not in self.copies:
-            self.copies[precision] = computing_in(self.tail, precision)
-        copy = self.copies[precision]
-        copy.set_weights(self.tail.get_weights())
-        draw_dropout(copy, seed)
+        with strategy.scope() if several else nullcontext():
+            if precision not in self.copies:
+                self.copies[precision] = computing_in(self.tail, precision)
+            copy = self.copies[precision]
+            copy.set_weights(self.tail.get_weights())
+            draw_dropout(copy, seed)
         return copy
 
     def reset(self, seed: int) -> None:
@@ -108,9 +147,11 @@ def build_network(
     pool: str,
     hidden: int | Sequence[int] = 0,
     dropout: float = 0.0,
+    features: Sequence[str] = (),
     cut: str,
     batchnorm: str = "frozen",
     precision: str = "float32",
+    is_mirrored: bool = False,
     seed: int = 0,
 ) -> Network:
     """Build, load and freeze.
@@ -122,10 +163,11 @@ def build_network(
         weights: ``imagenet``, ``random`` or a file, see ``load_weights``.
         alpha: width multiplier, see ``backbones.backbone``.
         preprocessing: ``backbone`` or ``scale-only``, see ``build_base``.
-        pool, hidden, dropout: of the head, see ``add_head``.
+        pool, hidden, dropout, features: of the head, see ``add_head``.
         cut: name of the cut below everything that learns.
         batchnorm: see ``freeze``.
         precision: what the trunk is run in; the layers' weights and arithmetic are float32.
+        is_mirrored: whether the model that is saved also looks at each photo's mirror image.
         seed: of the head's first weights.
 
     Raises:
@@ -137,16 +179,19 @@ def build_network(
     base = build_base(backbone, image_size, alpha=alpha, preprocessing=preprocessing)
     loaded = load_weights(base, backbone, weights, alpha, preprocessing)
     pixels = preprocessing_of(backbone, weights, preprocessing)
-    whole = add_head(base, classes, pool, hidden, dropout)
+    whole = add_head(base, classes, pool, hidden, dropout, features)
     draw_head(whole, seed)
     tail = split(whole, cut).tail
     freeze(whole, tail, batchnorm)
     of_base = {layer.name for layer in base.layers}
     learning = [layer for layer in tail.layers if layer.weights and layer.name in of_base]
     initial = {layer.name: layer.get_weights() for layer in learning}
-    top = row_of(backbone).blocks[-1]
+    top, pooled = row_of(backbone).blocks[-1], pool
+    if features:
+        top = pooled = features_cut(pool, features)
     frozen = frozen_digests(whole)
-    return Network(whole, tail, cut, top, pool, precision, loaded, pixels, initial, frozen)
+    parts = (base, whole, tail, cut, top, pooled, precision, loaded, pixels, initial, frozen)
+    return Network(*parts, is_mirrored)
 
 
 def draw_head(whole: keras.Model, seed: int) -> None:

@@ -31,10 +31,12 @@ _MODULES = {None, "keras"} | {
         *("regularizers", "src.models.functional", "src.models.sequential"),
     )
 }
-# Of Keras's own modules nothing but these: what keras.applications builds some networks of.
+# Of Keras's own modules nothing but these: what keras.applications and we build networks of.
 _EXACT = {
     ("keras.src.ops.numpy", "Add"),
     ("keras.src.ops.numpy", "Multiply"),
+    ("keras.src.ops.numpy", "Flip"),  # of ``model.mirror``, as is the next one
+    ("keras.src.ops.numpy", "Split"),
     ("keras.src.applications.convnext", "LayerScale"),
     ("keras.src.applications.inception_resnet_v2", "CustomScaleLayer"),
 }

@@ -95,15 +95,29 @@ def _explain(mistake: Mapping[str, Any], source: str, lines: Lines) -> str:
     where = f"{source}:{line}" if line else source
     key = ".".join(map(str, path))
     if mistake["type"] == "extra_forbidden":
-        model = PARTS.get(str(path[0]), Recipe) if len(path) > 1 else Recipe
-        near = difflib.get_close_matches(str(path[-1]), model.model_fields, n=1)
-        hint = (
-            f"did you mean '{near[0]}'?"
-            if near
-            else f"allowed are {', '.join(model.model_fields)}."
-        )
+        hint = _hint(path)
         return f"{where}: unknown key '{key}'; {hint}"
     message = mistake["msg"].removeprefix("Value error, ")
     if mistake["type"] == "value_error" or not key:
         return f"{where}: {message}."
     return f"{where}: {key} is {mistake['input']!r}: {message[0].lower()}{message[1:]}."
+
+
+def _hint(path: Sequence[Any]) -> str:
+    """What an unknown key may have been meant as."""
+    key = str(path[-1])
+    if path == ("tensorboard",):
+        return "it is `track: tensorboard` now"
+    model = PARTS.get(str(path[0]), Recipe) if len(path) > 1 else Recipe
+    meant = {name: name for name in model.model_fields}
+    if model is Recipe:
+        meant = nested_keys() | meant
+    near = difflib.get_close_matches(key, meant, n=1)
+    if near:
+        return f"did you mean '{meant[near[0]]}'?"
+    return f"allowed are {', '.join(model.model_fields)}."
+
+
+def nested_keys() -> dict[str, str]:
+    """Keys of tables by their own name: ``dropout`` -> ``head.dropout``."""
+    return {name: f"{table}.{name}" for table, part in PARTS.items() for name in part.model_fields}

@@ -8,12 +8,15 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_va
 from finetune.data.augment import NONE, PRESETS
 from finetune.data.photos import RESIZE_MODES
 from finetune.errors import UsageError
-from finetune.model.backbones import INPUT, backbone, block_cut, known_backbones
+from finetune.model.backbones import INPUT, backbone, block_cut, features_cut, known_backbones
 from finetune.model.remote_weights import is_remote, parse
+from finetune.recipe.conflicts import conflicts
+from finetune.recipe.methods import method_problems
 from finetune.recipe.parts import FROZEN, Augment, Head, Optimizer, full_head, full_optimizer
 from finetune.recipe.strategies import STRATEGIES
 from finetune.recipe.yaml import dump
 
+_Blocks = Annotated[int, Field(ge=1)]
 _MOST_VIEWS = 1_000  # stored ones; each takes as much space as the photos themselves
 _STORED_VIEWS = 4  # per photo, where a recipe augments and its strategy cannot take fresh views
 
@@ -32,10 +35,12 @@ class Recipe(BaseModel):
     preprocessing: Literal["backbone", "scale-only"] = "backbone"
     weights: str = "imagenet"
     strategy: Literal[tuple(STRATEGIES)] = "top-blocks"  # type: ignore[valid-type]
-    blocks: int = Field(1, ge=1)
+    blocks: _Blocks | Annotated[list[_Blocks], Field(min_length=1)] = 1
     head: Head
+    features: list[str] = []  # cuts that the head takes; the backbone's last maps if none are named
     image_size: int = Field(224, ge=28, le=1024)
     resize: Literal[RESIZE_MODES] = "squash"  # type: ignore[valid-type]
+    tta: Literal["none", "flip"] = "none"
     augment: Augment
     views: Literal["fresh"] | Annotated[int, Field(ge=0, le=_MOST_VIEWS)]
     epochs: int = Field(ge=0, le=1_000_000)
@@ -43,9 +48,18 @@ class Recipe(BaseModel):
     batch_size: int = Field(32, ge=1, le=65_536)
     learning_rate: float = Field(gt=0)
     optimizer: Optimizer
-    schedule: Literal["constant", "cosine"] = "constant"
+    layer_decay: float = Field(1.0, gt=0, le=1)  # of the rate, for each block below the head
+    schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
+    warmup: float = Field(0.0, ge=0)  # a share of all steps below 1, else steps
     weight_decay: float = Field(0.0, ge=0)
+    anchor: float = Field(0.0, ge=0)  # strength of L2-SP, the pull towards the first weights
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    mixup: float = Field(0.0, ge=0)  # parameter of the beta distribution of shares; 0 is off
+    cutmix: float = Field(0.0, ge=0)
+    average: Literal["none", "ema"] = "none"
     class_weight: Literal["none", "balanced"] = "none"
+    sampling: Literal["none", "balanced"] = "none"
+    loss: Literal["crossentropy", "focal"] = "crossentropy"
     batchnorm: Literal["frozen", "train"] = "frozen"
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     engine: Literal["auto", "openvino", "tensorflow"] = "auto"
@@ -54,16 +68,17 @@ class Recipe(BaseModel):
     folds: int = Field(0, ge=0, le=100)  # of a cross-validation beside the run; 0 is none
     repeats: int = Field(1, ge=1, le=100)
     skip_bad: bool = False
-    tensorboard: bool = False
     track: Literal["none", "mlflow", "wandb", "tensorboard"] = "none"
     seed: int = Field(0, ge=0, lt=2**32)
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_strategy(cls, values: Any) -> Any:
+    def _defaults_of_strategy(cls, values: Any, info: ValidationInfo) -> Any:
         """Fill in what depends on the strategy, and write short forms out."""
         if not isinstance(values, dict):
             return values
+        if (info.context or {}).get("finished"):  # by a version that had this key
+            values = {key: value for key, value in values.items() if key != "tensorboard"}
         # An unknown strategy is the field's own mistake to report; the other keys are checked with
         # the default's.
         strategy = STRATEGIES.get(
@@ -92,7 +107,7 @@ class Recipe(BaseModel):
         try:
             row = backbone(self.backbone, self.alpha)
             if STRATEGIES[self.strategy].learns == "blocks":
-                block_cut(self.backbone, self.blocks)
+                block_cut(self.backbone, self.stages[-1])
         except UsageError as error:
             raise ValueError(str(error).removesuffix(".")) from error
         if self.image_size < row.min_size:
@@ -100,6 +115,12 @@ class Recipe(BaseModel):
                 f"image_size is {self.image_size}; {self.backbone} takes photos of {row.min_size} "
                 "px and more"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _head_fits(self) -> "Recipe":
+        if problems := conflicts(self):
+            raise ValueError(". ".join(problems))
         return self
 
     @field_validator("weights")
@@ -125,27 +146,12 @@ class Recipe(BaseModel):
             )
         return PRESETS[value]
 
-    @field_validator("tensorboard")
-    @classmethod
-    def _installed(cls, wanted: bool, info: ValidationInfo) -> bool:
-        """A missing package is said now and not after the extraction; a recipe that is only read
-        needs none.
-        """
-        if (
-            wanted
-            and not (info.context or {}).get("finished")
-            and importlib.util.find_spec("tensorboard") is None
-        ):
-            raise ValueError(
-                "tensorboard: true needs a package that is not installed; "
-                '`pip install "finetune-cut[tensorboard]"`, or set tensorboard: false'
-            )
-        return wanted
-
     @field_validator("track")
     @classmethod
     def _tracker_installed(cls, name: str, info: ValidationInfo) -> str:
-        """As for ``tensorboard``."""
+        """A missing package is said now and not after the extraction; a recipe that is only read
+        needs none.
+        """
         if not (info.context or {}).get("finished") and (problem := missing_tracker(name)):
             raise ValueError(problem)
         return name
@@ -184,14 +190,30 @@ class Recipe(BaseModel):
                 "folds are cross-validated over stored activations, and this recipe streams photos "
                 "through the whole network. Set views: 0, or a strategy with a cut"
             )
+        problems += method_problems(self)
         if problems:
             raise ValueError(". ".join(problems))
         return self
 
     @property
+    def stages(self) -> tuple[int, ...]:
+        """How many top blocks learn, one number for each training after the other."""
+        return (self.blocks,) if isinstance(self.blocks, int) else tuple(self.blocks)
+
+    @property
+    def top(self) -> str:
+        """Name of the tensor that the head takes: maps that it pools, or several cuts, joined."""
+        if self.features:
+            return features_cut(self.head.pool, self.features)
+        return block_cut(self.backbone, 0)
+
+    @property
     def cut(self) -> str:
         """Name of the cut that the strategy chooses."""
-        return STRATEGIES[self.strategy].cut(self.backbone, self.blocks)
+        strategy = STRATEGIES[self.strategy]
+        if strategy.learns == "head":
+            return self.top
+        return strategy.cut(self.backbone, self.stages[-1])
 
     def dump(self) -> str:
         """The recipe as YAML, every key written out."""

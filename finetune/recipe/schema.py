@@ -6,6 +6,7 @@ from finetune.data.augment import PRESETS
 from finetune.recipe.parts import Augment, Head, Optimizer
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import POOLINGS
+from finetune.recipe.words import WORDS
 
 
 def schema() -> dict[str, Any]:
@@ -24,6 +25,8 @@ def schema() -> dict[str, Any]:
     domains = [{"type": "object", "properties": {scale: ends}} for scale in ("log", "range")]
     domain = {"anyOf": [{"type": "array", "minItems": 1}, *domains]}
     properties["search"] = {"type": "object", "additionalProperties": domain}
+    for key, words in WORDS.items():
+        _described(properties, key, words)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "finetune recipe",
@@ -31,3 +34,13 @@ def schema() -> dict[str, Any]:
         "properties": properties,
         "additionalProperties": False,
     }
+
+
+def _described(properties: dict[str, Any], key: str, words: str) -> None:
+    """Add the words of a key, which stands in its table where it is dotted."""
+    table, _, inner = key.rpartition(".")
+    if not table:
+        properties[key] = {**properties[key], "description": words}
+        return
+    (keys,) = [kind["properties"] for kind in properties[table]["anyOf"] if "properties" in kind]
+    keys[inner] = {**keys[inner], "description": words}

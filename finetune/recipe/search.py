@@ -26,7 +26,7 @@ _FIXED = {
     "repeats": "it does not change what a trial finds",
     "engine": "it does not change what a trial finds",
     "margin": "it does not change what a trial finds",
-    "tensorboard": "it does not change what a trial finds",
+    "track": "it does not change what a trial finds",
 }
 _EXPECTED = "expected a list of values, {range: [LOW, HIGH]} or {log: [LOW, HIGH]}"
 
@@ -69,8 +69,10 @@ class Search:
         return {"values": self.values, "domains": domains}
 
 
-def read_search(recipe: Path | str | PathLike[str] | Mapping[str, Any]) -> Search:
-    """The search of a recipe file, or of a mapping of its keys.
+def read_search(
+    recipe: Path | str | PathLike[str] | Mapping[str, Any], given: Mapping[str, Any] = {}
+) -> Search:
+    """The search of a recipe file, or of a mapping of its keys; ``given`` values override its own.
 
     Each value, and each end of a range, must go with the first values of the other settings.
 
@@ -90,6 +92,12 @@ def read_search(recipe: Path | str | PathLike[str] | Mapping[str, Any]) -> Searc
             f"{_place(source, lines, 'search')}: this recipe holds {found}; expected a search and "
             "no matrix, as in search: {learning_rate: {log: [1e-6, 1e-3]}, blocks: [1, 2]}."
         )
+    if searched := sorted(set(table) & set(given)):
+        raise UsageError(
+            f"{_place(source, lines, 'search', searched[0])}: {searched[0]} is searched and given "
+            f"as --{searched[0]}. Drop one of the two."
+        )
+    values |= given
     places = {key: _place(source, lines, "search", key) for key in table}
     mistakes: list[str] = []
     domains = {}

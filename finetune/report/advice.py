@@ -9,7 +9,7 @@ import numpy as np
 from finetune import __version__
 from finetune.files import commit_text
 from finetune.report.galleries import thumbnail
-from finetune.report.report import page
+from finetune.report.page import page
 
 _SHOWN = 24  # thumbnails of each kind of suspect
 _KINDS = {

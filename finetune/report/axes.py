@@ -20,7 +20,7 @@ _COMPANIONS = {
     "augment": {"views"},
     "head": {"solver"},
 }
-_NO_SETTINGS = ("data", "seed", "engine", "skip_bad", "tensorboard", "track", "margin")
+_NO_SETTINGS = ("data", "seed", "engine", "skip_bad", "track", "margin")
 
 
 def read_settings(run: Path) -> dict[str, str]:

@@ -1,41 +1,31 @@
-"""What a comparison leaves behind: report.html, results.csv and results.md.
+"""What a comparison leaves behind: report.html, results.csv and results.md."""
 
-The page is one file that loads nothing. Its content security policy allows the style sheet and the
-script by their sha256, and pictures inside the page; every text goes through jinja2's autoescape.
-"""
-
-import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
 
 from finetune import __version__
+from finetune.evaluation.folds import with_folds
 from finetune.evaluation.metrics import confusion, top_confusions
 from finetune.evaluation.planning import MARGIN
 from finetune.files import commit_csv, commit_text
 from finetune.report import figures
 from finetune.report.entries import Cell, Entry
 from finetune.report.galleries import explanations, galleries
+from finetune.report.page import environment, page
 from finetune.report.sections import Section, sections
 from finetune.report.sentences import scored
 from finetune.report.table import results_table
 from finetune.runs import ledger
-from finetune.runs.card import templates
 
 SHOWN_PANELS = 24
 SHOWN_PAIRS = 300
 SHOWN_PHOTOS = 48
-SHOWN_CLASSES = 12
 SHOWN_MISTAKES = 6
-SHOWN_WARNINGS = 8
 _COSTS = (
     "seconds",
     "seconds_alone",
@@ -67,15 +57,16 @@ def write_report(out: Path, cells: Sequence[Cell], plan: Mapping[str, Any]) -> d
         photos that another split holds, too), seeds, mean, sd, cost_seconds and recommended, in the
         order of the table; pairs: what ``compare_pairs`` found, with their split; leaks and
         near_duplicates (files, see ``data.overlap``); warnings (sentences); ledger (split digest ->
-        models and comparisons); margin (points).
+        models and comparisons); margin (points). If folds are set, its row in the ranking and
+        folds (a list by split and recipe) have what ``evaluation.folds.with_folds`` adds.
 
     Raises:
         DataError: cells with the same split digest name different photos.
     """
     margin = plan.get("margin", MARGIN)
     ranked = sections(out, cells, margin)
-    rows = [row for section in ranked for row in _rows(section)]
-    parts = [_context(section, out, plan, len(ranked)) for section in ranked]
+    parts = [_context(section, out, plan, len(ranked), cells) for section in ranked]
+    rows = [row for part in parts for row in part["rows"]]
     context: dict[str, Any] = {
         "version": __version__,
         "cells": cells,
@@ -107,7 +98,18 @@ def write_report(out: Path, cells: Sequence[Cell], plan: Mapping[str, Any]) -> d
         "warnings": [text for section in ranked for text in section.warnings],
         "ledger": {part["section"].split: part["ledger"] for part in parts},
         "margin": 100 * margin,
+        **_folds(ranking),
     }
+
+
+def _folds(ranking: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """What folds found, beside the ranking; nothing where none are set."""
+    found = [
+        {"split": row["split"], "recipe": row["recipe"], **row["folds"]}
+        for row in ranking
+        if "folds" in row
+    ]
+    return {"folds": found} if found else {}
 
 
 def _verdicts(parts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -160,9 +162,11 @@ def _rows(section: Section) -> list[dict[str, Any]]:
     ]
 
 
-def _context(section: Section, out: Path, plan: Mapping[str, Any], splits: int) -> dict[str, Any]:
+def _context(
+    section: Section, out: Path, plan: Mapping[str, Any], splits: int, cells: Sequence[Cell]
+) -> dict[str, Any]:
     """Everything that the page says about one split."""
-    rows = _rows(section)
+    rows = with_folds(_rows(section), cells)
     shown = section.entries[:SHOWN_PANELS]
     root = Path(plan["roots"][section.split]) if section.split in plan.get("roots", {}) else None
     points = [row for row in rows if row["cost_seconds"] is not None]
@@ -178,6 +182,7 @@ def _context(section: Section, out: Path, plan: Mapping[str, Any], splits: int) 
         "leaks": held_twice.get("leaks", []),
         "near_duplicates": held_twice.get("near_duplicates") or [],
         "rows": rows,
+        "folds": [row for row in rows if "folds" in row],
         "costs": {
             entry.name: {key: _known(entry.cost(key)) for key in _COSTS}
             for entry in section.entries
@@ -237,58 +242,6 @@ def _leader_first(pair: Mapping[str, Any]) -> dict[str, Any]:
 def _histories(entry: Entry, out: Path) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
     seeds = {cell["name"]: pd.read_csv(out / cell["run"] / "history.csv") for cell in entry.cells}
     return seeds[entry.shown["name"]], list(seeds.values())
-
-
-def page(template: str, context: Mapping[str, Any]) -> str:
-    """A page of its own: a template with style, script and the policy that allows no others."""
-    folder = files("finetune.report").joinpath("templates")
-    style = folder.joinpath("report.css").read_text()
-    script = folder.joinpath("report.js").read_text()
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src "
-        f"{_digest(script)}; base-uri 'none'; form-action 'none'"
-    )
-    return (
-        environment(autoescape=True)
-        .get_template(template)
-        .render(context, policy=policy, style=Markup(style), script=Markup(script))
-    )
-
-
-def _digest(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def environment(autoescape: bool = False) -> Environment:
-    """HTML escapes every text; Markdown none, but for the ``cell`` filter."""
-    environment = templates(PackageLoader("finetune.report", "templates"), autoescape)
-    environment.filters |= {
-        "signed": _signed,
-        "p": lambda p: "< 0.001" if p < 0.001 else f"{p:.2g}",
-        "duration": figures.duration,
-        "quantity": quantity,
-    }
-    environment.globals |= {
-        "panel": figures.PANEL,
-        "isnan": np.isnan,
-        "shown_classes": SHOWN_CLASSES,
-        "shown_warnings": SHOWN_WARNINGS,
-    }
-    return environment
-
-
-def _signed(share: float, digits: int = 1) -> str:
-    """A difference in points, never -0.0."""
-    return f"{round(100 * share, digits) or 0:+.{digits}f}".replace("-", "−")
-
-
-def quantity(number: float) -> str:
-    """Three digits and an SI prefix: ``512``, ``14.7 M``, ``201 k``."""
-    for prefix in ("", "k", "M", "G", "T", "P"):
-        if abs(number) < 999.5:
-            return f"{number:.3g} {prefix}".rstrip()
-        number /= 1000
-    return f"{number:.3g} E"
 
 
 def _known(value: float) -> float | None:

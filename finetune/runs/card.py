@@ -93,6 +93,7 @@ def _fill(
         "backbones": [backbone(name) for name in dict.fromkeys(r.backbone for r in recipes)],
         "warnings": result.get("warnings", caveats(result["test"])),
         "unseen": result.get("unseen"),
+        "folds": result.get("folds"),
         "count": count,
         "table": table,
         "pictures": [path.name for path in folder.glob("*.png")],

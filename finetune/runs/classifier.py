@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.backend import load_keras
-from finetune.data.photos import RESIZE_MODES, Item, Pixels, read_photos, through
+from finetune.data.photos import RESIZE_MODES, SUFFIXES, Item, Pixels, read_photos, through
 from finetune.errors import BusyError, DataError, IntegrityError
 from finetune.files import READ_ONLY
 from finetune.progress import SILENT, Reporter
@@ -77,6 +77,11 @@ class Classifier:
         file = path / "model.keras" if path.is_dir() else path
         if not path.exists():
             raise DataError(f"{path} does not exist. Give a run folder, or a .keras file.")
+        if path.is_file() and path.suffix.lower() in SUFFIXES:
+            raise DataError(
+                f"{path} is a photo, and no model: the arguments look swapped. The run comes "
+                "first, as in `finetune predict RUN PHOTO`."
+            )
         if not file.exists():
             raise DataError(
                 f"{path} holds no model.keras. Give the folder of a finished `finetune run`, or a "

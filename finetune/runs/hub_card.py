@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from finetune.data.hugging_face import PREFIX
 from finetune.errors import DataError
 from finetune.files import commit_text
 from finetune.model.backbones import CONTROLS, backbone
@@ -51,11 +52,11 @@ def stage(run: Path, name: str, folder: Path) -> RunResult:
     for file in result.files:
         if file not in PRIVATE:
             _copy(run / file, folder / file)
-    for manifest in run.glob("openvino/*/manifest.json"):
-        shutil.copytree(manifest.parent, folder / "openvino" / manifest.parent.name,
-                        dirs_exist_ok=True)  # fmt: skip
+    for network in (manifest.parent for manifest in run.glob("openvino/*/manifest.json")):
+        shutil.copytree(network, folder / network.relative_to(run), dirs_exist_ok=True)
     (folder / PHOTOS).write_text(_nameless(run / PHOTOS), encoding="utf-8")
-    shared = recipe.model_copy(update={"data": Path(recipe.data).name, "weights": _weights(recipe)})
+    data = recipe.data if recipe.data.startswith(PREFIX) else Path(recipe.data).name
+    shared = recipe.model_copy(update={"data": data, "weights": _weights(recipe)})
     commit_text(folder / "recipe.yaml", shared.dump())
     source = result.weights["source"]
     weights = {**result.weights, "source": source.replace(recipe.weights, _weights(recipe))}
@@ -64,7 +65,7 @@ def stage(run: Path, name: str, folder: Path) -> RunResult:
         run=name,
         weights=weights,
         leaks=_counted(result.leaks),
-        near_duplicates=_counted(result.near_duplicates or []),
+        near_duplicates=_counted(result.near_duplicates),
     )
     commit_text(folder / "README.md", card(run, result, recipe, name))
     return result.write(folder)
@@ -81,7 +82,8 @@ def card(run: Path, result: RunResult, recipe: Recipe, name: str) -> str:
         "log_loss": result.test["loss"],
     }
     task = "image-classification"
-    data = Path(recipe.data).name
+    is_on_hub = recipe.data.startswith(PREFIX)
+    data = recipe.data.removeprefix(PREFIX) if is_on_hub else Path(recipe.data).name
     results = [
         EvalResult(
             task_type=task,
@@ -98,6 +100,7 @@ def card(run: Path, result: RunResult, recipe: Recipe, name: str) -> str:
         pipeline_tag=task,
         tags=[task, "finetune-cut", recipe.backbone, recipe.strategy],
         metrics=["accuracy", "f1"],
+        datasets=[data] if is_on_hub else None,
         model_name=name.partition("/")[2],
         eval_results=results,
         **licence(recipe),
@@ -130,9 +133,9 @@ def _weights(recipe: Recipe) -> str:
     return recipe.weights if "://" in recipe.weights else Path(recipe.weights).name
 
 
-def _counted(groups: Sequence[Sequence[str]]) -> list[list[str]]:
-    """As many files in as many groups, without their names."""
-    return [[""] * len(group) for group in groups]
+def _counted(groups: Sequence[Sequence[str]] | None) -> Any:
+    """As many files in as many groups, without their names; None if they were not sought."""
+    return None if groups is None else [[""] * len(group) for group in groups]
 
 
 def _copy(source: Path, target: Path) -> None:

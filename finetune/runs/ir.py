@@ -13,7 +13,7 @@ import numpy as np
 from finetune.activations.engine import Engine, compile_graph, resolve_precision
 from finetune.backend import load_openvino
 from finetune.errors import IntegrityError, UsageError
-from finetune.model.ir import convert, keep, load
+from finetune.model.ir import convert, keep, load, mirrored
 from finetune.runs.folder import checked, recorded
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def write_ir(
     photos: np.ndarray,
     trunk: Any = None,
     tail: "keras.Model | None" = None,
+    is_mirrored: bool = False,
 ) -> float:
     """Convert a run's network, commit it to the run's folder, and compare it with Keras.
 
@@ -38,6 +39,8 @@ def write_ir(
         photos: uint8 (n, size, size, 3), a few.
         trunk: the part of the model that is converted already, an ``openvino.Model``.
         tail: what of the model lies above the trunk.
+        is_mirrored: whether the model gives the mean over a photo and its mirror image, which trunk
+            and tail do not.
 
     Returns:
         The largest difference of a probability.
@@ -46,7 +49,10 @@ def write_ir(
         IntegrityError: a probability differs by more than 1e-4; nothing is left behind.
     """
     folder = run / FOLDER / "float32"
-    graph = convert(model) if trunk is None or tail is None else _joined(trunk, convert(tail))
+    if trunk is None or tail is None:
+        graph = convert(model)
+    else:
+        graph = _joined(trunk, convert(tail), is_mirrored)
     _write(folder, graph, model)
     found = np.concatenate(list(open_ir(run, "float32")([photos])))
     difference = float(np.abs(found - np.asarray(model(photos, training=False))).max())
@@ -59,23 +65,25 @@ def write_ir(
     return difference
 
 
-def write_int8(trunk: Any, tail: "keras.Model", run: Path) -> None:
+def write_int8(trunk: Any, tail: "keras.Model", run: Path, is_mirrored: bool) -> None:
     """Commit a run's int8 network: the int8 trunk that it was trained on, with its tail.
 
     Args:
         trunk: ``Artefact.graph([cut])``: photos -> activations.
         tail: activations -> probabilities, trained.
         run: the run's folder.
+        is_mirrored: see ``write_ir``.
     """
-    _write(run / FOLDER / "int8", _joined(trunk, convert(tail)), tail)
+    _write(run / FOLDER / "int8", _joined(trunk, convert(tail), is_mirrored), tail)
 
 
-def _joined(trunk: Any, tail: Any) -> Any:
-    """``tail(trunk(x))`` as one graph."""
+def _joined(trunk: Any, tail: Any, is_mirrored: bool) -> Any:
+    """``tail(trunk(x))`` as one graph; of a photo and its mirror image, the mean."""
     (activations,) = trunk.get_results()
     (below,) = tail.get_parameters()
     below.output(0).replace(activations.input_value(0))
-    return load_openvino().Model(tail.get_results(), trunk.get_parameters())
+    graph = load_openvino().Model(tail.get_results(), trunk.get_parameters())
+    return mirrored(graph) if is_mirrored else graph
 
 
 def _write(folder: Path, graph: Any, model: "keras.Model") -> None:

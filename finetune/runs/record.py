@@ -36,7 +36,7 @@ HISTORY = (
     "seconds",
 )
 # keys of a recipe that change how a run goes and not what it finds on the same photos
-INCIDENTAL = {"skip_bad", "tensorboard", "track", "engine", "margin"}
+INCIDENTAL = {"skip_bad", "track", "engine", "margin"}
 _PACKAGES = (
     "tensorflow",
     "keras",
@@ -88,6 +88,11 @@ def begin(out: Path, recipe: Recipe, dataset: Dataset) -> None:
     """Claim a run folder."""
     commit_text(out / "recipe.yaml", recipe.dump())
     commit_json(out / "classes.json", list(dataset.classes))
+
+
+def checkpoint(out: Path, phase: str) -> Path:
+    """Where a phase is gone on from; a finished one keeps its own until the run is finished."""
+    return out / (CHECKPOINT if phase == "tail" else f".{phase}.npz")
 
 
 def measured(dataset: Dataset, split: str, probabilities: np.ndarray) -> dict[str, Any]:
@@ -149,7 +154,8 @@ def finish(
         result = replace(result, seconds=seconds)
     written = result.write(out)
     ledger.record(result.split, [out], comparison=False)
-    (out / CHECKPOINT).unlink(missing_ok=True)
+    for committed in (out / CHECKPOINT, *out.glob(".tail-*.npz")):
+        committed.unlink(missing_ok=True)
     return written
 
 

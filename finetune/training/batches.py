@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from finetune.training.mixing import Mix
+
 # (batches of indices of photos, epoch) -> their activations, batch by batch: a reader can work
 # ahead
 Read = Callable[[Sequence[np.ndarray], int], Iterator[np.ndarray]]
@@ -18,19 +20,27 @@ _PEEKED = 2
 
 
 class Batches(keras.utils.PyDataset):
-    """Activations and labels, every photo once per epoch, the last batch as small as it comes out.
+    """Activations and labels, every photo once per epoch, the last batch as small as it comes out;
+    or, balanced, as many photos, each class equally often.
 
     The order is a function of (seed, epoch) and of nothing else, so that a resumed run sees the
     same batches. Keras reads ahead: its tf.data pipeline draws, and thereby reads and casts, the
     next batches while one trains; the batch dimension of its signature is open, so that a smaller
     last batch needs no second trace.
 
+    Several devices get equal parts of a batch: it is filled up with blank rows of weight 0, and the
+    weights of the others make up for them, so that gradient and validation loss are those of the
+    photos alone. (Of a last batch that was filled up, the training loss counts a little more.)
+
     Args:
         read: called with arrays of int indices and the epoch (from 0); yields rows for each.
-        labels: int (n,).
+        labels: int (n,), or targets float32 (n, classes).
         batch_size: photos per batch.
         seed: of the order; None keeps the photos in order.
         weights: of each photo in the loss, float32 (n,); None if they are equal.
+        balanced: whether every class is shown equally often in an epoch.
+        devices: number of equal parts that a batch is cut into.
+        mix: mixes the photos of each batch; ``labels`` are then targets float32 (n, classes).
 
     Attributes:
         epoch: whose batches are given, from 0; ``fit`` sets it (Keras's own ``on_epoch_end`` is
@@ -44,6 +54,9 @@ class Batches(keras.utils.PyDataset):
         batch_size: int,
         seed: int | None = None,
         weights: np.ndarray | None = None,
+        balanced: bool = False,
+        devices: int = 1,
+        mix: Mix | None = None,
     ):
         super().__init__()
         self.epoch = 0
@@ -52,6 +65,9 @@ class Batches(keras.utils.PyDataset):
         self._size = batch_size
         self._seed = seed
         self._weights = weights
+        self._balanced = balanced
+        self._devices = devices
+        self._mix = mix
         self._rows: Iterator[np.ndarray] = iter(())
         self._next: tuple[int, int] | None = None  # (epoch, batch) that ``_rows`` yields next
         self._peeked: dict[tuple[int, int], np.ndarray] = {}
@@ -65,8 +81,36 @@ class Batches(keras.utils.PyDataset):
         rows = self._draw(batch, order)
         # stored float16 must not make the tail compute in float16
         floats = rows.astype(np.float32) if rows.dtype == np.float16 else rows
-        weighted = () if self._weights is None else (self._weights[indices],)
-        return floats, self._labels[indices], *weighted
+        labels = self._labels[indices]
+        weights = None if self._weights is None else self._weights[indices]
+        if self._mix:
+            ones = np.ones(len(indices), np.float32)
+            draw = np.random.default_rng([self._seed or 0, self.epoch, batch])
+            own = ones if weights is None else weights
+            floats, labels, weights = self._mix(floats, labels, own, draw)
+        if self._devices > 1:
+            return self._filled_up(floats, labels, weights)
+        return floats, labels, *(() if weights is None else (weights,))
+
+    def _filled_up(
+        self, rows: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
+    ) -> tuple[np.ndarray, ...]:
+        """A batch of a multiple of the devices, with its weights.
+
+        Keras divides the loss of a batch by its rows, blank ones too, and that of an epoch by all
+        rows. A gradient is of one batch, the validation loss of all.
+        """
+        more = -len(rows) % self._devices
+        whole = len(self._labels)
+        full, rest = divmod(whole, self._size)
+        of_all = full * (self._size + -self._size % self._devices) + rest + -rest % self._devices
+        scale = of_all / whole if self._seed is None else (len(rows) + more) / len(rows)
+        scaled = np.full(len(rows), scale, np.float32) * (1 if weights is None else weights)
+
+        def filled(values: np.ndarray) -> np.ndarray:
+            return np.pad(values, [(0, more)] + [(0, 0)] * (values.ndim - 1))
+
+        return filled(rows), filled(labels), filled(scaled.astype(np.float32))
 
     def _draw(self, batch: int, order: np.ndarray) -> np.ndarray:
         place = (self.epoch, batch)
@@ -86,7 +130,30 @@ class Batches(keras.utils.PyDataset):
     def _order(self) -> np.ndarray:
         if self._seed is None:
             return np.arange(len(self._labels))
-        return np.random.default_rng([self._seed, self.epoch]).permutation(len(self._labels))
+        draw = np.random.default_rng([self._seed, self.epoch])
+        if self._balanced:
+            labels = self._labels if self._labels.ndim == 1 else self._labels.argmax(axis=1)
+            return balanced_order(labels, draw)
+        return draw.permutation(len(self._labels))
+
+
+def balanced_order(labels: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """As many indices as labels, each class equally often, in random order.
+
+    A rare class shows all its photos before any of them comes again; of a frequent one other photos
+    are left out in every epoch.
+
+    Args:
+        labels: int (n,).
+        draw: where randomness comes from.
+    """
+    classes = np.unique(labels)
+    shares = np.array_split(np.arange(len(labels)), len(classes))
+    picked = [
+        np.resize(draw.permutation(np.flatnonzero(labels == label)), len(share))
+        for label, share in zip(draw.permutation(classes), shares, strict=True)
+    ]
+    return draw.permutation(np.concatenate(picked))
 
 
 def read_views(views: Sequence[Any]) -> Read:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from conftest import finetune_here
 
+from finetune.activations.listing import nearest_difference
 from finetune.activations.maintenance import DAY, HOUR, collect, shards, verify
-from finetune.activations.store import Store, nearest_difference
+from finetune.activations.store import Store
 from finetune.errors import IntegrityError
 
 FIELDS = {

@@ -9,7 +9,8 @@ import pytest
 
 from finetune.activations import rows as stored_rows
 from finetune.activations import store as stores
-from finetune.activations.store import Store, entries, entry_fields, nearest_difference, row_name
+from finetune.activations.listing import entries, nearest_difference
+from finetune.activations.store import Store, entry_fields, row_name
 from finetune.backend import peak_bytes, reset_peak
 from finetune.data.photos import Pixels
 from finetune.errors import BusyError

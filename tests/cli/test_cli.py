@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -367,6 +368,112 @@ def test_what_is_said_to_be_saved_is_what_is_there(tmp_path):
     assert f"finetune run --resume {tmp_path}" in saved_run(tmp_path)
     (tmp_path / "metrics.json").touch()
     assert "is finished" in saved_run(tmp_path)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_help_cuts_no_summary_and_says_every_default(columns):
+    import typer
+
+    from finetune.cli.app import app
+
+    done = finetune_here("--help", COLUMNS=str(columns))
+    assert "..." not in done.stdout.replace("[ARGS]...", "")
+    group = typer.main.get_command(app)
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            continue
+        assert "Example: finetune" in command.help, name
+        for option in command.params:
+            given = option.default not in (None, False, [], ())
+            flag = option.required or option.param_type_name != "option" or option.is_flag
+            assert option.help, (name, option.name)
+            assert flag or given or "Default: " in option.help, (name, option.name)
+
+
+def test_an_option_that_is_a_recipe_key_is_shown_with_set():
+    done = finetune_here("run", "--dropout", "0.5")
+    assert done.returncode == 2
+    assert "--set head.dropout=VALUE" in " ".join(done.stderr.replace("│", " ").split())
+    assert "--set" not in finetune_here("predict", "--dropout", "0.5").stderr
+
+
+def test_a_dry_run_downloads_nothing():
+    one_paragraph(finetune_here("run", "--dry-run", "-q"), 3, "a dry run downloads nothing")
+    said = finetune_here("run", "--dry-run").stderr
+    assert said.startswith("no --data was given: the photos are cats-and-dogs-small")
+
+
+def test_a_comparison_without_a_trial_that_can_run_ends_so_before_it_begins(photos, tmp_path):
+    recipe = tmp_path / "r.yaml"
+    keys = f"data: {photos}\nweights: none.h5\nimage_size: 32\nmatrix:\n  seed: [0, 1, 2]\n"
+    recipe.write_text(keys)
+    done = finetune_here("compare", recipe, "--dry-run", "-q")
+    assert done.returncode == 5
+    assert done.stdout.count("none.h5") == 1, "one reason of three trials is said once"
+
+
+def test_swapped_arguments_are_pointed_out(photos):
+    photo = photos / "test/apples/0.png"
+    one_paragraph(finetune_here("predict", photo, photos), 3, "swapped", "finetune predict RUN")
+
+
+@pytest.mark.parametrize("command", [("extract-features", "--data"), ("advise",)])
+def test_a_place_that_cannot_be_written_is_said_before_the_work(photos, tmp_path, command):
+    (tmp_path / "file").touch()
+    name, *option = command
+    done = finetune_here(name, *option, photos, "--weights", "random", "--out", tmp_path / "file")
+    assert done.returncode == 2
+    assert "photos in" not in done.stderr, "no activations were computed"
+
+
+def test_what_a_terminal_cannot_say_is_escaped(photos):
+    command = [sys.executable, "-m", "finetune", "check", str(photos)]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "\\xb1" in done.stdout
+
+
+def _script() -> str:
+    return str(Path(sys.executable).with_name("finetune"))
+
+
+def test_completion_is_installed_in_bash_and_completes(tmp_path):
+    environment = os.environ | {
+        "HOME": str(tmp_path),
+        "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",
+    }
+    done = subprocess.run(
+        [_script(), "--install-completion", "bash"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (file,) = tmp_path.glob(".bash_completions/*.sh")
+    assert str(file) in (tmp_path / ".bashrc").read_text()
+    script = (
+        f". {file}; PATH={Path(_script()).parent}:$PATH; complete -p finetune >/dev/null; "
+        "COMP_WORDS=(finetune ex); COMP_CWORD=1; _finetune_completion finetune ex finetune; "
+        "echo ${COMPREPLY[@]}"
+    )
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
+    assert sorted(done.stdout.split()) == ["explain", "export", "extract-features"], done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_completion_answers_other_shells(shell):
+    """The scripts of these shells ask with these variables."""
+    asked = {
+        "_FINETUNE_COMPLETE": f"complete_{shell}",
+        "_TYPER_COMPLETE_ARGS": "finetune ex",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
+    done = subprocess.run([_script()], env=os.environ | asked, capture_output=True, text=True)
+    for name in ("explain", "export", "extract-features"):
+        assert name in done.stdout, done.stderr
 
 
 def test_a_closed_pipe_ends_quietly_and_leaves_its_signal_alone():

@@ -20,6 +20,7 @@ from finetune.commands.compare import compare, compare_trials
 from finetune.errors import BusyError, UsageError
 from finetune.execution.local import Worker
 from finetune.execution.sharing import entries, extractions, in_order
+from finetune.execution.worker import Job
 from finetune.files import locked
 from finetune.progress import Reporter
 from finetune.recipe.matrix import collect, expand
@@ -189,15 +190,15 @@ def test_a_killed_worker_is_replaced(photos, tmp_path):
         recipe(tmp_path, photos, "strategy: cached-features\nmatrix: {head: [gap, gmp]}")
     )
     with Worker() as worker:
-        folders = [tmp_path / cell.name for cell in cells]
-        for folder in folders:
-            folder.mkdir()
-        assert worker.run(cells[0], folders[0]) is None
+        jobs = [Job(cell, tmp_path / cell.name) for cell in cells]
+        for job in jobs:
+            job.folder.mkdir()
+        assert worker.run(jobs[0]) is None
         (process,) = worker._pool._processes.values()
         os.kill(process.pid, signal.SIGKILL)
-        status, reason = worker.run(cells[1], folders[1])
+        status, reason = worker.run(jobs[1])
         assert (status, "died" in reason) == ("failed", True)
-        assert worker.run(cells[1], folders[1]) is None
+        assert worker.run(jobs[1]) is None
 
 
 def test_running_again_repeats_only_what_changed(photos, tmp_path):

@@ -23,7 +23,8 @@ from finetune.commands.run import run as train
 from finetune.data.photos import decode
 from finetune.errors import DataError, IntegrityError, UsageError
 from finetune.evaluation.metrics import per_photo, summarize
-from finetune.execution.ensembling import paired_test, read_members, verdict
+from finetune.execution.ensembling import paired_test, verdict
+from finetune.execution.members import read_members
 from finetune.files import sha256_of
 from finetune.model.base import build_base
 from finetune.model.cut import split
@@ -90,7 +91,7 @@ def ensembled(made, tmp_path_factory) -> dict[str, tuple[Path, dict]]:
     folder = tmp_path_factory.mktemp("ensemble")
     return {
         name: (folder / name, ensemble(*made.values(), blend=name, out=folder / name))
-        for name in get_args(Blend)
+        for name in ("mean", "weighted")
     }
 
 

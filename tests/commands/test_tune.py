@@ -17,6 +17,7 @@ from PIL import Image
 
 from finetune.commands.tune import tune
 from finetune.errors import SomeCellsFailed, UsageError
+from finetune.progress import Reporter
 from finetune.recipe.reading import load
 
 TAIL = "strategy: cached-features\nhead: {solver: keras}\nepochs: 2\nbatch_size: 4\n"
@@ -43,7 +44,7 @@ def learned(monkeypatch):
     """
     import keras
 
-    from finetune.execution import tuning
+    from finetune.execution import attempt, tuning
 
     labels = np.array([0, 1] * 4)
     made = _Made([], [])
@@ -67,7 +68,7 @@ def learned(monkeypatch):
         assert for_use
         return SimpleNamespace(test={"accuracy": 0.5, "per_class": []})
 
-    monkeypatch.setattr(tuning, "try_trial", learn)
+    monkeypatch.setattr(attempt, "try_trial", learn)
     monkeypatch.setattr(tuning, "run_trial", measured)
     return made
 
@@ -190,6 +191,22 @@ def test_another_search_does_not_go_on_with_a_folder(recipe, tmp_path):
     recipe.write_text(recipe.read_text().replace("1e-5", "1e-6"))
     with pytest.raises(UsageError, match="holds another search"):
         tune(recipe, trials=2, out=tmp_path / "tuned")
+
+
+def test_data_and_precision_override_the_recipe(recipe, tmp_path, learned, photos):
+    recipe.write_text(recipe.read_text().replace(str(photos), "nowhere"))
+    tune(recipe, data=photos, precision="float32", trials=1, out=tmp_path / "tuned")
+    best = load(tmp_path / "tuned/best.yaml", {})
+    assert (best.data, best.precision) == (str(photos), "float32")
+    recipe.write_text(recipe.read_text().replace(SEARCH, "search: {precision: [float32]}\n"))
+    with pytest.raises(UsageError, match="precision is searched and given as --precision"):
+        tune(recipe, data=photos, precision="float32", out=tmp_path / "other")
+
+
+def test_folds_beside_a_search_are_warned_of(recipe, tmp_path, learned, capsys):
+    recipe.write_text(recipe.read_text() + "folds: 3\n")
+    tune(recipe, trials=1, out=tmp_path / "tuned", reporter=Reporter())
+    assert "the accuracy over folds flatters a little" in capsys.readouterr().err
 
 
 def test_a_search_without_trials_is_refused(recipe):

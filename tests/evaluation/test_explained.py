@@ -64,7 +64,8 @@ def test_stored_activations_give_the_heat_of_the_photos(whole, cut, photos, monk
     monkeypatch.setattr(
         explained, "overlay", lambda photo, heat: taken.append(heat) or draw(photo, heat)
     )
-    assert explain_test(parts.tail, rows, dataset, probabilities, "pad", SILENT) is not None
+    inputs = rows.__getitem__
+    assert explain_test(parts.tail, inputs, dataset, probabilities, "pad", SILENT) is not None
     for found, heat in zip(taken, heats, strict=True):
         np.testing.assert_allclose(found, spread(heat, (224, 168), "pad"), atol=0.02 * heats.max())
 
@@ -79,11 +80,12 @@ def test_photos_that_vanish_during_training_cost_no_run(whole, photos, capsys):
     chosen = np.concatenate(telling(probabilities, dataset.labels("test")))
     files = [dataset.split("test")[index].path for index in chosen]
     files[0].unlink()
-    assert explain_test(parts.tail, rows, dataset, probabilities, "pad", Reporter()) is not None
+    inputs = rows.__getitem__
+    assert explain_test(parts.tail, inputs, dataset, probabilities, "pad", Reporter()) is not None
     assert f"{files[0]} is not explained" in capsys.readouterr().err.replace("\n", "")
     for file in files[1:]:
         file.unlink()
-    assert explain_test(parts.tail, rows, dataset, probabilities, "pad", SILENT) is None
+    assert explain_test(parts.tail, rows.__getitem__, dataset, probabilities, "pad", SILENT) is None
 
 
 def test_the_report_shows_the_sheet_of_the_recommended_recipe_only_with_photos(tmp_path):

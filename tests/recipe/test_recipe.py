@@ -7,8 +7,11 @@ import pytest
 
 from finetune.errors import UsageError
 from finetune.recipe.matrix import expand
+from finetune.recipe.parts import PARTS
 from finetune.recipe.reading import build, load, reopen
+from finetune.recipe.schema import schema
 from finetune.recipe.strategies import STRATEGIES
+from finetune.recipe.words import WORDS
 from finetune.recipe.yaml import parse
 
 
@@ -76,6 +79,19 @@ def test_all_mistakes_are_reported_at_once_with_line_and_suggestion(tmp_path):
         ({"seed": 1.5}, "seed is 1.5"),
         ({"data": 2020}, "data is 2020"),
         ({"solver": "lbfgs"}, "unknown key 'solver'"),
+        ({"strategy": "cached-features", "mixup": 0.2}, "mixup changes training by epochs, and"),
+        ({"strategy": "cached-features", "schedule": "one-cycle"}, "Leave it out, set head.solver"),
+        (
+            {"strategy": "cached-features", "head": {"solver": "keras"}, "cutmix": 1.0},
+            "cutmix needs blocks that learn: above the last block",
+        ),
+        ({"strategy": "frozen-base", "layer_decay": 0.5}, "the rate falls from block to block"),
+        ({"warmup": 1.5}, "warmup is 1.5; below 1 it is a share"),
+        ({"warmup": 0.1, "schedule": "one-cycle"}, "has a warm-up of its own"),
+        ({"blocks": [1, 3, 2]}, "each training takes more blocks"),
+        ({"blocks": [1, 5]}, "blocks is 5; vgg16 has 5"),
+        ({"strategy": "full", "blocks": [1, 2]}, "only strategy: top-blocks does"),
+        ({"blocks": []}, "blocks is []"),
     ],
 )
 def test_contradictions_are_refused_when_the_recipe_is_read(values, reason):
@@ -139,16 +155,16 @@ def test_a_missing_package_is_said_when_the_recipe_is_read_and_not_when_it_was_r
     monkeypatch.setitem(
         sys.modules, "tensorboard", None
     )  # find_spec then finds none, whatever is installed
-    (tmp_path / "r.yaml").write_text("seed: 1\ntensorboard: true\nepochs: two\n")
+    (tmp_path / "r.yaml").write_text("seed: 1\ntrack: tensorboard\nepochs: two\n")
     message = refused(tmp_path / "r.yaml")
     assert (
-        "r.yaml:2: tensorboard: true needs a package that is not installed; `pip install "
+        "r.yaml:2: track: tensorboard needs a package that is not installed; `pip install "
         '"finetune-cut[ten' in message
     )
     assert "r.yaml:3: epochs is 'two'" in message
-    assert load(None, {"tensorboard": False}).tensorboard is False
-    (tmp_path / "r.yaml").write_text("tensorboard: true\n")
-    assert reopen(tmp_path / "r.yaml").tensorboard, (
+    assert load(None, {"track": "none"}).track == "none"
+    (tmp_path / "r.yaml").write_text("track: tensorboard\n")
+    assert reopen(tmp_path / "r.yaml").track == "tensorboard", (
         "a finished run can be used where it could not be trained"
     )
     with pytest.raises(UsageError, match="tensorboard"):
@@ -160,7 +176,31 @@ def test_a_package_that_is_there_will_do(tmp_path, monkeypatch):
     (tmp_path / "tensorboard/__init__.py").touch()
     monkeypatch.delitem(sys.modules, "tensorboard", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    assert load(None, {"tensorboard": True}).tensorboard
+    assert load(None, {"track": "tensorboard"}).track == "tensorboard"
+
+
+def test_an_earlier_word_is_read_in_finished_runs_and_its_successor_named(tmp_path):
+    (tmp_path / "r.yaml").write_text("tensorboard: true\n")
+    assert reopen(tmp_path / "r.yaml").track == "none"
+    assert "unknown key 'tensorboard'; it is `track: tensorboard` now" in refused(
+        tmp_path / "r.yaml"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [("dropout", "head.dropout"), ("flip", "augment.flip"), ("momentun", "optimizer.momentum")],
+)
+def test_a_nested_key_is_suggested_by_its_own_name(key, meant):
+    with pytest.raises(UsageError, match=f"did you mean '{meant}'"):
+        build({key: 1}, "r", {})
+
+
+def test_every_key_has_words():
+    properties = schema()["properties"]
+    assert [key for key, value in properties.items() if "description" not in value] == []
+    for table, part in PARTS.items():
+        assert {f"{table}.{key}" for key in part.model_fields} <= set(WORDS)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +267,13 @@ def test_the_schema_names_every_key():
         ({"optimizer": {"name": "sgd", "momentun": 1.0}}, "did you mean 'momentum'?"),
         ({"head": {"hidden": []}}, "head.hidden"),
         ({"preprocessing": "torch"}, "preprocessing is 'torch'"),
+        ({"features": ["pool4"]}, "features names pool4; vgg16 has the cuts block1_pool, "),
+        ({"features": ["block5_pool", "block4_pool"]}, "from below: [block4_pool, block5_pool]"),
+        ({"features": ["block4_pool"], "head": "flatten"}, "set head.pool: gap or gmp"),
+        ({"features": ["block3_pool"]}, "lies below the cut block4_pool of top-blocks"),
+        ({"strategy": "cached-features", "loss": "focal"}, "set head.solver: keras"),
+        ({"sampling": "balanced", "class_weight": "balanced"}, "set one of them"),
+        ({"tta": "rotate"}, "tta is 'rotate'"),
     ],
 )
 def test_what_does_not_fit_the_backbone_or_optimizer_is_refused(values, reason):
@@ -252,3 +299,11 @@ def test_a_backbone_brings_its_head_and_short_forms_are_written_out():
         0.1,
         [128, 64],
     )
+
+
+def test_blocks_that_thaw_in_turn_are_cut_below_the_last_of_them(tmp_path):
+    recipe = load(None, {"blocks": [1, 2]}, ["learning_rate=1e-4"])
+    assert (recipe.stages, recipe.cut) == ((1, 2), "block3_pool")
+    (tmp_path / "r.yaml").write_text(recipe.dump())
+    assert load(tmp_path / "r.yaml", {}) == recipe
+    assert load(None, {"blocks": 2}).stages == (2,)

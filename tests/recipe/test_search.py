@@ -34,6 +34,7 @@ def test_ranges_and_choices_become_domains_and_a_recipe(tmp_path):
         ("search: [a]", ["r.yaml:1: this recipe holds search: ['a']"]),
         ("search: {}", ["r.yaml:1: this recipe holds search: {}"]),
         ("matrix: {seed: [1]}\nsearch: {blocks: [1, 2]}", ["r.yaml:2: this recipe holds a matrix"]),
+        ("search:\n  track: [mlflow, none]", ["r.yaml:2", "track cannot be searched"]),
         ("search:\n  blocks: 1", ["r.yaml:2: blocks is 1; expected a list"]),
         ("search:\n  blocks: {step: [1, 2]}", ["r.yaml:2", "expected a list"]),
         ("search:\n  blocks: []", ["r.yaml:2", "expected a list"]),

@@ -27,7 +27,7 @@ from finetune.evaluation.metrics import (
 )
 from finetune.report import figures
 from finetune.report.galleries import galleries
-from finetune.report.report import quantity
+from finetune.report.page import quantity
 from finetune.report.sections import sections
 from finetune.runs.predictions import read_predictions
 

@@ -31,6 +31,7 @@ def folder(tmp_path_factory):
     recipe = {
         "data": str(root / "secret"),
         "backbone": "mini-cnn",
+        "head": "gap",
         "weights": "random",
         "image_size": 32,
         "strategy": "cached-features",

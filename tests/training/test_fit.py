@@ -183,12 +183,11 @@ def test_nan_is_an_error_that_names_the_learning_rate():
         )
 
 
-def test_class_weights_schedule_and_decay_change_training():
+def test_schedule_decay_and_optimizer_change_training():
     plain = small(0.0)
     train(plain)
     found = []
     for change in (
-        {"class_weight": {0: 5.0, 1: 0.2}},
         {"schedule": "cosine"},
         {"weight_decay": 0.5},
         {"optimizer": "sgd"},

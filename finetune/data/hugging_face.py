@@ -1,0 +1,229 @@
+"""Image data sets of Hugging Face: on the hub (``hf:USER/SET``), or as ``datasets`` saved them.
+
+Their tables hold the photos' bytes. They are unpacked once, into the cache, as a table of files.
+"""
+
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from finetune.data.hub import snapshot
+from finetune.data.photos import SUFFIXES
+from finetune.data.splits import SPLITS
+from finetune.errors import BusyError, DataError, need
+from finetune.files import cache_dir, commit_folder, digest_of, need_space, sha256_of
+
+PREFIX = "hf:"
+TABLE = "photos.csv"
+METADATA = "metadata.csv"  # of an image folder: file_name, label
+_TABLES = ("*.parquet",)
+_CONVERTED = "refs/convert/parquet"  # where the hub keeps its own Parquet of other data sets
+_SPLITS = {split: split for split in SPLITS} | {
+    "val": "validation",
+    "valid": "validation",
+    "dev": "validation",
+    "training": "train",
+}
+_LOCK_SECONDS = 600
+_LONGEST = 10_000  # characters of a head line
+_NEEDED = "Needed: one column of images with their bytes, and one of class labels."
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A photo that was unpacked: its file, class, split, and the sha256 of its bytes."""
+
+    file: str
+    label: str
+    split: str
+    sha256: str
+
+
+def is_unpacked(data: str) -> bool:
+    """Whether this is a data set whose photos are unpacked into the cache."""
+    return data.startswith(PREFIX) or is_saved(Path(data).expanduser())
+
+
+def table_of(data: str) -> Path:
+    """The path that was given, or the table of photos that stands for it."""
+    path = Path(data).expanduser()
+    if data.startswith(PREFIX):
+        return hub_table(data)
+    if is_saved(path):
+        return saved_table(path)
+    return path / METADATA if _is_listed(path) else path
+
+
+def _is_listed(folder: Path) -> bool:
+    """Whether a table in the folder names its photos, as Hugging Face's image folders have it."""
+    table = folder / METADATA
+    if not table.is_file():
+        return False
+    with table.open(encoding="utf-8-sig", errors="replace") as file:
+        return {"file_name", "label"} <= set(file.readline(_LONGEST).strip().split(","))
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether ``datasets`` wrote this folder with ``save_to_disk``."""
+    whole = all((folder / name).is_file() for name in ("state.json", "dataset_info.json"))
+    return whole or (folder / "dataset_dict.json").is_file()
+
+
+def saved_table(folder: Path) -> Path:
+    """The table of photos of a folder of ``save_to_disk``, unpacked into the cache.
+
+    Raises:
+        UsageError: the extra ``hf`` is missing.
+        DataError: it holds no photos with classes.
+    """
+    files = [(split, path) for split, path in _saved(folder)]
+    key = digest_of([[split, sha256_of(path)] for split, path in files])
+    return _unpacked(str(folder), key, files)
+
+
+def hub_table(data: str, only_here: bool = False) -> Path:
+    """The table of photos of ``hf:USER/SET``, fetched and unpacked into the cache.
+
+    Args:
+        data: its name with the prefix.
+        only_here: fetch nothing; what was not fetched before is a DataError.
+
+    Raises:
+        UsageError: the extra ``hf`` is missing.
+        DataError: there is no such data set, no route to it, or it holds no photos with classes.
+    """
+    name = data.removeprefix(PREFIX)
+    root = snapshot(name, _TABLES, kind="dataset", only_here=only_here)
+    if not any(root.rglob("*.parquet")):
+        root = snapshot(name, _TABLES, kind="dataset", revision=_CONVERTED, only_here=only_here)
+    files = [(_split_of(path.relative_to(root)), path) for path in sorted(root.rglob("*.parquet"))]
+    return _unpacked(data, digest_of([name, root.name]), files)  # the folder is the commit's
+
+
+def _saved(folder: Path) -> Iterator[tuple[str, Path]]:
+    """(split, file) of the Arrow files of a data set, or of each of its splits."""
+    if (folder / "dataset_dict.json").is_file():
+        for split in _json(folder / "dataset_dict.json")["splits"]:
+            for _, path in _saved(folder / Path(split).name):
+                yield _SPLITS.get(split.lower(), split), path
+        return
+    for file in _json(folder / "state.json")["_data_files"]:
+        yield "train", folder / Path(file["filename"]).name
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}. Save the data set again.") from error
+
+
+def _split_of(path: Path) -> str:
+    """``data/train-00000-of-00001.parquet`` or ``default/train/0000.parquet`` -> train."""
+    words = re.split(r"[^a-z]+", path.as_posix().lower())
+    return next((_SPLITS[word] for word in words if word in _SPLITS), "train")
+
+
+def _unpacked(source: str, key: str, files: Sequence[tuple[str, Path]]) -> Path:
+    """The table in the cache, made under a lock if it is not there."""
+    folder = cache_dir() / "data" / f"hf-{key[:32]}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with filelock.FileLock(folder.with_name(f".{folder.name}.lock"), _LOCK_SECONDS):
+                if not folder.is_dir():
+                    need_space(folder, sum(path.stat().st_size for _, path in files))
+                    commit_folder(folder, lambda new: _write(source, files, new))
+        except filelock.Timeout as error:
+            raise BusyError(
+                f"Another process has been unpacking {source} for {_LOCK_SECONDS} s. Try again "
+                "later."
+            ) from error
+    return folder / TABLE
+
+
+def _write(source: str, files: Sequence[tuple[str, Path]], new: Path) -> None:
+    rows = [row for split, path in files for row in _photos(source, split, path, new)]
+    if not rows:
+        raise DataError(f"{source} holds no labelled photos. {_NEEDED}")
+    rows = _settled(rows)
+    splits = {row.split for row in rows}
+    with (new / TABLE).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["file", "label", *(["split"] if len(splits) > 1 else [])])
+        for row in rows:
+            split = [row.split] if len(splits) > 1 else []
+            writer.writerow([row.file, row.label, *split])
+
+
+def _photos(source: str, split: str, path: Path, new: Path) -> Iterator[_Row]:
+    """Write the photos of one table; those without a label (-1, as hidden ones have) are left."""
+    batches, schema = _batches(path)
+    image, label, names = _columns(source, schema)
+    (new / split).mkdir(exist_ok=True)
+    number = len(list((new / split).iterdir()))
+    for batch in batches:
+        cells = zip(batch.column(image).to_pylist(), batch.column(label).to_pylist(), strict=True)
+        for photo, value in cells:
+            if value in (None, -1):
+                continue
+            content = (photo or {}).get("bytes")
+            if not content:
+                raise DataError(f"{source} names photos without holding them. {_NEEDED}")
+            suffix = Path(photo.get("path") or "").suffix.lower()
+            file = f"{split}/{number:07d}{suffix if suffix in SUFFIXES else '.png'}"
+            (new / file).write_bytes(content)
+            number += 1
+            name = names[value] if names else str(value)
+            yield _Row(file, name, split, hashlib.sha256(content).hexdigest())
+
+
+def _batches(path: Path) -> tuple[Iterator[Any], Any]:
+    """The record batches of an Arrow stream or a Parquet file, and its schema."""
+    pa = need("pyarrow", "hf")
+    pq = need("pyarrow.parquet", "hf")
+    try:
+        if path.suffix == ".parquet":
+            table = pq.ParquetFile(path)
+            return table.iter_batches(batch_size=256), table.schema_arrow
+        reader = pa.ipc.open_stream(pa.memory_map(str(path)))
+        return iter(reader), reader.schema
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise DataError(f"{path} cannot be read: {error}. Fetch or save it again.") from error
+
+
+def _columns(source: str, schema: Any) -> tuple[str, str, list[str]]:
+    """The columns of images and of labels, and the class names, by the features that they have."""
+    metadata = (schema.metadata or {}).get(b"huggingface", b"{}")
+    features = json.loads(metadata).get("info", {}).get("features", {})
+    kinds = {name: row.get("_type") for name, row in features.items() if isinstance(row, dict)}
+    images = [name for name, kind in kinds.items() if kind == "Image"]
+    labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
+    if len(images) != 1 or len(labels) != 1:
+        found = ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "none of a type"
+        raise DataError(f"{source} has the columns {found}. {_NEEDED}")
+    return images[0], labels[0], features[labels[0]].get("names") or []
+
+
+def _settled(rows: list[_Row]) -> list[_Row]:
+    """Where train and one other split are there, a fifth of train becomes the third one."""
+    missing = set(SPLITS) - {row.split for row in rows}
+    if len(missing) != 1 or "train" in missing:
+        return rows
+    (split,) = missing
+    contents: dict[str, set[str]] = {}
+    for row in rows:
+        if row.split == "train":
+            contents.setdefault(row.label, set()).add(row.sha256)
+    taken = {sha for found in contents.values() for sha in sorted(found)[: max(1, len(found) // 5)]}
+    return [
+        replace(row, split=split) if row.split == "train" and row.sha256 in taken else row
+        for row in rows
+    ]

@@ -1,0 +1,120 @@
+"""Data sets of Hugging Face: as `datasets` saves them, and from a stand-in of the hub."""
+
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import finetune, paint
+from hub import serving
+
+from finetune.data.catalog import resolve
+from finetune.errors import DataError
+
+COLORS = {"apple": (200, 60, 50), "plum": (70, 60, 160)}
+FEATURES = {
+    "image": {"_type": "Image"},
+    "kind": {"_type": "ClassLabel", "names": list(COLORS)},
+    "id": {"_type": "Value", "dtype": "int64"},
+}
+
+
+def table(folder: Path, photos: int, seed: int = 0, labels: tuple[int, ...] = (0, 1)) -> pa.Table:
+    """As `datasets` writes one: bytes and path of each image, and the features as metadata."""
+    rows = []
+    for number in range(photos):
+        label = labels[number % len(labels)]
+        color = list(COLORS.values())[label]
+        file = paint(folder / f"{seed}-{number}.png", color, 1000 * seed + number, (16, 12))
+        image = {"bytes": file.read_bytes(), "path": f"{number}.png"}
+        rows.append({"image": image, "kind": label, "id": number})
+    image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    schema = pa.schema({"image": image, "kind": pa.int64(), "id": pa.int64()})
+    metadata = {"huggingface": json.dumps({"info": {"features": FEATURES}})}
+    return pa.Table.from_pylist(rows, schema.with_metadata(metadata))
+
+
+def save(found: pa.Table, folder: Path) -> None:
+    """What `Dataset.save_to_disk` leaves behind."""
+    folder.mkdir(parents=True)
+    file = str(folder / "data-00000-of-00001.arrow")
+    with pa.OSFile(file, "wb") as sink, pa.ipc.new_stream(sink, found.schema) as writer:
+        writer.write_table(found)
+    files = [{"filename": "data-00000-of-00001.arrow"}]
+    (folder / "state.json").write_text(json.dumps({"_data_files": files}))
+    (folder / "dataset_info.json").write_text(json.dumps({"features": FEATURES}))
+
+
+def sizes(data: str) -> dict[str, int]:
+    found = resolve(data)
+    assert found.classes == ("apple", "plum")
+    return {split: len(found.split(split)) for split in ("train", "validation", "test")}
+
+
+def test_a_saved_data_set_is_split_as_class_folders_are(tmp_path):
+    save(table(tmp_path, 20), tmp_path / "fruit")
+    assert sizes(str(tmp_path / "fruit")) == {"train": 12, "validation": 4, "test": 4}
+    found = resolve(str(tmp_path / "fruit"))
+    assert found.name == "fruit"
+    assert all(photo.path.read_bytes()[:4] == b"\x89PNG" for photo in found.photos)
+
+
+def test_saved_splits_are_kept_and_a_missing_one_is_drawn_from_the_training_photos(tmp_path):
+    save(table(tmp_path, 20), tmp_path / "fruit/train")
+    save(table(tmp_path, 8, seed=1), tmp_path / "fruit/test")
+    (tmp_path / "fruit/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    assert sizes(str(tmp_path / "fruit")) == {"train": 16, "validation": 4, "test": 8}
+
+
+def test_an_image_folder_with_metadata_is_a_table(tmp_path):
+    rows = ["file_name,label,caption"]
+    for number in range(10):
+        for label, color in COLORS.items():
+            file = paint(tmp_path / f"{label}{number}.png", color, number, (16, 12))
+            rows.append(f"{file.name},{label},no matter")
+    (tmp_path / "metadata.csv").write_text("\n".join(rows) + "\n")
+    assert sizes(str(tmp_path)) == {"train": 12, "validation": 4, "test": 4}
+
+
+def test_what_holds_no_photos_or_no_classes_is_refused(tmp_path):
+    found = table(tmp_path, 6)
+    save(found.drop_columns(["kind"]).replace_schema_metadata(), tmp_path / "plain")
+    with pytest.raises(DataError, match="one column of images"):
+        resolve(str(tmp_path / "plain"))
+    rows = [{**row, "image": {"bytes": None, "path": "/etc/hostname"}} for row in found.to_pylist()]
+    save(pa.Table.from_pylist(rows, found.schema), tmp_path / "paths")
+    with pytest.raises(DataError, match="without holding them"):
+        resolve(str(tmp_path / "paths"))
+    (tmp_path / "plain/data-00000-of-00001.arrow").write_bytes(b"no arrow")
+    with pytest.raises(DataError, match="cannot be read"):
+        resolve(str(tmp_path / "plain"))
+
+
+def test_a_data_set_of_the_hub_is_fetched_once_and_a_dry_run_fetches_nothing(tmp_path):
+    files = {}
+    for split, photos, seed in (("train", 20, 0), ("validation", 6, 1), ("test", 6, 2)):
+        content = io.BytesIO()
+        pq.write_table(table(tmp_path, photos, seed), content)
+        files[f"data/{split}-00000-of-00001.parquet"] = content.getvalue()
+    with serving() as hub:
+        hub.files["teacher/fruit"] = files
+        there = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf")}
+        plan = ("run", "--data", "hf:teacher/fruit", "--dry-run")
+        done = finetune(*plan, **there)
+        assert done.returncode == 3, done.stderr
+        assert not any("resolve" in path for _, path in hub.requests)
+        done = finetune("check", "hf:teacher/fruit", "--json", "--size", 32, **there)
+        assert done.returncode == 0, done.stderr
+        photos = json.loads(done.stdout)["photos"]
+        assert {split: sum(found.values()) for split, found in photos.items()} == {
+            "train": 20,
+            "validation": 6,
+            "test": 6,
+        }
+    again = finetune("check", "hf:teacher/fruit", **there, HF_HUB_OFFLINE="1")
+    assert again.returncode == 0, again.stderr
+    done = finetune("check", "hf:teacher/none", **there, HF_HUB_OFFLINE="1")
+    assert done.returncode == 3
+    assert "no route to it" in done.stderr
