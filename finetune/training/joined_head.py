@@ -48,7 +48,9 @@ def fit_joined(
             sample_weight,
             penalties,
         )
-        return replace(head, kernel=head.kernel * column[:, None], factors=tuple(factors))
+        kernel = head.kernel * column[:, None]
+        # a penalty for each cut is none that a training by epochs goes on with
+        return replace(head, kernel=kernel, factors=tuple(factors), penalty=0.0)
 
     best = fitted([1.0] * len(widths))
     for cut in range(len(widths)):
