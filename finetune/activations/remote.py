@@ -39,7 +39,12 @@ _S3 = {
         "retries": {"mode": "standard", "max_attempts": 4},
     }
 }
-_OPTIONS = {"s3": _S3, "s3a": _S3, "file": {"auto_mkdir": True}, "local": {"auto_mkdir": True}}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "s3": _S3,
+    "s3a": _S3,
+    "file": {"auto_mkdir": True},
+    "local": {"auto_mkdir": True},
+}
 _WITHOUT_BUCKETS = ("file", "local", "memory")
 
 
