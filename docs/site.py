@@ -25,16 +25,31 @@ _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!\w+:)([^)#\s]+)(#[^)\s]*)?\)")
 
 
 def on_config(config: Any) -> Any:
-    """The methods' pages in the menu, in order; without any, no such entry."""
-    pages = {path.name for path in (ROOT / "docs/methods").glob("*.md")}
-    names = sorted(pages, key=lambda name: (name != "index.md", name))
-    methods = [f"methods/{name}" for name in names]
-    config["nav"] = [
-        {"Methods": methods} if "Methods" in item else item
-        for item in config["nav"]
-        if "Methods" not in item or methods
-    ]
+    """The menu, with the methods' pages in order, and pages that it does not name as guides."""
+    docs = ROOT / "docs"
+    pages = [path.relative_to(docs).as_posix() for path in sorted(docs.rglob("*.md"))]
+    methods = sorted(
+        (page for page in pages if page.startswith("methods/")),
+        key=lambda page: (page != "methods/index.md", page),
+    )
+    named = {*_places(config["nav"]), *methods}
+    others = [page for page in pages if page not in named]
+    menu = [dict(item) for item in config["nav"] if methods or "Methods" not in item]
+    for item in menu:
+        if "Methods" in item:
+            item["Methods"] = methods
+        if "Guides" in item:
+            item["Guides"] = [*item["Guides"], *others]
+    config["nav"] = menu
     return config
+
+
+def _places(menu: Any) -> Iterator[str]:
+    """The pages that a menu names."""
+    if isinstance(menu, str):
+        yield menu
+    for item in menu.values() if isinstance(menu, dict) else menu if isinstance(menu, list) else ():
+        yield from _places(item)
 
 
 def on_files(files: Files, config: Any) -> Files:

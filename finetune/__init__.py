@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from finetune.commands.extract_features import extract_features as extract_features
     from finetune.commands.predict import predict as predict
     from finetune.commands.push import push as push
+    from finetune.commands.run import find_lr as find_lr
     from finetune.commands.run import plan_run as plan_run
     from finetune.commands.run import run as run
     from finetune.commands.serve import serve as serve
@@ -45,6 +46,7 @@ _HOMES = {
     "explain": "commands.explain",
     "export": "commands.export",
     "extract_features": "commands.extract_features",
+    "find_lr": "commands.run",
     "plan_compare": "commands.compare",
     "plan_run": "commands.run",
     "predict": "commands.predict",

@@ -3,7 +3,7 @@ elsewhere.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -98,3 +98,20 @@ class Reporter:
 
 
 SILENT = Reporter(silent=True)
+
+
+class Warnings:
+    """What the run warns of, kept for its result."""
+
+    def __init__(self, reporter: Reporter, texts: Sequence[str]):
+        self.texts: list[str] = []
+        self._reporter = reporter
+        for text in texts:
+            self.add(text)
+
+    def add(self, text: str | None, is_shown_elsewhere: bool = False) -> None:
+        """Warn, if there is anything to warn of; keep it unless the result says it in figures."""
+        if text:
+            self._reporter.warn(text)
+        if text and not is_shown_elsewhere:
+            self.texts.append(text)

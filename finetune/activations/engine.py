@@ -7,6 +7,7 @@ photo. Nothing here imports Keras.
 """
 
 import importlib.util
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -165,6 +166,8 @@ def compile_graph(graph: Any, precision: str, batch: int | None = None) -> Engin
     batch = batch or batch_size()
     graph.reshape([batch, *list(graph.input(0).partial_shape)[1:]])
     settings = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": _HINTS[precision]}
+    if "OMP_NUM_THREADS" in os.environ:  # OpenVINO has no variable of its own
+        settings["INFERENCE_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"]
     compiled = load_openvino().Core().compile_model(graph, "CPU", settings)
     return _engine(_openvino(compiled), batch)
 

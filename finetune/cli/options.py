@@ -54,9 +54,12 @@ OPTIONS = {
     "address": Option("Where to.", metavar="hf://USER/REPO"),
     "private": Option("A new repository is seen by its owner alone."),
     "photos": Option("Photos, and folders of photos.", metavar="PHOTO|DIR...", type=list[Path]),
-    "on": Option("Where trials run: local, a worker on this machine.", metavar="ENGINE"),
+    "on": Option(
+        "Where trials run: local (this machine), ray, or ray://HOST:PORT.", metavar="PLACE"
+    ),
     "compare photos": Option("Show photos in the report, or only their names.", type=bool),
     "data": Option(_DATA, metavar="DATA", type=str),
+    "tune data": Option(f"{_DATA} Default: the recipe's.", metavar="DATA", type=str),
     "run data": Option(f"{_DATA} {_COMMON}", metavar="DATA", type=str),
     "tune data": Option(f"{_DATA} Default: the recipe's.", metavar="DATA", type=str),
     "extract_features data": Option(f"{_DATA} {_COMMON}", metavar="DATA", type=str),
@@ -177,6 +180,7 @@ OPTIONS = {
     "host": Option("The address to listen on; 0.0.0.0 is all.", metavar="ADDRESS"),
     "port": Option("0 is any free one.", metavar="N", least=0, most=65535),
     "older_than": Option("Days that an entry was not used.", metavar="DAYS", least=0),
+    "find_lr": Option("Suggest a learning rate by a range test of seconds, and train nothing."),
     "dry_run": Option("Print what would be done and do nothing."),
 }
 JSON = Option("Print one JSON object on stdout and nothing else.", "--json")

@@ -9,7 +9,7 @@ from finetune.cli.verbs import verb
 from finetune.commands.compare import compare, plan_compare
 from finetune.commands.ensemble import ensemble
 from finetune.commands.extract_features import extract_features
-from finetune.commands.run import plan_run, run
+from finetune.commands.run import find_lr, plan_run, run
 from finetune.commands.tune import tune
 from finetune.errors import SomeCellsFailed
 from finetune.progress import count
@@ -60,6 +60,14 @@ def _run_plan(plan: Mapping[str, Any]) -> str:
         f"at most {count(plan['epochs'], 'epoch')}; {_estimate(plan['estimate'])}",
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _rate(found: Mapping[str, Any]) -> str:
+    return (
+        f"suggested learning rate {found['suggested']:g}, a tenth of that with the lowest loss in "
+        f"{count(len(found['rates']), 'step')} of rising rates ({found['seconds']:.0f} s); try it "
+        f"with --set learning_rate={found['suggested']:g}\n{found['plot']}"
+    )
 
 
 def _nearest(nearest: Mapping[str, Any]) -> str:
@@ -211,6 +219,7 @@ VERBS = {
         "finetune run --data photos --strategy cached-features",
         plan=plan_run,
         plan_text=_run_plan,
+        instead={"find_lr": (find_lr, _rate)},
     ),
     "compare": verb(
         compare,

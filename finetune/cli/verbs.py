@@ -13,6 +13,7 @@ from finetune.cli.options import JSON, OPTIONS
 from finetune.errors import FinetuneError
 from finetune.progress import Reporter, visible
 
+NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 settings = {"quiet": False, "verbose": False}  # of this process, set by `-q` and `-v`
 
 
@@ -25,6 +26,7 @@ def verb(
     plan_text: Callable[[Any], str] | None = None,
     plan_failure: Callable[[Any], FinetuneError | None] = lambda plan: None,
     failure: Callable[[Any], FinetuneError | None] = lambda result: None,
+    instead: Mapping[str, tuple[Callable[..., Any], Callable[[Any], str]]] = NOTHING,
 ) -> Callable[..., None]:
     """The command line of a command's function, for ``typer.Typer.command``.
 
@@ -39,6 +41,7 @@ def verb(
         plan_text: its result for a person.
         plan_failure: the error that a printed plan ends in.
         failure: the error that a printed result ends in.
+        instead: further flags, each with what is called in the command's place, and its text.
     """
     inspected = inspect.signature(command).parameters
 
@@ -46,15 +49,19 @@ def verb(
         chosen = plan if dry_run and plan else command
         if not plan and "dry_run" in inspected:
             given["dry_run"] = dry_run
-        result = _called(chosen, given)
         shown = plan_text if chosen is plan and plan_text else text
+        for flag, (function, its_text) in instead.items():
+            if given.pop(flag):
+                chosen, shown = function, its_text
+        result = _called(chosen, given)
         print_json(result) if as_json else print(shown(as_dict(result)))
         error = (failure if chosen is command else plan_failure)(as_dict(result))
         if error:
             raise error
 
     extra = {"dry_run": False} if plan and "dry_run" not in inspected else {}
-    return derived(command, call, example, {**extra, "as_json": False})
+    flags = dict.fromkeys(instead, False)
+    return derived(command, call, example, {**flags, **extra, "as_json": False})
 
 
 def derived(

@@ -32,6 +32,7 @@ ADDS = {
     "serve": "finetune serve",
     "hf": "push, predict hf://USER/REPO, --data hf:NAME and --weights hf://...",
     "tune": "finetune tune",
+    "ray": "compare and tune --on ray",
     "remote": "FINETUNE_CACHE=s3://BUCKET/PREFIX",
 }
 _LEAST_FREE = 2**30  # bytes; a run folder and the activations of a few thousand photos

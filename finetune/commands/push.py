@@ -36,7 +36,8 @@ def push(
         DataError: it is no finished run, the hub refuses it, or there is no route to it.
         IntegrityError: a file is not as the run wrote it.
     """
-    from finetune.runs.hub import client, repository, upload, walked
+    from finetune.data.hub import client
+    from finetune.runs.hub import repository, upload, walked
     from finetune.runs.hub_card import stage
 
     name, _ = repository(address)
@@ -44,7 +45,9 @@ def push(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         stage(Path(run), name, folder)
-        files = [{"name": file, "bytes": (folder / file).stat().st_size} for file in walked(folder)]
+        files: list[dict[str, Any]] = [
+            {"name": file, "bytes": (folder / file).stat().st_size} for file in walked(folder)
+        ]
         done: dict[str, Any] = {"url": None, "commit": None}
         if not dry_run:
             size = sum(file["bytes"] for file in files)

@@ -12,6 +12,7 @@ from finetune.backend import load_keras
 from finetune.data.catalog import need_here
 from finetune.errors import UsageError
 from finetune.execution.sharing import settled
+from finetune.files import commit
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.reading import load
 from finetune.recipe.recipe import Recipe
@@ -125,6 +126,57 @@ def plan_run(
     from finetune.execution.plan import plan_trial
 
     return plan_trial(resolved, reporter)
+
+
+def find_lr(
+    recipe: Place | Mapping[str, Any] | None = None,
+    *,
+    data: Place | None = None,
+    backbone: str | None = None,
+    strategy: str | None = None,
+    head: str | None = None,
+    weights: Place | None = None,
+    image_size: int | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    precision: str | None = None,
+    min_per_class: int | None = None,
+    settings: Sequence[str] = (),
+    skip_bad: bool = False,
+    out: Place | None = None,
+    reporter: Reporter = SILENT,
+) -> dict[str, Any]:
+    """A learning rate for what ``run`` would train, by a range test; takes what ``run`` takes.
+
+    Returns:
+        ``suggested``; ``rates`` and ``changes`` of the loss (nats, smoothed); ``plot``: the PNG in
+        ``out``, by default a new folder in ``runs/``; ``seconds`` of the test.
+
+    Raises:
+        UsageError: the recipe trains nothing by epochs. FinetuneError: see its subclasses.
+    """
+    chosen = _options(
+        data=None if data is None else str(data),
+        backbone=backbone,
+        strategy=strategy,
+        weights=None if weights is None else str(weights),
+        image_size=image_size,
+        epochs=epochs,
+        seed=seed,
+        precision=precision,
+        min_per_class=min_per_class,
+        skip_bad=skip_bad or None,
+    )
+    resolved = _resolve(recipe, chosen, head, settings, None, None)
+    folder = run_folder(resolved, out)
+    load_keras()
+    from finetune.evaluation import plots
+    from finetune.execution.trial import find_rate
+
+    found = find_rate(resolved, reporter)
+    plot = folder / "learning_rate.png"
+    commit(plot, lambda file: plots.range_test(found, file))
+    return {**found, "plot": str(plot)}
 
 
 def _say_default(

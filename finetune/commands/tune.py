@@ -8,6 +8,7 @@ from typing import Any
 from finetune.activations.remote import check_remote
 from finetune.backend import load_keras
 from finetune.errors import UsageError, need
+from finetune.execution.places import check_place
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.search import read_search
 from finetune.runs.interruption import said_if_interrupted
@@ -22,6 +23,7 @@ def tune(
     precision: str | None = None,
     trials: int = 20,
     timeout: float | None = None,
+    on: str = "local",
     out: Place = "tuned",
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
@@ -32,6 +34,8 @@ def tune(
         data, precision: override its keys.
         trials: how many to make.
         timeout: minutes after which no more are begun.
+        on: where trials run: ``local``, this process; ``ray`` or ``ray://HOST:PORT``, as many at
+            once as a Ray cluster has room for, see ``places.opened``.
         out: the folder; the same command again goes on with it.
         reporter: of progress.
 
@@ -51,10 +55,11 @@ def tune(
     if trials < 1:
         raise UsageError(f"trials is {trials}; allowed are 1 and more.")
     need("optuna", "tune")
+    check_place(on)
     check_remote()
     saved = f"finished trials are kept in {out}. Give the same command again to go on."
     with said_if_interrupted(lambda: saved, reporter):
         load_keras()
         from finetune.execution.tuning import tune_recipe
 
-        return tune_recipe(search, trials, timeout, Path(out), reporter)
+        return tune_recipe(search, trials, timeout, Path(out), reporter, on)

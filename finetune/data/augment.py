@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from finetune.data.randaugment import randaugment
+
 # Part of every store key of augmented activations: raise it when any pixel that this module returns
 # changes.
 AUGMENT_VERSION = 1
@@ -17,7 +19,11 @@ NONE = {
     "shear": 0.0,
     "translation": 0.0,
     "contrast": 0.0,
+    "randaugment": 0.0,
+    "erasing": 0.0,
 }
+_ERASED = (0.02, 0.33)  # share of the photo, and
+_RATIO = 3.3  # largest ratio of sides, of Zhong et al., Random Erasing, arXiv:1708.04896
 PRESETS = {
     "none": NONE,
     "light": NONE | {"flip": True, "rotation": 10.0, "zoom": 0.1, "translation": 0.05},
@@ -32,7 +38,8 @@ def augment(photo: np.ndarray, settings: Mapping[str, float | bool], key: str) -
         settings: ``flip`` (mirror half of the views), ``rotation`` and ``shear`` (largest angle,
         degrees), ``zoom``,
             ``translation`` and ``contrast`` (largest change, as a fraction of scale, side and
-            contrast).
+            contrast), ``randaugment`` (strength, see ``randaugment.randaugment``), ``erasing``
+            (share of the views in which a rectangle is replaced by noise).
         key: what the view is drawn from; the same key gives the same view on every machine.
 
     Returns:
@@ -51,7 +58,25 @@ def augment(photo: np.ndarray, settings: Mapping[str, float | bool], key: str) -
     view = padded.transform(
         (size, size), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
     )
-    return np.asarray(ImageEnhance.Contrast(view).enhance(contrast) if contrast != 1 else view)
+    if contrast != 1:
+        view = ImageEnhance.Contrast(view).enhance(contrast)
+    if settings["randaugment"]:
+        view = randaugment(view, settings["randaugment"], draw)
+    if draw.random() < settings["erasing"]:
+        return _erased(np.array(view), draw)
+    return np.asarray(view)
+
+
+def _erased(view: np.ndarray, draw: random.Random) -> np.ndarray:
+    """The view with a rectangle of noise."""
+    size = view.shape[0]
+    area = draw.uniform(*_ERASED) * size**2
+    ratio = _RATIO ** draw.uniform(-1, 1)
+    height, width = (max(1, min(size, round((area * by) ** 0.5))) for by in (ratio, 1 / ratio))
+    top, left = draw.randrange(size - height + 1), draw.randrange(size - width + 1)
+    noise = np.frombuffer(draw.randbytes(height * width * 3), np.uint8)
+    view[top : top + height, left : left + width] = noise.reshape(height, width, 3)
+    return view
 
 
 def _inverse_affine(settings: Mapping[str, float | bool], draw: random.Random) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Any
 
 import filelock
 
+from finetune.data.hub import snapshot
 from finetune.data.photos import SUFFIXES
 from finetune.data.splits import SPLITS
 from finetune.errors import BusyError, DataError, need
@@ -22,6 +23,7 @@ from finetune.files import cache_dir, commit_folder, digest_of, need_space, sha2
 PREFIX = "hf:"
 TABLE = "photos.csv"
 METADATA = "metadata.csv"  # of an image folder: file_name, label
+_TABLES = ("*.parquet",)
 _CONVERTED = "refs/convert/parquet"  # where the hub keeps its own Parquet of other data sets
 _SPLITS = {split: split for split in SPLITS} | {
     "val": "validation",
@@ -30,6 +32,7 @@ _SPLITS = {split: split for split in SPLITS} | {
     "training": "train",
 }
 _LOCK_SECONDS = 600
+_LONGEST = 10_000  # characters of a head line
 _NEEDED = "Needed: one column of images with their bytes, and one of class labels."
 
 
@@ -55,13 +58,22 @@ def table_of(data: str) -> Path:
         return hub_table(data)
     if is_saved(path):
         return saved_table(path)
-    listed = path / METADATA
-    return listed if listed.is_file() else path
+    return path / METADATA if _is_listed(path) else path
+
+
+def _is_listed(folder: Path) -> bool:
+    """Whether a table in the folder names its photos, as Hugging Face's image folders have it."""
+    table = folder / METADATA
+    if not table.is_file():
+        return False
+    with table.open(encoding="utf-8-sig", errors="replace") as file:
+        return {"file_name", "label"} <= set(file.readline(_LONGEST).strip().split(","))
 
 
 def is_saved(folder: Path) -> bool:
     """Whether ``datasets`` wrote this folder with ``save_to_disk``."""
-    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+    whole = all((folder / name).is_file() for name in ("state.json", "dataset_info.json"))
+    return whole or (folder / "dataset_dict.json").is_file()
 
 
 def saved_table(folder: Path) -> Path:
@@ -88,23 +100,9 @@ def hub_table(data: str, only_here: bool = False) -> Path:
         DataError: there is no such data set, no route to it, or it holds no photos with classes.
     """
     name = data.removeprefix(PREFIX)
-    hub = need("huggingface_hub", "hf")
-    from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
-
-    def fetched(revision: str | None) -> Path:
-        wanted = {"repo_type": "dataset", "revision": revision, "allow_patterns": ["*.parquet"]}
-        return Path(hub.snapshot_download(name, **wanted, local_files_only=only_here))
-
-    try:
-        root = fetched(None)
-        if not any(root.rglob("*.parquet")):
-            root = fetched(_CONVERTED)
-    except (HTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
-        why = " ".join(str(error).split())[:300]
-        raise DataError(
-            f"{data} cannot be fetched from the hub ({why}). Check its name and the network; of a "
-            "private one, log in with `hf auth login`."
-        ) from error
+    root = snapshot(name, _TABLES, kind="dataset", only_here=only_here)
+    if not any(root.rglob("*.parquet")):
+        root = snapshot(name, _TABLES, kind="dataset", revision=_CONVERTED, only_here=only_here)
     files = [(_split_of(path.relative_to(root)), path) for path in sorted(root.rglob("*.parquet"))]
     return _unpacked(data, digest_of([name, root.name]), files)  # the folder is the commit's
 

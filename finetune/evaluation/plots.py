@@ -95,6 +95,30 @@ def penalty_path(path: Sequence[Mapping[str, float]], file: BinaryIO) -> None:
     figure.savefig(file, format="png", dpi=_DPI)
 
 
+def range_test(found: Mapping[str, Any], file: BinaryIO) -> None:
+    """Draw the range test of learning rates as PNG.
+
+    Args:
+        found: see ``training.range_test``.
+        file: where the PNG goes.
+    """
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    _bare(axes, "change of the loss (nats, smoothed)", "learning rate")
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.plot(found["rates"], found["changes"], color=_VALIDATION)
+    # what lies far above the beginning would press the rest flat
+    depth = -min(*found["changes"], 0)
+    axes.set_ylim(top=min(max(found["changes"]), max(3 * depth, 0.1)), bottom=-1.3 * depth - 0.01)
+    label = f"suggested: {found['suggested']:g}"
+    axes.axvline(found["suggested"], color="black", linewidth=0.6, linestyle=":", label=label)
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    figure.savefig(file, format="png", dpi=_DPI)
+
+
 def importance(shares: Mapping[str, float], file: BinaryIO) -> None:
     """Draw how much each setting of a search matters as PNG, the most important one on top.
 

@@ -3,7 +3,10 @@
 import os
 import signal
 import socket
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from finetune.errors import UsageError, need
@@ -11,6 +14,21 @@ from finetune.recipe.recipe import Recipe
 
 _CORES = 4  # of a task at most: a trunk gains little from more, and memory is per process
 _CONNECT_SECONDS = 5.0
+
+
+@contextmanager
+def connected(on: str) -> Iterator[Any]:
+    """Ray, connected to the cluster that ``on`` names, see ``places.opened``.
+
+    Raises:
+        UsageError: see ``connect``.
+    """
+    with redirect_stdout(sys.stderr):  # Ray tells there of dead nodes; stdout belongs to data
+        ray = connect(on)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 def connect(on: str) -> Any:
@@ -23,7 +41,6 @@ def connect(on: str) -> Any:
     ray = need("ray", "ray")
     address = on if "://" in on else os.environ.get("RAY_ADDRESS", "auto")
     quiet = {"log_to_driver": False, "logging_level": "CRITICAL"}
-    own = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     terminated = signal.getsignal(signal.SIGTERM)  # which ray.init replaces
     _check_reachable(address)
     try:
@@ -32,7 +49,8 @@ def connect(on: str) -> Any:
         except ConnectionError:
             if address != "auto":
                 raise
-            ray.init(**own, **quiet)
+            _stay_on_loopback(ray)
+            ray.init(address="local", include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise UsageError(
             f"The Ray cluster at {address} cannot be used: {sentence(error)} The cluster and this "
@@ -42,6 +60,14 @@ def connect(on: str) -> Any:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, terminated)
     return ray
+
+
+def _stay_on_loopback(ray: Any) -> None:
+    """A cluster of this machine's own listens on 127.0.0.1, as Ray does on macOS and Windows; on
+    Linux it would listen everywhere.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # for the processes that it starts
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def _check_reachable(address: str) -> None:
@@ -85,3 +111,12 @@ def resources(recipe: Recipe, cores: int, has_gpu: bool) -> dict[str, int]:
     if has_gpu and recipe.engine != "openvino":
         return {"num_cpus": 1, "num_gpus": 1}
     return {"num_cpus": cores}
+
+
+def slots(ray: Any) -> int:
+    """How many tasks run at once: those that take a GPU where there are some."""
+    each, has_gpu = cores(ray)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if has_gpu:
+        return sum(int(node.get("GPU", 0)) for node in nodes)
+    return sum(int(node.get("CPU", 0)) // each for node in nodes)

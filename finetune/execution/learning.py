@@ -1,6 +1,6 @@
 """What one trial learns: a head on stored features, then the tail above the cut."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,16 @@ import tensorflow as tf
 from finetune.activations.cache import ActivationCache
 from finetune.data.dataset import Dataset
 from finetune.execution.bench import Bench, StoredRows
+from finetune.execution.methods import (
+    balance,
+    loss_name,
+    mix_of,
+    pulls_of,
+    rates_of,
+    targets_of,
+    thawed,
+    weights_of,
+)
 from finetune.execution.sharing import (
     Need,
     head_needs,
@@ -24,7 +34,7 @@ from finetune.execution.sharing import (
 from finetune.files import digest_of
 from finetune.model.backbones import INPUT
 from finetune.model.network import Network
-from finetune.progress import Reporter, count
+from finetune.progress import Reporter, Warnings, count
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
 from finetune.runs import record
@@ -33,8 +43,10 @@ from finetune.training.fit import Bar, Settings, best_epoch, fit
 from finetune.training.joined_head import fit_joined
 from finetune.training.linear_head import Linear, fit_linear, fits_memory
 from finetune.training.parallel import strategy
+from finetune.training.range_test import range_test
 from finetune.training.trackers import Tracker, log_epoch
 
+_SETTINGS = "epochs patience batch_size learning_rate schedule warmup weight_decay average seed"
 _HEAD_SETTINGS = {  # with a hidden layer
     "epochs": 100,
     "patience": 5,
@@ -42,23 +54,6 @@ _HEAD_SETTINGS = {  # with a hidden layer
     "optimizer": "adam",
     "momentum": 0.0,
 }
-
-
-class Warnings:
-    """What the run warns of, kept for its result."""
-
-    def __init__(self, reporter: Reporter, texts: Sequence[str]):
-        self.texts: list[str] = []
-        self._reporter = reporter
-        for text in texts:
-            self.add(text)
-
-    def add(self, text: str | None, is_shown_elsewhere: bool = False) -> None:
-        """Warn, if there is anything to warn of; keep it unless the result says it in figures."""
-        if text:
-            self._reporter.warn(text)
-        if text and not is_shown_elsewhere:
-            self.texts.append(text)
 
 
 @dataclass(eq=False)
@@ -78,6 +73,7 @@ class Learner:
         watch: of the tail's epochs.
         tracker: is given each epoch, too.
         linear: the whole of what was learned, if it is not None.
+        fitted: the head that training by epochs starts from, if L-BFGS has fitted it.
     """
 
     recipe: Recipe
@@ -92,6 +88,7 @@ class Learner:
     watch: keras.callbacks.Callback | None = None
     tracker: Tracker | None = None
     linear: Linear | None = field(default=None, init=False)
+    fitted: Linear | None = field(default=None, init=False)
 
     @property
     def learns_head_only(self) -> bool:
@@ -112,6 +109,7 @@ class Learner:
             return {"history": self._train_head()}
         linear = self._linear()
         self.network.set_classifier(linear.kernel, linear.bias)
+        self.fitted = linear
         if self.learns_head_only and self.recipe.head.solver == "lbfgs":
             self.linear = linear
         self.reporter.say(
@@ -148,7 +146,7 @@ class Learner:
                 np.tile(labels, len(views)),
                 validation,
                 self.dataset.labels("validation"),
-                class_weight=self._balance() if is_balanced else None,
+                class_weight=balance(self.dataset) if is_balanced else None,
                 sample_weight=None if weights is None else np.tile(weights, len(views)),
             )
         return self.bench.heads[key]
@@ -156,27 +154,53 @@ class Learner:
     def _train_head(self) -> list[dict[str, Any]]:
         """By epochs, where it has a hidden layer or its features do not fit into memory."""
         views, validation = self._features()
-        labels = self.dataset.labels("train")
-        train = self._train_batches(read_views(views), labels)
-        held_out = Batches(
-            read_views([validation]), self.dataset.labels("validation"), self.recipe.batch_size
+        train = self._training(read_views(views))
+        size = self.recipe.batch_size
+        held_out = Batches(read_views([validation]), self._targets("validation"), size)
+        head = self.network.head()
+        return self._fit(head, train, held_out, "head", self._settings(**_HEAD_SETTINGS))
+
+    def _training(self, read: Read, devices: int = 1) -> Batches:
+        """Training photos in the order of the recipe's seed, weighed and mixed as it says."""
+        recipe = self.recipe
+        return Batches(
+            read,
+            self._targets("train"),
+            recipe.batch_size,
+            recipe.seed,
+            weights_of(recipe, self.dataset),
+            balanced=recipe.sampling == "balanced",
+            mix=mix_of(recipe),
+            devices=devices,
         )
-        settings = self._settings(**_HEAD_SETTINGS)
-        return self._fit(self.network.head(), train, held_out, "head", settings)
+
+    def _targets(self, split: str) -> np.ndarray:
+        """Labels of a split as the loss takes them."""
+        labels = self.dataset.labels(split)
+        return targets_of(self.recipe, labels, len(self.dataset.classes), split == "train")
 
     def train_tail(self) -> list[dict[str, Any]]:
         """Train what lies above the cut by epochs; the history, empty if L-BFGS has done it all."""
         if self.linear:
             return []
         recipe = self.recipe
-        labels = self.dataset.labels("train")
         on = self._strategy()
         devices = on.num_replicas_in_sync
-        train = self._train_batches(self._reader(), labels, devices)
-        validation = self._batches("validation", devices=devices)
-        settings = self._settings()
         model = self.network.trained_copy(tail_precision(recipe), recipe.seed, on)
-        history = self._fit(model, train, validation, "tail", settings, self.out)
+        settings = self._tail_settings()
+        passed: list[dict[str, Any]] = []
+        for number, blocks in enumerate(recipe.stages, 1):
+            is_last = number == len(recipe.stages)
+            with thawed(model, recipe, blocks):
+                history = self._fit(
+                    model,
+                    self._training(self._reader(), devices),
+                    self._batches("validation", devices=devices),
+                    "tail" if is_last else f"tail-{number}",
+                    settings,
+                    self.out,
+                )
+            passed += history
         if model is not self.network.tail:
             self.network.tail.set_weights(model.get_weights())
         if 0 < settings.epochs == best_epoch(history):
@@ -184,16 +208,22 @@ class Learner:
                 f"The last of {count(settings.epochs, 'epoch')} was the best: validation loss was "
                 f"still falling. More may help: --epochs {2 * settings.epochs}."
             )
-        return history
+        return passed
 
-    def _train_batches(self, read: Read, labels: np.ndarray, devices: int = 1) -> Batches:
+    def _tail_settings(self) -> Settings:
+        pulls = pulls_of(self.recipe, self.network, self.fitted)
+        return self._settings(rates=rates_of(self.recipe, self.network), pulls=pulls)
+
+    def find_rate(self) -> dict[str, Any]:
+        """The range test of the tail's learning rate, see ``range_test``; nothing is learned."""
         recipe = self.recipe
-        is_balanced = recipe.sampling == "balanced"
-        weights = self._weights()
-        size = recipe.batch_size
-        return Batches(read, labels, size, recipe.seed, weights, is_balanced, devices)
+        model = self.network.trained_copy(tail_precision(recipe), recipe.seed)
+        settings = self._tail_settings()
+        rest = (weights_of(recipe, self.dataset), mix_of(recipe))
+        with thawed(model, recipe, recipe.stages[0]):
+            return range_test(model, self._reader(), self._targets("train"), settings, *rest)
 
-    def _reader(self) -> Callable[[Sequence[np.ndarray], int], Iterator[np.ndarray]]:
+    def _reader(self) -> Read:
         """Training activations: stored views in turn, or fresh views through the trunk."""
         recipe = self.recipe
         if recipe.views != "fresh":
@@ -216,8 +246,8 @@ class Learner:
     def _batches(self, split: str, view: int = 0, devices: int = 1) -> Batches:
         """Stored photos of a split, in order."""
         rows = self.rows[Need(self.recipe.cut, split, view)]
-        labels = self.dataset.labels(split)
-        return Batches(read_views([rows]), labels, self.recipe.batch_size, devices=devices)
+        targets = self._targets(split)
+        return Batches(read_views([rows]), targets, self.recipe.batch_size, devices=devices)
 
     def probabilities(self, split: str) -> np.ndarray:
         """Of a split's photos: float32 (n, classes), the mean over the views that count."""
@@ -246,7 +276,7 @@ class Learner:
         identity = digest_of([record.identity(self.recipe), self.dataset.digest])
         with self.reporter.stage(label, photos * settings.epochs) as advance:
             callbacks: list[keras.callbacks.Callback] = [Bar(advance, photos, settings.batch_size)]
-            if self.watch and phase == "tail":
+            if self.watch and phase == "tail":  # the last training of the tail
                 callbacks.append(self.watch)
             if out and self.recipe.track == "tensorboard":
                 callbacks.append(keras.callbacks.TensorBoard(out / "tensorboard"))
@@ -257,7 +287,7 @@ class Learner:
                 settings,
                 phase,
                 identity,
-                out / record.CHECKPOINT if out else None,
+                record.checkpoint(out, phase) if out else None,
                 callbacks,
                 self._epoch,
             )
@@ -269,29 +299,8 @@ class Learner:
             log_epoch(self.tracker, row)
 
     def _settings(self, **changes: Any) -> Settings:
-        names = ("epochs", "patience", "batch_size", "learning_rate")
-        names += ("schedule", "weight_decay", "seed")  # type: ignore[assignment]
-        values = {name: getattr(self.recipe, name) for name in names}
-        optimizer = self.recipe.optimizer
-        values |= {"optimizer": optimizer.name, "momentum": optimizer.momentum}
-        if self.recipe.loss == "focal":
-            values["loss"] = "focal"
+        recipe = self.recipe
+        values = {name: getattr(recipe, name) for name in _SETTINGS.split()}
+        values |= {"optimizer": recipe.optimizer.name, "momentum": recipe.optimizer.momentum}
+        values["loss"] = loss_name(recipe)
         return Settings(**values | changes)
-
-    def _class_weight(self) -> dict[int, float] | None:
-        return self._balance() if self.recipe.class_weight == "balanced" else None
-
-    def _balance(self) -> dict[int, float]:
-        """Weights of the classes with which each counts alike."""
-        labels = self.dataset.labels("train")
-        counts = np.bincount(labels)
-        return {index: len(labels) / (len(counts) * n) for index, n in enumerate(counts)}
-
-    def _weights(self) -> np.ndarray | None:
-        """Of each training photo, its class in it; None if they are equal."""
-        weights = self.dataset.weights("train")
-        classes = self._class_weight()
-        if classes is None:
-            return weights
-        of_class = np.array([classes[label] for label in self.dataset.labels("train")])
-        return (of_class if weights is None else weights * of_class).astype(np.float32)

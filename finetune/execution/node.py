@@ -4,13 +4,16 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import finetune
 from finetune.errors import FinetuneError, UsageError
 from finetune.execution.parts import Part
 from finetune.execution.worker import Job, Outcome, bench, work
 from finetune.progress import SILENT
+
+if TYPE_CHECKING:
+    from finetune.execution.attempt import Tried
 
 _POLL_SECONDS = 0.5
 _BUSY_SECONDS = 60.0  # a trial's folder may still be held by the dying process of a first try
@@ -70,8 +73,10 @@ def _settle(common: Common) -> None:
     bench()
 
 
-def extract_part(common: Common, part: Part, _: Any) -> str:
-    """Store the rows of a part; the error, if there is one, which its trials will meet, too."""
+def extract_part(common: Common, part: Part, _: Any) -> int | str:
+    """Store the rows of a part; how many were computed, or why they are for its trials to compute,
+    who will meet the same error.
+    """
     from finetune.activations.rows import close_shards
 
     try:
@@ -81,14 +86,16 @@ def extract_part(common: Common, part: Part, _: Any) -> str:
         bench().shared.together = {min(part.view, 1): part.cuts}
         for cut in part.cuts:
             cache.rows(part.photos, cut, part.view, in_parts=True)
+        computed = cache.computed
     except FinetuneError as error:
         return str(error)
     finally:
         close_shards()
-    return ""
+    return computed
 
 
-def run_job(common: Common, job: Job, dataset: Any, begun: Any) -> Outcome | None:
+def run_job(common: Common, job: Job, dataset: Any, begun: Any, _: Any) -> Outcome | None:
+    """Run a trial of a comparison, see ``worker.work``."""
     try:
         _settle(common)
     except UsageError as error:
@@ -101,3 +108,13 @@ def run_job(common: Common, job: Job, dataset: Any, begun: Any) -> Outcome | Non
         if not is_busy or time.monotonic() > deadline:
             return outcome
         time.sleep(_POLL_SECONDS)
+
+
+def run_attempt(common: Common, job: Job, dataset: Any, begun: Any, finished: Any) -> "Tried":
+    """Make a trial of a study, see ``attempt``."""
+    _settle(common)
+    from finetune.execution.attempt import attempt
+
+    begun.add.remote(job.trial.name)
+    bench().shared.together = job.together or {}
+    return attempt(job.trial.recipe, dataset, finished, bench())

@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager
 
-from finetune.errors import UsageError, need
+from finetune.errors import UsageError
 from finetune.execution.worker import Run
 
 
@@ -17,13 +17,17 @@ def opened(on: str = "local") -> AbstractContextManager[Run]:
     Raises:
         UsageError: no such place, Ray is not installed, or the cluster cannot be used.
     """
+    check_place(on)
     if on == "local":
         from finetune.execution import local
 
         return local.opened()
-    if on == "ray" or on.startswith("ray://"):
-        need("ray", "ray")
-        from finetune.execution import ray
+    from finetune.execution import ray
 
-        return ray.opened(on)
-    raise UsageError(f"--on is {on!r}; allowed: local, ray and ray://HOST:PORT.")
+    return ray.opened(on)
+
+
+def check_place(on: str) -> None:
+    """Raises UsageError if there is no such place; whether it can be reached is not tried."""
+    if on not in ("local", "ray") and not on.startswith("ray://"):
+        raise UsageError(f"--on is {on!r}; allowed: local, ray and ray://HOST:PORT.")

@@ -142,7 +142,7 @@ def _plan(
         "bytes_to_store": sum(sizes.values()),
         "nearest": nearest,
         "streamed_per_epoch": len(dataset.split("train")) if is_fresh else 0,
-        "epochs": recipe.epochs,
+        "epochs": recipe.epochs * len(recipe.stages),
         "folds": recipe.folds * recipe.repeats,
     }
 

@@ -72,8 +72,20 @@ def pixels(recipe: Recipe) -> Pixels:
 
 
 def starts_head(recipe: Recipe) -> bool:
-    """Whether the head is fitted on features before, or instead of, training by epochs."""
+    """Whether the head is fitted on features before, or instead of, training by epochs.
+
+    Not where everything learns from random weights and BatchNorm moves: its first batch would
+    rescale the features that the head was fitted on, and there is nothing in them to protect.
+    """
+    if is_from_scratch(recipe):
+        return False
     return recipe.head.solver == "lbfgs" or STRATEGIES[recipe.strategy].streams
+
+
+def is_from_scratch(recipe: Recipe) -> bool:
+    """Whether everything is trained from random weights, BatchNorm's statistics included."""
+    learns_all = STRATEGIES[recipe.strategy].learns == "all"
+    return recipe.weights == "random" and learns_all and recipe.batchnorm == "train"
 
 
 def head_needs(recipe: Recipe) -> list[Need]:
@@ -172,7 +184,12 @@ def in_order(trials: Sequence[Trial]) -> list[Trial]:
     for place, passes in enumerate(own.values()):
         for each in passes:
             first.setdefault(each, place)
-    return sorted(trials, key=lambda trial: min(first[each] for each in own[trial.name]))
+    # one from scratch has no pass through a trunk, and stays where it came
+    places = {
+        name: min((first[each] for each in passes), default=place)
+        for place, (name, passes) in enumerate(own.items())
+    }
+    return sorted(trials, key=lambda trial: places[trial.name])
 
 
 def sharing(results: Iterable[Mapping[str, Any] | None]) -> Counter[str]:

@@ -18,16 +18,17 @@ from finetune.data.audit import warnings_of
 from finetune.data.dataset import Dataset
 from finetune.data.overlap import overlap, overlap_warning
 from finetune.data.photos import read_photos
+from finetune.errors import UsageError
 from finetune.evaluation.explained import explain_test
 from finetune.execution.bench import Bench, gather, read_dataset
 from finetune.execution.crossing import cross_validate
 from finetune.execution.findings import Findings, result_of
-from finetune.execution.learning import Learner, Warnings
+from finetune.execution.learning import Learner
 from finetune.execution.saving import check_fidelity, write_openvino
 from finetune.execution.sharing import Need, needs, settled, stored_views
 from finetune.files import commit_csv, locked
 from finetune.model.network import Network, audit
-from finetune.progress import SILENT, Reporter, count
+from finetune.progress import SILENT, Reporter, Warnings, count
 from finetune.recipe.recipe import Recipe
 from finetune.runs import record
 from finetune.runs.folder import RunResult
@@ -212,21 +213,51 @@ def try_trial(
         FinetuneError: see its subclasses.
     """
     try:
-        recipe = settled(recipe)
-        network, cache = bench.prepare(recipe, len(dataset.classes), reporter)
-        _check_memory(recipe, dataset, network)
-        dataset, rows = gather(recipe, dataset, cache, needs(recipe))
-        warnings = Warnings(reporter, [])
-        learner = Learner(
-            recipe, dataset, network, cache, rows, reporter, bench, None, warnings, watch
-        )
+        learner = _learner(settled(recipe), dataset, bench, watch, reporter)
         learner.fit_head()
         learner.train_tail()
-        audit(network.whole, network.frozen)
-        return learner.probabilities(split), dataset.labels(split)
+        audit(learner.network.whole, learner.network.frozen)
+        return learner.probabilities(split), learner.dataset.labels(split)
     except BaseException:
         bench.forget()
         raise
+    finally:
+        close_shards()
+        release_generators()
+
+
+def _learner(
+    recipe: Recipe,
+    dataset: Dataset,
+    bench: Bench,
+    watch: keras.callbacks.Callback | None,
+    reporter: Reporter,
+) -> Learner:
+    """A trial that writes no folder, with its rows."""
+    network, cache = bench.prepare(recipe, len(dataset.classes), reporter)
+    _check_memory(recipe, dataset, network)
+    dataset, rows = gather(recipe, dataset, cache, needs(recipe))
+    warnings = Warnings(reporter, [])
+    return Learner(recipe, dataset, network, cache, rows, reporter, bench, None, warnings, watch)
+
+
+def find_rate(recipe: Recipe, reporter: Reporter = SILENT) -> dict[str, Any]:
+    """The range test of a recipe's learning rate, from a converged head, see ``range_test``.
+
+    Raises:
+        UsageError: nothing of the recipe is trained by epochs. FinetuneError: see its subclasses.
+    """
+    recipe = settled(recipe)
+    try:
+        learner = _learner(recipe, read_dataset(recipe), Bench(), None, reporter)
+        learner.fit_head()
+        if learner.linear:
+            raise UsageError(
+                "L-BFGS fits this head without a learning rate. --find-lr needs a recipe that "
+                "trains by epochs: --strategy top-blocks, or --set head.solver=keras."
+            )
+        start = time.perf_counter()
+        return learner.find_rate() | {"seconds": round(time.perf_counter() - start, 2)}
     finally:
         close_shards()
         release_generators()

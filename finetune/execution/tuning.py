@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
 
@@ -17,28 +16,29 @@ from finetune.data import catalog
 from finetune.data.dataset import Dataset
 from finetune.errors import SomeCellsFailed, UsageError, need
 from finetune.evaluation import plots
-from finetune.evaluation.metrics import per_photo
 from finetune.evaluation.optimism import corrected_choice
+from finetune.execution.attempt import Tried, Tries, trying
 from finetune.execution.bench import Bench
 from finetune.execution.sharing import settled
-from finetune.execution.trial import run_trial, try_trial
+from finetune.execution.trial import run_trial
 from finetune.files import commit, commit_csv, commit_json, commit_text, digest_of, locked
 from finetune.progress import Reporter, count
 from finetune.recipe.search import Domain, Search
 from finetune.runs.folder import read_run
-from finetune.training.fit import Diverged
 
 STUDY = "study.db"
 _CHOSEN = "chosen"  # attribute of the study, the number of a trial; from then on no more are made
 _REASON = "reason"  # attribute of a trial without result
 _TRIES = 3  # of a trial that ends with the process
-# A trial is stopped where its best validation loss so far is above the median of the others'; not
-# in the first 5 trials, nor before its second epoch (steps count from 1).
-_PRUNER = {"n_startup_trials": 5, "n_warmup_steps": 2, "n_min_trials": 2}
 
 
 def tune_recipe(
-    search: Search, trials: int, minutes: float | None, out: Path, reporter: Reporter
+    search: Search,
+    trials: int,
+    minutes: float | None,
+    out: Path,
+    reporter: Reporter,
+    on: str = "local",
 ) -> dict[str, Any]:
     """Make the trials that are missing, choose, and open the test split for the chosen one.
 
@@ -48,19 +48,22 @@ def tune_recipe(
         minutes: none is begun after so many.
         out: the folder.
         reporter: of progress.
+        on: see ``places.opened``. Trials that run at once are drawn at once, so that where there
+            is room for several the draws are others than on one machine.
 
     Returns:
         What ``tune --json`` prints.
 
     Raises:
-        UsageError: ``out`` holds another search, or one that has chosen.
+        UsageError: ``out`` holds another search, or one that has chosen; or ``on`` cannot be used.
         SomeCellsFailed: no trial has a result.
     """
     first = search.recipe({key: domain.ends[0] for key, domain in search.domains.items()})
-    with locked(out):
+    bench = Bench()
+    with trying(on, bench, out, reporter) as (tries, at_once), locked(out):
         dataset = catalog.read_dataset(first.data, first.min_per_class, first.groups)
-        tuning = _Tuning(search, first.seed, dataset, out, reporter)
-        tuning.make(trials, minutes)
+        tuning = _Tuning(search, first.seed, dataset, out, reporter, bench)
+        tuning.make(trials, minutes, tries, at_once)
         return tuning.finish()
 
 
@@ -68,7 +71,13 @@ class _Tuning:
     """A study, and what its trials stand on."""
 
     def __init__(
-        self, search: Search, seed: int, dataset: Dataset, out: Path, reporter: Reporter
+        self,
+        search: Search,
+        seed: int,
+        dataset: Dataset,
+        out: Path,
+        reporter: Reporter,
+        bench: Bench,
     ) -> None:
         self.optuna = need("optuna", "tune")
         self.search = search
@@ -76,7 +85,7 @@ class _Tuning:
         self.dataset = dataset
         self.out = out
         self.reporter = reporter
-        self.bench = Bench()
+        self.bench = bench
         self.study = self._open()
 
     def _open(self) -> Any:
@@ -84,7 +93,6 @@ class _Tuning:
         study = self.optuna.create_study(
             storage=f"sqlite:///{(self.out / STUDY).absolute()}",
             study_name="tune",
-            pruner=self.optuna.pruners.MedianPruner(**_PRUNER),
             load_if_exists=True,
         )
         identity = digest_of([self.search.fields(), self.dataset.digest])
@@ -107,7 +115,7 @@ class _Tuning:
         ]
         return [trial for trial in ended if not states or trial.state.name in states]
 
-    def make(self, trials: int, minutes: float | None) -> None:
+    def make(self, trials: int, minutes: float | None, tries: Tries, at_once: int) -> None:
         """Finish trials until there are as many, or the time is over."""
         done = len(self.finished())
         if _CHOSEN in self.study.user_attrs:
@@ -120,52 +128,69 @@ class _Tuning:
             return
         start = time.monotonic()
         while done < trials and (minutes is None or time.monotonic() - start < 60 * minutes):
-            self._make_one(done)
-            done += 1
+            n = min(at_once, trials - done)
+            self._make(done, n, tries)
+            done += n
 
-    def _make_one(self, done: int) -> None:
-        """One trial, its draws a function of those that are finished."""
-        seed = (self.seed * 9_973 + done) % 2**32
+    def _make(self, done: int, n: int, tries: Tries) -> None:
+        """Some trials, their draws a function of those that are finished before."""
+        to_train = []
+        for number in range(done, done + n):
+            trial, settings = self._ask(number)
+            try:
+                if not self._is_twin(trial):
+                    to_train.append((trial, self.search.recipe(settings)))
+            except UsageError as error:
+                self._tell(trial, Tried(problem=str(error)))
+        complete = self.finished("COMPLETE")
+        recipes = [recipe for _, recipe in to_train]
+        found = tries(recipes, self.dataset, complete)
+        for (trial, _), tried in zip(to_train, found, strict=True):
+            self._tell(trial, tried)
+
+    def _ask(self, number: int) -> tuple[Any, dict[str, Any]]:
+        """A new trial and its settings."""
+        seed = (self.seed * 9_973 + number) % 2**32
         self.study.sampler = self.optuna.samplers.TPESampler(seed=seed)
         trial = self.study.ask()
         settings = {key: _draw(trial, key, domain) for key, domain in self.search.domains.items()}
-        self.reporter.say(f"trial {done + 1}: {_listed(settings)}")
-        state = self.optuna.trial.TrialState
-        alike = [old for old in self.study.trials[:-1] if old.params == trial.params]
+        self.reporter.say(f"trial {number + 1}: {_listed(settings)}")
+        return trial, settings
+
+    def _is_twin(self, trial: Any) -> bool:
+        """Whether an earlier trial had the same settings; the same recipe has the same result."""
         twins = [old for old in self.finished() if old.params == trial.params]
-        try:
-            if twins:  # the same recipe has the same result
-                self._copy(twins[0], trial)
-                return
-            if len(alike) >= _TRIES:
-                raise UsageError(f"its process ended {_TRIES} times while it ran (memory?)")
-            loss = self._try(trial, settings)
-        except (Diverged, UsageError) as error:
-            self.reporter.warn(f"trial {done + 1} has no result: {error}")
-            trial.set_user_attr(_REASON, str(error))
+        if twins:
+            self._copy(twins[0], trial)
+        alike = [old for old in self.study.trials[:-1] if old.params == trial.params]
+        if not twins and len(alike) >= _TRIES:
+            raise UsageError(f"its process ended {_TRIES} times while it ran (memory?)")
+        return bool(twins)
+
+    def _tell(self, trial: Any, tried: Tried) -> None:
+        """Put a trial's result into the study."""
+        state = self.optuna.trial.TrialState
+        for step, loss in enumerate(tried.losses, start=1):
+            trial.report(loss, step)
+        if tried.problem:
+            self.reporter.warn(f"trial {trial.number + 1} has no result: {tried.problem}")
+            trial.set_user_attr(_REASON, tried.problem)
             self.study.tell(trial, state=state.FAIL)
-            return
-        self.study.tell(trial, loss, state=state.PRUNED if loss is None else state.COMPLETE)
+        elif tried.scores is None:
+            self.study.tell(trial, state=state.PRUNED)
+        else:
+            scores = tried.scores
+            kept = scores.astype(np.float32)
+            commit(self._validation(trial.number), lambda file: np.save(file, kept))
+            loss, accuracy = map(float, scores.mean(axis=1))
+            trial.set_user_attr("accuracy", accuracy)
+            self.study.tell(trial, loss)
 
     def _copy(self, twin: Any, trial: Any) -> None:
         if _REASON in twin.user_attrs:
             raise UsageError(twin.user_attrs[_REASON])
         value = twin.value if twin.state.name == "COMPLETE" else None
         self.study.tell(trial, value, state=twin.state)
-
-    def _try(self, trial: Any, settings: dict[str, Any]) -> float | None:
-        """Validation loss of a trial, its photos' losses stored; None if it was pruned."""
-        watch = _Pruning(trial)
-        probabilities, labels = try_trial(
-            self.search.recipe(settings), self.dataset, self.bench, watch, self.reporter
-        )
-        if watch.pruned:
-            return None
-        table = per_photo(probabilities, labels)
-        values = table[["loss", "correct"]].to_numpy(np.float32).T
-        commit(self._validation(trial.number), lambda file: np.save(file, values))
-        trial.set_user_attr("accuracy", float(table["correct"].mean()))
-        return float(table["loss"].mean())
 
     def _validation(self, number: int) -> Path:
         """Where loss and correctness of each validation photo lie: float32 (2, n)."""
@@ -246,22 +271,6 @@ class _Tuning:
             for number, trial in enumerate(finished)
         ]
         commit_csv(self.out / "trials.csv", pd.DataFrame(rows))
-
-
-class _Pruning(keras.callbacks.Callback):
-    """Reports validation loss by epoch, and ends the training of a trial that lags behind."""
-
-    def __init__(self, trial: Any) -> None:
-        super().__init__()
-        self.pruned = False
-        self._trial = trial
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        """Called after the history has taken the epoch in."""
-        self._trial.report(logs["val_loss"], epoch + 1)
-        if self._trial.should_prune() and not self.model.stop_training:
-            self.pruned = True
-            self.model.stop_training = True
 
 
 def _draw(trial: Any, key: str, domain: Domain) -> Any:

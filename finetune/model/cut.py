@@ -6,6 +6,7 @@ whole model and nothing has to be put together again: ``tail(trunk(x)) == model(
 """
 
 import difflib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
@@ -107,5 +108,24 @@ def split(model: keras.Model, name: str) -> Split:
         UsageError: no such cut.
     """
     cut = find_cut(model, name)
-    tail = model if name == INPUT else keras.Model(cut, model.output, name="tail")
+    # a model of its own also at the photo: the whole one is saved without an optimizer, which a
+    # process without this package could not read
+    tail = keras.Model(cut, model.output, name="tail")
     return Split(between(model, INPUT, name), tail)
+
+
+def depths(model: keras.Model, blocks: Sequence[str]) -> dict[str, int]:
+    """How many blocks below the head each layer of a model stands; 0 is the head itself.
+
+    Args:
+        model: a tail, or the whole model.
+        blocks: names of the layers that close the backbone's blocks, from the photo upwards.
+    """
+    names = [layer.name for layer in model.operations]
+    inside = [name for name in blocks if name in names]
+    found = {}
+    depth = len(inside)
+    for name in names:
+        found[name] = depth
+        depth -= name in inside
+    return found

@@ -31,7 +31,7 @@ def _of_features(recipe: "Recipe") -> list[str]:
     if recipe.head.pool == "flatten":
         return ["features joins pooled maps, and head.pool is flatten; set head.pool: gap or gmp"]
     strategy = STRATEGIES[recipe.strategy]
-    below = strategy.cut(recipe.backbone, recipe.blocks)
+    below = strategy.cut(recipe.backbone, recipe.stages[-1])
     if (
         strategy.learns == "blocks"
         and below != INPUT

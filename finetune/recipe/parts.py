@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from finetune.data.augment import PRESETS
+from finetune.data.randaugment import LARGEST
 from finetune.model.backbones import backbone, known_backbones
 from finetune.recipe.strategies import POOLINGS
 
@@ -58,6 +59,8 @@ class Augment(BaseModel):
     shear: float = Field(0.0, ge=0, le=45)
     translation: float = Field(0.0, ge=0, le=0.5)
     contrast: float = Field(0.0, ge=0, lt=1)
+    randaugment: float = Field(0.0, ge=0, le=LARGEST)
+    erasing: float = Field(0.0, ge=0, le=1)
 
 
 PARTS: dict[str, type[BaseModel]] = {"head": Head, "optimizer": Optimizer, "augment": Augment}

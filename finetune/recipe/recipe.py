@@ -11,10 +11,12 @@ from finetune.errors import UsageError
 from finetune.model.backbones import INPUT, backbone, block_cut, features_cut, known_backbones
 from finetune.model.remote_weights import is_remote, parse
 from finetune.recipe.conflicts import conflicts
+from finetune.recipe.methods import method_problems
 from finetune.recipe.parts import FROZEN, Augment, Head, Optimizer, full_head, full_optimizer
 from finetune.recipe.strategies import STRATEGIES
 from finetune.recipe.yaml import dump
 
+_Blocks = Annotated[int, Field(ge=1)]
 _MOST_VIEWS = 1_000  # stored ones; each takes as much space as the photos themselves
 _STORED_VIEWS = 4  # per photo, where a recipe augments and its strategy cannot take fresh views
 
@@ -33,7 +35,7 @@ class Recipe(BaseModel):
     preprocessing: Literal["backbone", "scale-only"] = "backbone"
     weights: str = "imagenet"
     strategy: Literal[tuple(STRATEGIES)] = "top-blocks"  # type: ignore[valid-type]
-    blocks: int = Field(1, ge=1)
+    blocks: _Blocks | Annotated[list[_Blocks], Field(min_length=1)] = 1
     head: Head
     features: list[str] = []  # cuts that the head takes; the backbone's last maps if none are named
     image_size: int = Field(224, ge=28, le=1024)
@@ -46,8 +48,15 @@ class Recipe(BaseModel):
     batch_size: int = Field(32, ge=1, le=65_536)
     learning_rate: float = Field(gt=0)
     optimizer: Optimizer
-    schedule: Literal["constant", "cosine"] = "constant"
+    layer_decay: float = Field(1.0, gt=0, le=1)  # of the rate, for each block below the head
+    schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
+    warmup: float = Field(0.0, ge=0)  # a share of all steps below 1, else steps
     weight_decay: float = Field(0.0, ge=0)
+    anchor: float = Field(0.0, ge=0)  # strength of L2-SP, the pull towards the first weights
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    mixup: float = Field(0.0, ge=0)  # parameter of the beta distribution of shares; 0 is off
+    cutmix: float = Field(0.0, ge=0)
+    average: Literal["none", "ema"] = "none"
     class_weight: Literal["none", "balanced"] = "none"
     sampling: Literal["none", "balanced"] = "none"
     loss: Literal["crossentropy", "focal"] = "crossentropy"
@@ -98,7 +107,7 @@ class Recipe(BaseModel):
         try:
             row = backbone(self.backbone, self.alpha)
             if STRATEGIES[self.strategy].learns == "blocks":
-                block_cut(self.backbone, self.blocks)
+                block_cut(self.backbone, self.stages[-1])
         except UsageError as error:
             raise ValueError(str(error).removesuffix(".")) from error
         if self.image_size < row.min_size:
@@ -181,9 +190,15 @@ class Recipe(BaseModel):
                 "folds are cross-validated over stored activations, and this recipe streams photos "
                 "through the whole network. Set views: 0, or a strategy with a cut"
             )
+        problems += method_problems(self)
         if problems:
             raise ValueError(". ".join(problems))
         return self
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """How many top blocks learn, one number for each training after the other."""
+        return (self.blocks,) if isinstance(self.blocks, int) else tuple(self.blocks)
 
     @property
     def top(self) -> str:
@@ -198,7 +213,7 @@ class Recipe(BaseModel):
         strategy = STRATEGIES[self.strategy]
         if strategy.learns == "head":
             return self.top
-        return strategy.cut(self.backbone, self.blocks)
+        return strategy.cut(self.backbone, self.stages[-1])
 
     def dump(self) -> str:
         """The recipe as YAML, every key written out."""

@@ -1,21 +1,18 @@
 """Runs on Hugging Face's hub: each is a repository of a model there."""
 
-import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path, PurePath
-from typing import Any
 
-from finetune.errors import DataError, UsageError, need
+from finetune.data.hub import client, hub_errors, snapshot
+from finetune.errors import UsageError
 from finetune.progress import SILENT, Reporter
 
 # `Path("hf://a/b")` has one slash.
 _ADDRESS = re.compile(r"hf://?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 # Of a run; nothing else of a repository is fetched.
 _FILES = ["model.keras", "*.json", "*.yaml", "*.csv", "openvino/*/*"]
-_MAX_BYTES = 16 * 2**30
 
 
 def is_address(place: str | PathLike[str]) -> bool:
@@ -48,24 +45,7 @@ def fetch(address: str | PathLike[str], reporter: Reporter = SILENT) -> Path:
         DataError: there is no such repository, no route to it, or it is too large.
     """
     name, revision = repository(address)
-    hub = client()
-    from huggingface_hub.errors import DryRunError
-
-    wanted = {"repo_id": name, "revision": revision, "allow_patterns": _FILES}
-    with hub_errors(name):
-        try:
-            files = hub.snapshot_download(**wanted, dry_run=True)
-        except DryRunError:  # it cannot be asked: the copy serves, if there is one
-            files = []
-        size = sum(file.file_size for file in files)
-        if size > _MAX_BYTES:
-            raise DataError(
-                f"{name} holds {size:,} bytes; allowed are {_MAX_BYTES:,}. Fetch it yourself, and "
-                "give its folder."
-            )
-        if any(file.will_download for file in files):
-            reporter.say(f"{name} is fetched from the hub: {size / 2**20:,.1f} MiB")
-        return Path(hub.snapshot_download(**wanted))
+    return snapshot(name, _FILES, revision=revision, say=reporter.say)
 
 
 def upload(folder: Path, address: str | PathLike[str], private: bool) -> dict[str, str]:
@@ -102,40 +82,6 @@ def walked(folder: Path) -> Sequence[str]:
     return sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )
-
-
-def client() -> Any:
-    """The package ``huggingface_hub``, which sends nothing about its use."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    return need("huggingface_hub", "hf")
-
-
-@contextmanager
-def hub_errors(name: str) -> Iterator[None]:
-    """What the hub's client raises, as ours."""
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
-
-    try:
-        yield
-    except HfHubHTTPError as error:
-        code = error.response.status_code
-        why = " ".join((error.server_message or str(error)).split())[:300]
-        advice = _ADVICE.get(code, "Try again later.")
-        raise DataError(f"The hub refuses {name} ({code}: {why}). {advice}") from error
-    except (HTTPError, LocalEntryNotFoundError, ConnectionError) as error:
-        raise DataError(
-            f"There is no route to {name} on the hub ({' '.join(str(error).split())[:200]}). Check "
-            "the network, and HF_ENDPOINT if it is set."
-        ) from error
-
-
-_TOKEN = "Log in with `hf auth login`, or set HF_TOKEN, with a token that may write there."
-_ADVICE = {
-    401: _TOKEN,
-    403: _TOKEN,
-    404: "Check its name; of a private one, log in with `hf auth login` or set HF_TOKEN.",
-}
 
 
 def _posix(place: str | PathLike[str]) -> str:

@@ -52,9 +52,8 @@ def stage(run: Path, name: str, folder: Path) -> RunResult:
     for file in result.files:
         if file not in PRIVATE:
             _copy(run / file, folder / file)
-    for manifest in run.glob("openvino/*/manifest.json"):
-        shutil.copytree(manifest.parent, folder / "openvino" / manifest.parent.name,
-                        dirs_exist_ok=True)  # fmt: skip
+    for network in (manifest.parent for manifest in run.glob("openvino/*/manifest.json")):
+        shutil.copytree(network, folder / network.relative_to(run), dirs_exist_ok=True)
     (folder / PHOTOS).write_text(_nameless(run / PHOTOS), encoding="utf-8")
     data = recipe.data if recipe.data.startswith(PREFIX) else Path(recipe.data).name
     shared = recipe.model_copy(update={"data": data, "weights": _weights(recipe)})
@@ -66,7 +65,7 @@ def stage(run: Path, name: str, folder: Path) -> RunResult:
         run=name,
         weights=weights,
         leaks=_counted(result.leaks),
-        near_duplicates=_counted(result.near_duplicates or []),
+        near_duplicates=_counted(result.near_duplicates),
     )
     commit_text(folder / "README.md", card(run, result, recipe, name))
     return result.write(folder)
@@ -134,9 +133,9 @@ def _weights(recipe: Recipe) -> str:
     return recipe.weights if "://" in recipe.weights else Path(recipe.weights).name
 
 
-def _counted(groups: Sequence[Sequence[str]]) -> list[list[str]]:
-    """As many files in as many groups, without their names."""
-    return [[""] * len(group) for group in groups]
+def _counted(groups: Sequence[Sequence[str]] | None) -> Any:
+    """As many files in as many groups, without their names; None if they were not sought."""
+    return None if groups is None else [[""] * len(group) for group in groups]
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -90,6 +90,11 @@ def begin(out: Path, recipe: Recipe, dataset: Dataset) -> None:
     commit_json(out / "classes.json", list(dataset.classes))
 
 
+def checkpoint(out: Path, phase: str) -> Path:
+    """Where a phase is gone on from; a finished one keeps its own until the run is finished."""
+    return out / (CHECKPOINT if phase == "tail" else f".{phase}.npz")
+
+
 def measured(dataset: Dataset, split: str, probabilities: np.ndarray) -> dict[str, Any]:
     """The metrics of a split, with those of each class."""
     groups = dataset.group_ids(split)
@@ -149,7 +154,8 @@ def finish(
         result = replace(result, seconds=seconds)
     written = result.write(out)
     ledger.record(result.split, [out], comparison=False)
-    (out / CHECKPOINT).unlink(missing_ok=True)
+    for committed in (out / CHECKPOINT, *out.glob(".tail-*.npz")):
+        committed.unlink(missing_ok=True)
     return written
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from finetune.training.mixing import Mix
+
 # (batches of indices of photos, epoch) -> their activations, batch by batch: a reader can work
 # ahead
 Read = Callable[[Sequence[np.ndarray], int], Iterator[np.ndarray]]
@@ -32,12 +34,13 @@ class Batches(keras.utils.PyDataset):
 
     Args:
         read: called with arrays of int indices and the epoch (from 0); yields rows for each.
-        labels: int (n,).
+        labels: int (n,), or targets float32 (n, classes).
         batch_size: photos per batch.
         seed: of the order; None keeps the photos in order.
         weights: of each photo in the loss, float32 (n,); None if they are equal.
         balanced: whether every class is shown equally often in an epoch.
         devices: number of equal parts that a batch is cut into.
+        mix: mixes the photos of each batch; ``labels`` are then targets float32 (n, classes).
 
     Attributes:
         epoch: whose batches are given, from 0; ``fit`` sets it (Keras's own ``on_epoch_end`` is
@@ -53,6 +56,7 @@ class Batches(keras.utils.PyDataset):
         weights: np.ndarray | None = None,
         balanced: bool = False,
         devices: int = 1,
+        mix: Mix | None = None,
     ):
         super().__init__()
         self.epoch = 0
@@ -63,6 +67,7 @@ class Batches(keras.utils.PyDataset):
         self._weights = weights
         self._balanced = balanced
         self._devices = devices
+        self._mix = mix
         self._rows: Iterator[np.ndarray] = iter(())
         self._next: tuple[int, int] | None = None  # (epoch, batch) that ``_rows`` yields next
         self._peeked: dict[tuple[int, int], np.ndarray] = {}
@@ -76,10 +81,16 @@ class Batches(keras.utils.PyDataset):
         rows = self._draw(batch, order)
         # stored float16 must not make the tail compute in float16
         floats = rows.astype(np.float32) if rows.dtype == np.float16 else rows
+        labels = self._labels[indices]
         weights = None if self._weights is None else self._weights[indices]
+        if self._mix:
+            ones = np.ones(len(indices), np.float32)
+            draw = np.random.default_rng([self._seed or 0, self.epoch, batch])
+            own = ones if weights is None else weights
+            floats, labels, weights = self._mix(floats, labels, own, draw)
         if self._devices > 1:
-            return self._filled_up(floats, self._labels[indices], weights)
-        return floats, self._labels[indices], *(() if weights is None else (weights,))
+            return self._filled_up(floats, labels, weights)
+        return floats, labels, *(() if weights is None else (weights,))
 
     def _filled_up(
         self, rows: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
@@ -95,9 +106,11 @@ class Batches(keras.utils.PyDataset):
         of_all = full * (self._size + -self._size % self._devices) + rest + -rest % self._devices
         scale = of_all / whole if self._seed is None else (len(rows) + more) / len(rows)
         scaled = np.full(len(rows), scale, np.float32) * (1 if weights is None else weights)
-        blank = [(0, more)] + [(0, 0)] * (rows.ndim - 1)
-        ends = (0, more)
-        return np.pad(rows, blank), np.pad(labels, ends), np.pad(scaled.astype(np.float32), ends)
+
+        def filled(values: np.ndarray) -> np.ndarray:
+            return np.pad(values, [(0, more)] + [(0, 0)] * (values.ndim - 1))
+
+        return filled(rows), filled(labels), filled(scaled.astype(np.float32))
 
     def _draw(self, batch: int, order: np.ndarray) -> np.ndarray:
         place = (self.epoch, batch)

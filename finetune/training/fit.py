@@ -6,7 +6,7 @@ import math
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from finetune.errors import FinetuneError
 from finetune.training.batches import Batches
 from finetune.training.checkpoint import Progress, read_progress, restore, save
 from finetune.training.losses import loss_of
+from finetune.training.optimizers import Pull, Schedule, averaged, make_optimizer
 
 
 class Diverged(FinetuneError):
@@ -31,8 +32,9 @@ class Diverged(FinetuneError):
 class Settings:
     """What a fit depends on beside model and data.
 
-    ``momentum`` is that of ``sgd``; ``weight_decay`` is decoupled in either optimizer. ``loss`` is
-    as for ``loss_of``.
+    ``momentum`` is that of ``sgd``; ``weight_decay`` is decoupled in either optimizer;
+    ``schedule`` and ``warmup`` are as for ``Schedule``, ``rates`` and ``pulls`` (by layer) and
+    ``average`` as for ``make_optimizer``, ``loss`` as for ``loss_of``.
     """
 
     epochs: int
@@ -44,6 +46,10 @@ class Settings:
     seed: int = 0
     optimizer: str = "adam"
     momentum: float = 0.0
+    warmup: float = 0.0
+    average: str = "none"
+    rates: Mapping[str, float] = field(default_factory=dict)
+    pulls: Mapping[str, Pull] = field(default_factory=dict)
     loss: str = "sparse_categorical_crossentropy"
 
 
@@ -87,8 +93,10 @@ def fit(
     Raises:
         Diverged: the loss is not finite. IntegrityError: the checkpoint is damaged.
     """
+    # validation loss is that of the averages, and training goes on with the weights themselves
+    swaps = [keras.callbacks.SwapEMAWeights()] if settings.average == "ema" else []
     with model.distribute_strategy.scope():
-        signature = _compile(model, settings, len(train))
+        signature = make_ready(model, settings, len(train))
         best = BestWeights(train, phase, recipe, settings, checkpoint, on_epoch)
         best.begin(model, validation)
         if not best.finished:
@@ -98,7 +106,7 @@ def fit(
                 epochs=settings.epochs,
                 initial_epoch=len(best.history) - 1,
                 shuffle=False,
-                callbacks=[best, *callbacks],
+                callbacks=[*swaps, best, *callbacks],
                 verbose=0,
             )
         model.set_weights(best.weights)
@@ -109,7 +117,7 @@ def fit(
 _compiled: weakref.WeakKeyDictionary[keras.Model, tuple] = weakref.WeakKeyDictionary()
 
 
-def _compile(model: keras.Model, settings: Settings, steps: int) -> tuple:
+def make_ready(model: keras.Model, settings: Settings, steps: int) -> tuple:
     """Make a model ready to be trained from the beginning; returns what its traced functions hold.
 
     A model that was trained with the same constants keeps its functions: its optimizer begins anew.
@@ -119,35 +127,37 @@ def _compile(model: keras.Model, settings: Settings, steps: int) -> tuple:
     if has_gpu():
         tf.config.experimental.enable_op_determinism()
     rate: Any = settings.learning_rate
-    schedule: tuple = ()
-    if settings.schedule == "cosine":
-        schedule = (rate, max(1, settings.epochs * steps))
-        rate = keras.optimizers.schedules.CosineDecay(*schedule)
-    constants = (settings.optimizer, settings.momentum, settings.weight_decay, settings.loss)
-    signature = (*constants, *schedule)
+    scheduled: tuple = ()
+    if settings.schedule != "constant" or settings.warmup:
+        scheduled = (rate, max(1, settings.epochs * steps), settings.schedule, settings.warmup)
+        rate = Schedule(*scheduled)
+    options = (settings.optimizer, settings.momentum, settings.weight_decay, settings.average)
+    learning = tuple(layer.name for layer in model.layers if layer.trainable_variables)
+    tables = (tuple(settings.rates.items()), tuple(settings.pulls.items()))
+    signature = (*options, *scheduled, *tables, settings.loss, learning)
     if _compiled.pop(model, None) == signature:
         for variable in model.optimizer.variables:
             if variable is not getattr(model.optimizer, "_learning_rate", None):
                 variable.assign(keras.ops.zeros_like(variable))
-        if not schedule:
+        if not scheduled:
             model.optimizer.learning_rate = rate
+        model.optimizer.begin(model.trainable_variables)
         return signature
+    name, momentum, decay, average = options
+    optimizer = make_optimizer(
+        model, name, rate, momentum, decay, average, settings.rates, settings.pulls
+    )
     # On several devices batches hold blank rows, whose weight is 0.
     is_one = model.distribute_strategy.num_replicas_in_sync == 1
     model.compile(
-        _optimizer(settings, rate),
+        optimizer,
         loss=loss_of(settings.loss),
         metrics=["accuracy"] if is_one else None,
         weighted_metrics=None if is_one else ["accuracy"],
         jit_compile=False,
     )
+    model.compile(optimizer, loss=loss_of(settings.loss), metrics=["accuracy"], jit_compile=False)
     return signature
-
-
-def _optimizer(settings: Settings, rate: Any) -> keras.optimizers.Optimizer:
-    if settings.optimizer == "adam":
-        return keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
-    return keras.optimizers.SGD(rate, settings.momentum, weight_decay=settings.weight_decay or None)
 
 
 class BestWeights(keras.callbacks.Callback):
@@ -201,7 +211,8 @@ class BestWeights(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Append to the history, keep the weights if they are the best, commit, and stop."""
-        weights = self.model.get_weights()
+        is_averaged = self._settings.average == "ema"
+        weights = averaged(self.model) if is_averaged else self.model.get_weights()
         # A ReLU may turn NaN into 0, and the loss of broken weights is finite then.
         is_sound = all(np.isfinite(weight).all() for weight in weights)
         if not is_sound or not all(math.isfinite(value) for value in logs.values()):

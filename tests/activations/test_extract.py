@@ -259,6 +259,57 @@ def test_every_entry_that_a_pass_fills_is_held_and_swept(photos, tmp_path):
         FileLock(store.folder / ".lock").acquire(timeout=0)
 
 
+def fill_part(folder, root, places, ready):
+    """In another process: the rows of some photos, while others compute theirs."""
+    dataset = read_folder(folder)
+    photos = [dataset.photos[place] for place in places]
+    store = open_store(root)
+
+    def engine():
+        ready.wait(60)  # all are at work at the same time
+        return mean_engine()
+
+    extract([store], photos, 0, reader(), engine, 12, "test", SILENT, in_parts=True)
+
+
+def test_parts_of_one_entry_are_computed_at_the_same_time_and_each_once(photos, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready = context.Barrier(2)
+    places = [range(13), range(13, 26)]
+    processes = [
+        context.Process(target=fill_part, args=(photos, tmp_path, part, ready)) for part in places
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0, "neither waited for the other"
+    store = open_store(tmp_path)
+    dataset = read_folder(photos)
+    assert len(store) == len({photo.sha256 for photo in dataset.photos}) == 26
+    shards = [read_shard(path) for path in store.folder.glob("shard-*.json")]
+    assert sum(len(shard["rows"]) for shard in shards) == 26
+
+
+def test_a_part_is_committed_under_the_lock_alone(photos, tmp_path):
+    store = open_store(tmp_path)
+    dataset = read_folder(photos)
+    free = []
+
+    def engine():
+        free.append(FileLock(store.folder / ".lock", is_singleton=False).acquire(timeout=0))
+        free[0].lock.release()
+        return mean_engine()
+
+    (store.folder).mkdir(parents=True)
+    left = store.folder / ".shard.tmp"
+    left.write_bytes(b"of a killed writer")
+    extract([store], dataset.photos, 0, reader(), engine, 12, "test", SILENT, in_parts=True)
+    assert len(free) == 1
+    assert not left.exists()
+    assert not store.missing([row_name(photo.sha256) for photo in dataset.photos])
+
+
 def test_what_another_process_stored_meanwhile_is_not_stored_twice(photos, tmp_path):
     listed = read_folder(photos).photos
     names = [row_name(photo.sha256) for photo in listed[:9]]

@@ -64,7 +64,15 @@ def predictions(out) -> list[dict]:
             "vgg16",
             {"strategy": "top-blocks", "augment": "light", "head": {"pool": "gap", "hidden": 4}},
         ),
-        ("vgg16", {"strategy": "full", "class_weight": "balanced", "schedule": "cosine"}),
+        (
+            "vgg16",
+            {
+                "strategy": "full",
+                "class_weight": "balanced",
+                "schedule": "cosine",
+                "layer_decay": 0.5,  # the saved model must not need the optimizer that it takes
+            },
+        ),
     ],
     ids=lambda value: (
         value

@@ -44,7 +44,7 @@ def learned(monkeypatch):
     """
     import keras
 
-    from finetune.execution import tuning
+    from finetune.execution import attempt, tuning
 
     labels = np.array([0, 1] * 4)
     made = _Made([], [])
@@ -68,7 +68,7 @@ def learned(monkeypatch):
         assert for_use
         return SimpleNamespace(test={"accuracy": 0.5, "per_class": []})
 
-    monkeypatch.setattr(tuning, "try_trial", learn)
+    monkeypatch.setattr(attempt, "try_trial", learn)
     monkeypatch.setattr(tuning, "run_trial", measured)
     return made
 

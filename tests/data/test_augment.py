@@ -7,8 +7,10 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from finetune.data.augment import NONE, PRESETS, augment
+from finetune.data.randaugment import OPERATIONS
 
 ALL = {
     "flip": True,
@@ -17,6 +19,8 @@ ALL = {
     "shear": 11.0,
     "translation": 0.2,
     "contrast": 0.3,
+    "randaugment": 9.0,
+    "erasing": 1.0,
 }
 
 
@@ -81,7 +85,9 @@ def test_flip_mirrors_half_of_the_views_exactly() -> None:
     assert 70 <= mirrored <= 130  # four standard deviations
 
 
-@pytest.mark.parametrize("settings", [PRESETS["light"], ALL | {"contrast": 0.0}])
+@pytest.mark.parametrize(
+    "settings", [PRESETS["light"], ALL | {"contrast": 0.0, "randaugment": 0.0, "erasing": 0.0}]
+)
 def test_nothing_but_the_photo_shows_beyond_the_border(settings: dict) -> None:
     white = np.full((24, 24, 3), 255, np.uint8)
     for key in range(100):
@@ -134,3 +140,36 @@ def test_contrast_changes_contrast_alone() -> None:
         )
     assert 0.45 < min(spread) < 0.65
     assert 1.35 < max(spread) < 1.55
+
+
+def test_erasing_leaves_one_rectangle_of_noise_within_its_share() -> None:
+    photo = gradient(48)
+    erased = []
+    for key in range(60):
+        view = augment(photo, NONE | {"erasing": 0.5}, str(key))
+        changed = (view != photo).any(axis=-1)
+        if changed.any():
+            rows, columns = np.nonzero(changed)
+            box = changed[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+            assert box.mean() > 0.98, "noise may hit a pixel's own value"
+            erased.append(box.size / changed.size)
+    assert 18 <= len(erased) <= 42  # four standard deviations
+    assert min(erased) > 0.01
+    assert max(erased) < 0.35
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_of_randaugment_keeps_the_size_and_grows_with_its_strength(name) -> None:
+    photo = Image.fromarray(np.minimum(gradient(32), 200))
+    far = [np.asarray(OPERATIONS[name](photo, by)) for by in (0.2, 1.0)]
+    changes = [np.abs(view.astype(int) - np.asarray(photo)).mean() for view in far]
+    assert {view.shape for view in far} == {(32, 32, 3)}
+    assert changes[1] >= changes[0]
+    assert (changes[1] > 0) == (name != "identity")
+
+
+def test_randaugment_without_strength_leaves_what_has_one() -> None:
+    photo = Image.fromarray(gradient(32))
+    for name, operation in OPERATIONS.items():
+        if name not in ("autocontrast", "equalize"):  # which know none
+            np.testing.assert_array_equal(np.asarray(operation(photo, 0.0)), gradient(32), name)

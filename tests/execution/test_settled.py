@@ -3,8 +3,39 @@
 import pytest
 
 from finetune.activations.engine import resolve_precision
-from finetune.execution.sharing import settled
+from finetune.execution.sharing import head_needs, in_order, settled, starts_head
+from finetune.recipe.matrix import Trial
 from finetune.recipe.reading import load
+
+
+@pytest.mark.parametrize(
+    ("changes", "starts"),
+    [
+        ({}, False),
+        ({"batchnorm": "frozen"}, True),
+        ({"strategy": "top-blocks"}, True),
+        ({"backbone": "mobilenet", "weights": "imagenet"}, True),
+    ],
+)
+def test_a_head_is_converged_first_unless_all_of_it_is_trained_from_scratch(changes, starts):
+    scratch = {"backbone": "mini-resnet", "weights": "random", "strategy": "full"}
+    recipe = load(None, {**scratch, "batchnorm": "train", "image_size": 32, **changes})
+    assert starts_head(recipe) == starts
+    assert bool(head_needs(recipe)) == starts
+
+
+def test_a_trial_from_scratch_has_no_pass_and_keeps_its_place():
+    values = [
+        {"backbone": "mini-resnet", "weights": "random", "strategy": "full", "batchnorm": "train"},
+        {"backbone": "vgg16"},
+        {"backbone": "mini-cnn", "weights": "random", "strategy": "cached-features"},
+        {"backbone": "vgg16", "seed": 1},
+    ]
+    trials = [
+        Trial(str(place), str(place), settled(load(None, each)), {})
+        for place, each in enumerate(values)
+    ]
+    assert [trial.name for trial in in_order(trials)] == ["0", "1", "3", "2"]
 
 
 def test_an_address_of_weights_stays_as_it_is_however_long():

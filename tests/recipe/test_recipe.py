@@ -79,6 +79,19 @@ def test_all_mistakes_are_reported_at_once_with_line_and_suggestion(tmp_path):
         ({"seed": 1.5}, "seed is 1.5"),
         ({"data": 2020}, "data is 2020"),
         ({"solver": "lbfgs"}, "unknown key 'solver'"),
+        ({"strategy": "cached-features", "mixup": 0.2}, "mixup changes training by epochs, and"),
+        ({"strategy": "cached-features", "schedule": "one-cycle"}, "Leave it out, set head.solver"),
+        (
+            {"strategy": "cached-features", "head": {"solver": "keras"}, "cutmix": 1.0},
+            "cutmix needs blocks that learn: above the last block",
+        ),
+        ({"strategy": "frozen-base", "layer_decay": 0.5}, "the rate falls from block to block"),
+        ({"warmup": 1.5}, "warmup is 1.5; below 1 it is a share"),
+        ({"warmup": 0.1, "schedule": "one-cycle"}, "has a warm-up of its own"),
+        ({"blocks": [1, 3, 2]}, "each training takes more blocks"),
+        ({"blocks": [1, 5]}, "blocks is 5; vgg16 has 5"),
+        ({"strategy": "full", "blocks": [1, 2]}, "only strategy: top-blocks does"),
+        ({"blocks": []}, "blocks is []"),
     ],
 )
 def test_contradictions_are_refused_when_the_recipe_is_read(values, reason):
@@ -286,3 +299,11 @@ def test_a_backbone_brings_its_head_and_short_forms_are_written_out():
         0.1,
         [128, 64],
     )
+
+
+def test_blocks_that_thaw_in_turn_are_cut_below_the_last_of_them(tmp_path):
+    recipe = load(None, {"blocks": [1, 2]}, ["learning_rate=1e-4"])
+    assert (recipe.stages, recipe.cut) == ((1, 2), "block3_pool")
+    (tmp_path / "r.yaml").write_text(recipe.dump())
+    assert load(tmp_path / "r.yaml", {}) == recipe
+    assert load(None, {"blocks": 2}).stages == (2,)

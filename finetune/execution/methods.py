@@ -1,0 +1,105 @@
+"""What a recipe's methods of training mean for the layers of its network."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import keras
+import numpy as np
+
+from finetune.data.dataset import Dataset
+from finetune.model.backbones import backbone
+from finetune.model.cut import depths
+from finetune.model.heads import CLASSIFIER
+from finetune.model.network import Network
+from finetune.recipe.recipe import Recipe
+from finetune.recipe.strategies import STRATEGIES
+from finetune.training.linear_head import Linear
+from finetune.training.mixing import Mix, one_hot
+from finetune.training.optimizers import Pull
+
+
+def mix_of(recipe: Recipe) -> Mix | None:
+    """How the recipe mixes photos, if it does."""
+    return Mix(recipe.mixup, recipe.cutmix) if recipe.mixup or recipe.cutmix else None
+
+
+def has_soft_labels(recipe: Recipe) -> bool:
+    """Whether a training photo may be of several classes in part."""
+    return bool(mix_of(recipe) or recipe.label_smoothing)
+
+
+def loss_name(recipe: Recipe) -> str:
+    """The recipe's loss, see ``loss_of``."""
+    if recipe.loss == "focal":
+        return "focal"
+    is_soft = has_soft_labels(recipe)
+    return "categorical_crossentropy" if is_soft else "sparse_categorical_crossentropy"
+
+
+def targets_of(recipe: Recipe, labels: np.ndarray, classes: int, is_training: bool) -> np.ndarray:
+    """Labels as the recipe's loss takes them: int (n,), or float32 (n, classes)."""
+    if not has_soft_labels(recipe):
+        return labels
+    return one_hot(labels, classes, recipe.label_smoothing if is_training else 0.0)
+
+
+def rates_of(recipe: Recipe, network: Network) -> dict[str, float]:
+    """Layer -> what its learning rate is multiplied by; empty if all learn alike."""
+    if recipe.layer_decay == 1:
+        return {}
+    below = depths(network.tail, backbone(recipe.backbone).blocks)
+    return {name: recipe.layer_decay**depth for name, depth in below.items()}
+
+
+def pulls_of(recipe: Recipe, network: Network, linear: Linear | None) -> dict[str, Pull]:
+    """Layer -> the penalty on its kernel.
+
+    A head that L-BFGS has fitted keeps the penalty of that fit, or it would leave its optimum
+    before the blocks have learned anything.
+    """
+    pulls = {}
+    if recipe.anchor:
+        below = depths(network.tail, backbone(recipe.backbone).blocks)
+        pulls = {name: Pull(recipe.anchor, "start") for name, depth in below.items() if depth}
+    if linear:
+        pulls[CLASSIFIER] = Pull(linear.penalty, "zero")
+    return pulls
+
+
+@contextmanager
+def thawed(model: keras.Model, recipe: Recipe, blocks: int) -> Iterator[None]:
+    """A tail of which only the top blocks learn, and of the layers there those that may."""
+    if STRATEGIES[recipe.strategy].learns != "blocks":
+        yield
+        return
+    below = depths(model, backbone(recipe.backbone).blocks)
+    may = [layer for layer in model.layers if layer.trainable]
+    for layer in may:
+        layer.trainable = below[layer.name] <= blocks
+    try:
+        yield
+    finally:
+        for layer in may:
+            layer.trainable = True
+
+
+def class_weights(recipe: Recipe, dataset: Dataset) -> dict[int, float] | None:
+    """Weight of each class in the loss, if the recipe balances them."""
+    return balance(dataset) if recipe.class_weight == "balanced" else None
+
+
+def balance(dataset: Dataset) -> dict[int, float]:
+    """Weights of the classes with which each counts alike."""
+    labels = dataset.labels("train")
+    counts = np.bincount(labels)
+    return {index: len(labels) / (len(counts) * n) for index, n in enumerate(counts)}
+
+
+def weights_of(recipe: Recipe, dataset: Dataset) -> np.ndarray | None:
+    """Of each training photo, its class in it: Keras takes one kind of weight or the other."""
+    weights = dataset.weights("train")
+    classes = class_weights(recipe, dataset)
+    if classes is None:
+        return weights
+    of_class = np.array([classes[label] for label in dataset.labels("train")], np.float32)
+    return of_class if weights is None else (weights * of_class).astype(np.float32)
