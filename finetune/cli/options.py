@@ -61,7 +61,6 @@ OPTIONS = {
     "data": Option(_DATA, metavar="DATA", type=str),
     "tune data": Option(f"{_DATA} Default: the recipe's.", metavar="DATA", type=str),
     "run data": Option(f"{_DATA} {_COMMON}", metavar="DATA", type=str),
-    "tune data": Option(f"{_DATA} Default: the recipe's.", metavar="DATA", type=str),
     "extract_features data": Option(f"{_DATA} {_COMMON}", metavar="DATA", type=str),
     "backbone": Option("One of `finetune backbones`. Default: vgg16.", metavar="NAME"),
     "strategy": Option("What learns. Default: top-blocks.", choices=tuple(STRATEGIES)),
