@@ -5,6 +5,7 @@ python -m benchmarks.ray_scaling [--nodes 1]... [--tasks 24] [--photos 1536] [--
 """
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -43,7 +44,10 @@ def main(
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with tempfile.TemporaryDirectory() as folder:
         data = make_folder(Path(folder), photos - photos // 2, photos // 4, photos // 4)
-        rows = [measured(count, tasks, data, Path(folder)) for count in nodes]
+        rows = []
+        for count in nodes:
+            rows.append(measured(count, tasks, data, Path(folder)))
+            print(f"  {rows[-1]}", file=sys.stderr, flush=True)
     table = pd.DataFrame(rows)
     for name in ("sleep", "compute", "extraction"):
         table[f"{name} x"] = (table[f"{name} s"].iloc[0] / table[f"{name} s"]).round(2)
