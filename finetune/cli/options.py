@@ -59,6 +59,7 @@ OPTIONS = {
     ),
     "compare photos": Option("Show photos in the report, or only their names.", type=bool),
     "data": Option(_DATA, metavar="DATA", type=str),
+    "tune data": Option(f"{_DATA} Default: the recipe's.", metavar="DATA", type=str),
     "run data": Option(f"{_DATA} {_COMMON}", metavar="DATA", type=str),
     "extract_features data": Option(f"{_DATA} {_COMMON}", metavar="DATA", type=str),
     "backbone": Option("One of `finetune backbones`. Default: vgg16.", metavar="NAME"),

@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from finetune.activations.cache import ActivationCache
 from finetune.data.dataset import Dataset
@@ -19,6 +18,7 @@ from finetune.execution.methods import (
     mix_of,
     pulls_of,
     rates_of,
+    strategy_of,
     targets_of,
     thawed,
     weights_of,
@@ -42,7 +42,6 @@ from finetune.training.batches import Batches, Read, read_views
 from finetune.training.fit import Bar, Settings, best_epoch, fit
 from finetune.training.joined_head import fit_joined
 from finetune.training.linear_head import Linear, fit_linear, fits_memory
-from finetune.training.parallel import strategy
 from finetune.training.range_test import range_test
 from finetune.training.trackers import Tracker, log_epoch
 
@@ -184,7 +183,7 @@ class Learner:
         if self.linear:
             return []
         recipe = self.recipe
-        on = self._strategy()
+        on = strategy_of(recipe)
         devices = on.num_replicas_in_sync
         model = self.network.trained_copy(tail_precision(recipe), recipe.seed, on)
         settings = self._tail_settings()
@@ -237,11 +236,6 @@ class Learner:
             return self.cache.stream(chosen, keys, recipe.cut, recipe.batch_size)
 
         return read
-
-    def _strategy(self) -> tf.distribute.Strategy:
-        """All devices; one, if BatchNorm learns its statistics, which blank rows would falsify."""
-        is_one = self.recipe.batchnorm == "train"
-        return tf.distribute.get_strategy() if is_one else strategy()
 
     def _batches(self, split: str, view: int = 0, devices: int = 1) -> Batches:
         """Stored photos of a split, in order."""

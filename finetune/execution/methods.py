@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from finetune.data.dataset import Dataset
 from finetune.model.backbones import backbone
@@ -16,6 +17,7 @@ from finetune.recipe.strategies import STRATEGIES
 from finetune.training.linear_head import Linear
 from finetune.training.mixing import Mix, one_hot
 from finetune.training.optimizers import Pull
+from finetune.training.parallel import strategy
 
 
 def mix_of(recipe: Recipe) -> Mix | None:
@@ -103,3 +105,18 @@ def weights_of(recipe: Recipe, dataset: Dataset) -> np.ndarray | None:
         return weights
     of_class = np.array([classes[label] for label in dataset.labels("train")], np.float32)
     return of_class if weights is None else (weights * of_class).astype(np.float32)
+
+
+def strategy_of(recipe: Recipe) -> tf.distribute.Strategy:
+    """All devices, or one for what was tried on one alone.
+
+    Blank rows, which fill up batches for several, would falsify what BatchNorm learns of them.
+    """
+    on_one = (
+        recipe.batchnorm == "train",
+        recipe.average != "none",
+        recipe.anchor > 0,
+        recipe.layer_decay < 1,
+        len(recipe.stages) > 1,
+    )
+    return tf.distribute.get_strategy() if any(on_one) else strategy()

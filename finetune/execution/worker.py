@@ -1,7 +1,7 @@
 """What a worker process does, wherever it was started: trials, one after another, with much kept.
 
-A worker is replaced after ``CALLS`` of them: each training leaves a few MiB in its process, see
-docs/reliability.md.
+A worker is replaced after ``CALLS`` of them, so that what a training leaves in its process cannot
+add up; docs/reliability.md has what was measured.
 """
 
 import traceback

@@ -156,7 +156,6 @@ def make_ready(model: keras.Model, settings: Settings, steps: int) -> tuple:
         weighted_metrics=None if is_one else ["accuracy"],
         jit_compile=False,
     )
-    model.compile(optimizer, loss=loss_of(settings.loss), metrics=["accuracy"], jit_compile=False)
     return signature
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from finetune.training.linear_head import Linear, fit_linear
+from finetune.training.linear_head import PENALTIES, Linear, fit_linear
 
 _FACTORS = (0.3, 0.1, 0.0)  # of a cut's features, from 1 downwards; 0 leaves the cut out
 
@@ -23,8 +23,8 @@ def fit_joined(
 
     A cut's features times a factor f are penalized 1/f^2 as much. All cuts start alike (a standard
     deviation of 1); then each in turn, the lowest first, is turned down while validation loss
-    falls. An L1 penalty would choose single features and not cuts, and takes minutes where this
-    takes seconds (docs/methods/features.md).
+    falls, its penalty sought beside the last one's. An L1 penalty would choose single features and
+    not cuts, and L-BFGS takes none.
 
     Args:
         features, labels, validation_features, validation_labels, class_weight, sample_weight: see
@@ -37,7 +37,7 @@ def fit_joined(
     parts = np.split(features, np.cumsum(widths)[:-1], axis=1)
     scales = np.array([part.std() or 1.0 for part in parts])
 
-    def fitted(factors: Sequence[float]) -> Linear:
+    def fitted(factors: Sequence[float], penalties: Sequence[float] = PENALTIES) -> Linear:
         column = np.repeat(np.array(factors) / scales, widths).astype(np.float32)
         head = fit_linear(
             features * column,
@@ -46,6 +46,7 @@ def fit_joined(
             validation_labels,
             class_weight,
             sample_weight,
+            penalties,
         )
         kernel = head.kernel * column[:, None]
         # a penalty for each cut is none that a training by epochs goes on with
@@ -58,7 +59,8 @@ def fit_joined(
             if not any((*below, *above)):  # alone, its factor would be one more penalty
                 break
             factors = [*below, factor, *above]
-            turned_down = fitted(factors)
+            near = [c for c in PENALTIES if best.c / 4 < c < best.c * 4]  # one step to each side
+            turned_down = fitted(factors, near)
             if turned_down.validation_loss >= best.validation_loss:
                 break
             best = turned_down

@@ -4,6 +4,7 @@ Its penalty is chosen on the validation photos.
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from sklearn.metrics import log_loss
 from finetune.errors import UsageError
 
 # Inverse penalties, strongest penalty first; the search stops when validation loss rises.
-_PENALTIES = tuple(10.0 ** np.arange(-5, 3.5, 0.5))
+PENALTIES = tuple(10.0 ** np.arange(-5, 3.5, 0.5))
 _MAX_BYTES = 2**30
 
 
@@ -64,6 +65,7 @@ def fit_linear(
     validation_labels: np.ndarray,
     class_weight: dict[int, float] | None = None,
     sample_weight: np.ndarray | None = None,
+    penalties: Sequence[float] = PENALTIES,
 ) -> Linear:
     """Fit softmax regression by L-BFGS for a row of penalties and keep the one with the lowest
     validation loss.
@@ -75,6 +77,7 @@ def fit_linear(
         validation_labels: int (m,).
         class_weight: weight of each class in the loss.
         sample_weight: weight of each row of ``features`` in the loss, float32 (n,).
+        penalties: inverse ones that are tried, ascending.
 
     Returns:
         The head for raw features: centre and scale are folded into kernel and bias.
@@ -89,7 +92,7 @@ def fit_linear(
     model = LogisticRegression(warm_start=True, max_iter=500, class_weight=class_weight)
     best = Linear(np.empty(0), np.empty(0), 0.0, np.inf)
     path: list[tuple[float, float]] = []
-    for c in _PENALTIES:
+    for c in penalties:
         with warnings.catch_warnings():  # 500 steps are enough: the validation loss is what counts
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.set_params(C=c).fit(scaled, labels, sample_weight)

@@ -38,11 +38,12 @@ class _Rising(keras.callbacks.Callback):
         self.model.reset_metrics()
 
     def on_test_batch_end(self, batch: int, logs: dict[str, float]) -> None:
-        self.losses.append(logs["loss"])
+        self.losses.append(float(logs["loss"]))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
-        self.losses.append(logs["loss"])
-        if not np.isfinite(logs["loss"]) or logs["loss"] > self._start[batch] + _BEYOND:
+        loss = float(logs["loss"])
+        self.losses.append(loss)
+        if not np.isfinite(loss) or loss > self._start[batch] + _BEYOND:
             self.model.stop_training = True
 
 

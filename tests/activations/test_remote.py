@@ -190,7 +190,7 @@ def test_the_copy_on_disk_is_mended_from_the_url(url, tmp_path, photos):
         def read(wanted):
             return read_photos(Pixels(16), wanted, [None for _ in wanted])
 
-        done = extract([store], train, 0, read, engine, 12, "test", SILENT, remote)
+        done = extract([store], train, 0, read, engine, 12, "test", SILENT, remote=remote)
         remote.push(store, names)
         return done.computed
 

@@ -90,7 +90,7 @@ def test_compare_says_what_the_folds_found(photos, tmp_path):
     assert [row["recipe"] for row in found["folds"]] == [row["recipe"] for row in found["ranking"]]
     assert {"accuracy", "difference", "difference_interval", "p"} <= set(found["folds"][0])
     page = (tmp_path / "compared/report.html").read_text()
-    assert '<h3 id="s0-folds">Cross-validation</h3>' in page
+    assert '<h3 id="s1-folds">Cross-validation</h3>' in page
     assert "cross-validated accuracy" in (tmp_path / "compared/results.md").read_text()
 
 

@@ -32,7 +32,13 @@ def widening_cache(monkeypatch, large: set[str]) -> ActivationCache:
             yield means * np.where(is_large, 1e3, 1.0)[:, None].astype(np.float32)
 
     vars(found).update(
-        bad=[], computed=0, reporter=SILENT, _entries={}, _dtype="float16", _pixels=Pixels(16)
+        bad=[],
+        computed=0,
+        reporter=SILENT,
+        _entries={},
+        _remote=None,
+        _dtype="float16",
+        _pixels=Pixels(16),
     )
     found.network = SimpleNamespace(precision="float32")
     found.trunk = SimpleNamespace(
