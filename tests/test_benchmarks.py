@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks.transfer_scores import correlations, measured
 
 from benchmarks.paired import job, ratio
 from benchmarks.photos import make_folder
+from benchmarks.transfer_scores import correlations, measured
 from finetune.activations.engine import batch_size, compile_trunk
 from finetune.commands.extract_features import extract_features
 from finetune.data.dataset import read_folder

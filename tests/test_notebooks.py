@@ -82,16 +82,6 @@ def test_a_notebook_goes_from_photos_to_an_onnx_file(tmp_path, monkeypatch):
     assert (tmp_path / "out/onnx/model.onnx").stat().st_size > 50 * 2**20
 
 
-def test_a_notebook_transfers_in_steps(tmp_path, monkeypatch):
-    monkeypatch.setenv("FINETUNE_OUT", str(tmp_path / "out"))
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    shown = run_notebook(ROOT / "notebooks/transfer_in_steps.py")
-    assert sum("image/png" in output.get("data", {}) for output in shown) == 1
-    results = pd.read_csv(tmp_path / "out/compared/results.csv")
-    assert len(results) == 6
-    assert set(results["status"]) == {"done"}
-
-
 def test_quickstart_compares_and_the_notebook_walks_through_it(tmp_path, monkeypatch):
     if not imagenet_weights():
         pytest.skip(
