@@ -69,6 +69,7 @@ def run_notebook(script: Path, *more: str) -> list:
     ]
 
 
+@pytest.mark.slow  # a minute
 def test_a_notebook_goes_from_photos_to_an_onnx_file(tmp_path, monkeypatch):
     if not imagenet_weights():
         pytest.skip(

@@ -169,7 +169,7 @@ def test_bad_recipes_and_weights_have_their_exit_codes(photos, tmp_path):
     one_paragraph(
         finetune_here("run", "--data", photos, "--weights", "imagnet"),
         2,
-        "imagenet, random, or the path",
+        "imagenet, random, the path",
     )
     (tmp_path / "w.h5").write_text("text")
     one_paragraph(
@@ -306,7 +306,7 @@ def test_each_option_of_a_command_is_a_parameter_of_its_function():
         function = getattr(ft, name.replace("-", "_"))
         own = set(inspect.signature(function).parameters) - {"reporter"}
         offered = set(inspect.signature(verb).parameters)
-        assert offered - own <= {"as_json", "dry_run", "format", "out"}
+        assert offered - own <= {"as_json", "dry_run", "find_lr", "format", "out"}
         assert own <= offered
 
 
@@ -397,7 +397,8 @@ def test_an_option_that_is_a_recipe_key_is_shown_with_set():
     assert "--set" not in finetune_here("predict", "--dropout", "0.5").stderr
 
 
-def test_a_dry_run_downloads_nothing():
+def test_a_dry_run_downloads_nothing(monkeypatch):
+    monkeypatch.delenv("FINETUNE_DATA_DIR", raising=False)
     one_paragraph(finetune_here("run", "--dry-run", "-q"), 3, "a dry run downloads nothing")
     said = finetune_here("run", "--dry-run").stderr
     assert said.startswith("no --data was given: the photos are cats-and-dogs-small")

@@ -141,6 +141,7 @@ def test_the_recipes_of_vgg16_need_two_passes():
     assert extractions(trial.recipe for trial in trials) == 4 + bool(small)
 
 
+@pytest.mark.slow  # half a minute
 def test_results_do_not_depend_on_which_cells_ran_before(photos, tmp_path):
     path = recipe(
         tmp_path,

@@ -197,6 +197,7 @@ def test_a_member_without_weight_is_left_out(made):
     assert alone.count_params() == gap.count_params()
 
 
+@pytest.mark.slow  # two networks of 50 layers and more
 @pytest.mark.parametrize("backbone", ["resnet50", "densenet121"])
 def test_members_of_other_backbones_share_with_whom_they_can(backbone):
     """A stranger comes first: what the second and the third share must be found between them."""

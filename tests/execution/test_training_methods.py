@@ -46,7 +46,9 @@ def test_a_fitted_head_is_at_the_optimum_of_what_the_tail_is_trained_on(classes)
     draw = np.random.default_rng(0)
     labels = np.arange(60) % classes
     features = draw.normal(size=(60, 5)).astype(np.float32) * 3 + labels[:, None]
-    linear = fit_linear(features, labels, features[::2], labels[::2])
+    held_out = features + draw.normal(size=features.shape).astype(np.float32) * 4
+    linear = fit_linear(features, labels, held_out, labels)
+    assert linear.c < 1, "a penalty that is felt"
     error = linear.probabilities(features) - np.eye(classes)[labels]
     loss = features.T @ error / len(labels)
     both = loss + linear.penalty * linear.kernel
