@@ -72,7 +72,6 @@ class Learner:
         watch: of the tail's epochs.
         tracker: is given each epoch, too.
         linear: the whole of what was learned, if it is not None.
-        fitted: the head that training by epochs starts from, if L-BFGS has fitted it.
     """
 
     recipe: Recipe
@@ -87,7 +86,6 @@ class Learner:
     watch: keras.callbacks.Callback | None = None
     tracker: Tracker | None = None
     linear: Linear | None = field(default=None, init=False)
-    fitted: Linear | None = field(default=None, init=False)
 
     @property
     def learns_head_only(self) -> bool:
@@ -108,7 +106,6 @@ class Learner:
             return {"history": self._train_head()}
         linear = self._linear()
         self.network.set_classifier(linear.kernel, linear.bias)
-        self.fitted = linear
         if self.learns_head_only and self.recipe.head.solver == "lbfgs":
             self.linear = linear
         self.reporter.say(
@@ -210,7 +207,7 @@ class Learner:
         return passed
 
     def _tail_settings(self) -> Settings:
-        pulls = pulls_of(self.recipe, self.network, self.fitted)
+        pulls = pulls_of(self.recipe, self.network)
         return self._settings(rates=rates_of(self.recipe, self.network), pulls=pulls)
 
     def find_rate(self) -> dict[str, Any]:

@@ -10,11 +10,9 @@ import tensorflow as tf
 from finetune.data.dataset import Dataset
 from finetune.model.backbones import backbone
 from finetune.model.cut import depths
-from finetune.model.heads import CLASSIFIER
 from finetune.model.network import Network
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
-from finetune.training.linear_head import Linear
 from finetune.training.mixing import Mix, one_hot
 from finetune.training.optimizers import Pull
 from finetune.training.parallel import strategy
@@ -53,19 +51,12 @@ def rates_of(recipe: Recipe, network: Network) -> dict[str, float]:
     return {name: recipe.layer_decay**depth for name, depth in below.items()}
 
 
-def pulls_of(recipe: Recipe, network: Network, linear: Linear | None) -> dict[str, Pull]:
-    """Layer -> the penalty on its kernel.
-
-    A head that L-BFGS has fitted keeps the penalty of that fit, or it would leave its optimum
-    before the blocks have learned anything.
-    """
-    pulls = {}
-    if recipe.anchor:
-        below = depths(network.tail, backbone(recipe.backbone).blocks)
-        pulls = {name: Pull(recipe.anchor, "start") for name, depth in below.items() if depth}
-    if linear:
-        pulls[CLASSIFIER] = Pull(linear.penalty, "zero")
-    return pulls
+def pulls_of(recipe: Recipe, network: Network) -> dict[str, Pull]:
+    """Layer below the head -> the penalty on its kernel."""
+    if not recipe.anchor:
+        return {}
+    below = depths(network.tail, backbone(recipe.backbone).blocks)
+    return {name: Pull(recipe.anchor, "start") for name, depth in below.items() if depth}
 
 
 @contextmanager

@@ -26,8 +26,7 @@ class Linear:
 
     ``c`` is its inverse penalty, chosen by ``validation_loss`` (nats); ``path`` lists (c,
     validation loss) of all that were tried, strongest penalty first; ``factors`` weigh the cuts
-    that the features come from, where they are several. ``penalty`` is the strength of C for raw
-    features and the mean loss of a photo: penalty / 2 * |kernel|^2.
+    that the features come from, where they are several.
     """
 
     kernel: np.ndarray
@@ -36,7 +35,6 @@ class Linear:
     validation_loss: float
     path: tuple[tuple[float, float], ...] = ()
     factors: tuple[float, ...] = ()
-    penalty: float = 0.0
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """Of raw features (n, d): float32 (n, classes)."""
@@ -102,10 +100,7 @@ def fit_linear(
         if loss > best.validation_loss:
             break
         best = Linear(*_unscaled(model, centre, scale), float(c), loss)
-    # of two classes scikit-learn fits one row of coefficients, which ours halves and doubles
-    of_kernel = scale**2 * (2 if best.kernel.shape[1] == 2 else 1)
-    penalty = float(of_kernel / (best.c * len(features)))
-    return replace(best, path=tuple(path), penalty=penalty)
+    return replace(best, path=tuple(path))
 
 
 def _unscaled(
