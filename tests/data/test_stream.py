@@ -63,6 +63,7 @@ def test_a_listed_photo_that_has_changed_stops_the_stream(tmp_path):
 
 def test_keys_draw_views(tmp_path):
     settings = {"flip": False, "rotation": 0.0, "zoom": 0.0, "shear": 0.0, "translation": 0.0}
+    settings |= {"randaugment": 0, "erasing": 0.0}
     path = tmp_path / "noise.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)).save(path)
     pixels = Pixels(8, augment={**settings, "contrast": 0.9})
