@@ -239,7 +239,7 @@ def test_random_weights_are_the_same_in_every_run_and_other_words_are_refused(vg
     bases = build_base("vgg16", 32), build_base("vgg16", 64)
     assert load_weights(bases[0], "vgg16", "random") == load_weights(bases[1], "vgg16", "random")
     with pytest.raises(
-        UsageError, match="weights is 'imagnet'; allowed are imagenet, random, or the path"
+        UsageError, match="weights is 'imagnet'; allowed are imagenet, random, the path"
     ):
         load_weights(vgg16, "vgg16", "imagnet")
 

@@ -74,7 +74,7 @@ def test_int8_is_the_trunk_that_the_tail_was_trained_on(model, tmp_path, cache):
         cache, {"weights": "random"}, [cut], lambda cuts: whole.trunk, lambda: [PHOTOS]
     )
     (activations,) = compile_graph(made[cut].graph(), "int8")([PHOTOS])
-    write_int8(made[cut].graph(), whole.tail, tmp_path)
+    write_int8(made[cut].graph(), whole.tail, tmp_path, False)
     (found,) = open_ir(tmp_path, "int8")([PHOTOS])
     expected = whole.tail.predict(activations, verbose=0)
     np.testing.assert_allclose(found, expected, atol=1e-4)
