@@ -5,7 +5,7 @@ import json
 import keras
 import pytest
 
-from finetune.activations.store import entries
+from finetune.activations.listing import entries
 from finetune.commands.predict import predict
 from finetune.commands.run import run
 from finetune.errors import DataError, IntegrityError

@@ -456,6 +456,7 @@ def test_the_command_goes_on_past_a_bad_photo_and_says_so_at_the_end(trained, tm
 # The pointing game
 
 
+@pytest.mark.slow  # half a minute
 def test_real_weights_look_at_the_animal(vgg16_file, tmp_path):
     """Zhang et al., ECCV 2016. More pictures, layers and heads: benchmarks/pointing_game.py."""
     write_sketches(tmp_path / "sketches", counts={"train": 100, "validation": 30, "test": 2})

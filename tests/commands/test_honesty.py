@@ -145,6 +145,7 @@ def test_leaks_are_told_where_people_read(leaking, tmp_path):
     assert result["ledger"] == {result["cells"][0]["split"]: {"models": 4, "comparisons": 1}}
 
 
+@pytest.mark.slow  # half a minute
 def test_seeds_that_are_added_until_something_wins_are_in_the_ledger(photos, tmp_path):
     out, recipes = tmp_path / "out", tmp_path / "recipes"
     text = "strategy: cached-features\nmatrix: {head: [gap, gmp], seed: [0]}"
@@ -225,6 +226,7 @@ def test_margin_is_a_recipe_s_or_the_command_line_s(photos, tmp_path):
         compare(path, margin=0, out=tmp_path / "out")
 
 
+@pytest.mark.slow  # half a minute
 def test_a_plan_says_what_it_takes_to_find_a_gap(photos, tmp_path):
     text = "strategy: cached-features\nmatrix: {head: [gap, gmp], seed: [0, 1]}"
     path = recipe(tmp_path / "recipes", photos, "r", text)

@@ -106,6 +106,7 @@ def test_recipes_of_several_cuts_share_one_pass_of_photos_and_one_of_views(photo
     assert alone.test == cell["test"]
 
 
+@pytest.mark.slow  # half a minute
 def test_rows_do_not_depend_on_what_is_stored_beside_them(photos, tmp_path, monkeypatch):
     folder = recipes(tmp_path / "recipes", photos)
     shared = compare(folder / "features.yaml", folder / "blocks.yaml", out=tmp_path / "shared")

@@ -371,6 +371,7 @@ def test_a_run_whose_last_epoch_was_the_best_says_so(photos, tmp_path, monkeypat
     assert "--epochs 2" in file.getvalue()
 
 
+@pytest.mark.slow  # half a minute
 def test_a_bench_changes_no_result(photos, tmp_path):
     """What a worker keeps from trial to trial: networks, traced functions, features, heads."""
     bench = runs.Bench()

@@ -41,6 +41,7 @@ def members(photos, tmp_path) -> list:
     return out
 
 
+@pytest.mark.slow  # half a minute
 def test_soup_averages_the_weights_of_the_runs_that_lower_validation_loss(
     members, photos, tmp_path
 ):
