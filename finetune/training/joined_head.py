@@ -50,7 +50,7 @@ def fit_joined(
         )
         kernel = head.kernel * column[:, None]
         # a penalty for each cut is none that a training by epochs goes on with
-        return replace(head, kernel=kernel, factors=tuple(factors), penalty=0.0)
+        return replace(head, kernel=kernel, factors=tuple(factors))
 
     best = fitted([1.0] * len(widths))
     for cut in range(len(widths)):
