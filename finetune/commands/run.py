@@ -20,6 +20,18 @@ from finetune.runs.folder import RunResult, read_recipe, read_run
 from finetune.runs.interruption import said_if_interrupted, saved_run
 
 Place = str | PathLike[str]
+_KEYS = (
+    "data",
+    "backbone",
+    "strategy",
+    "weights",
+    "image_size",
+    "epochs",
+    "seed",
+    "precision",
+    "track",
+    "min_per_class",
+)
 
 
 def run(
@@ -58,19 +70,7 @@ def run(
         FinetuneError: see its subclasses.
     """
     started = time.perf_counter()
-    chosen = _options(
-        data=None if data is None else str(data),
-        backbone=backbone,
-        strategy=strategy,
-        weights=None if weights is None else str(weights),
-        image_size=image_size,
-        epochs=epochs,
-        seed=seed,
-        precision=precision,
-        track=track,
-        min_per_class=min_per_class,
-        skip_bad=skip_bad or None,
-    )
+    chosen = _chosen(locals())
     resolved = _resolve(recipe, chosen, head, settings, out, resume)
     _say_default(recipe, data, resume, resolved, reporter)
     finished = read_run(Path(resume)) if resume else None
@@ -106,19 +106,7 @@ def plan_run(
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
     """What ``run`` would do and cost, without doing it; takes what ``run`` takes."""
-    chosen = _options(
-        data=None if data is None else str(data),
-        backbone=backbone,
-        strategy=strategy,
-        weights=None if weights is None else str(weights),
-        image_size=image_size,
-        epochs=epochs,
-        seed=seed,
-        precision=precision,
-        track=track,
-        min_per_class=min_per_class,
-        skip_bad=skip_bad or None,
-    )
+    chosen = _chosen(locals())
     resolved = _resolve(recipe, chosen, head, settings, None, resume)
     _say_default(recipe, data, resume, resolved, reporter)
     need_here(resolved.data)
@@ -155,18 +143,7 @@ def find_lr(
     Raises:
         UsageError: the recipe trains nothing by epochs. FinetuneError: see its subclasses.
     """
-    chosen = _options(
-        data=None if data is None else str(data),
-        backbone=backbone,
-        strategy=strategy,
-        weights=None if weights is None else str(weights),
-        image_size=image_size,
-        epochs=epochs,
-        seed=seed,
-        precision=precision,
-        min_per_class=min_per_class,
-        skip_bad=skip_bad or None,
-    )
+    chosen = _chosen(locals())
     resolved = _resolve(recipe, chosen, head, settings, None, None)
     folder = run_folder(resolved, out)
     load_keras()
@@ -193,9 +170,11 @@ def run_folder(recipe: Recipe, out: Place | None = None, resume: Place | None = 
     return Path(resume or out or Path("runs", name))
 
 
-def _options(**keys: Any) -> dict[str, Any]:
-    """Keys of a recipe that were given."""
-    return {key: value for key, value in keys.items() if value is not None}
+def _chosen(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe keys among a command's arguments that were given."""
+    chosen = {key: given[key] for key in _KEYS if given.get(key) is not None}
+    paths = {key: str(chosen[key]) for key in ("data", "weights") if key in chosen}
+    return chosen | paths | ({"skip_bad": True} if given["skip_bad"] else {})
 
 
 def _resolve(
