@@ -49,7 +49,8 @@ def resolve(data: str, min_per_class: int = 0) -> Dataset:
         return replace(dataset, name=Path(data).name) if hugging_face.is_unpacked(data) else dataset
     if path.exists():
         return read_folder(path, min_per_class=min_per_class)
-    close = difflib.get_close_matches(data.lower().replace("_", "-"), NAMES, n=1)
+    # a recipe's data is an absolute path by now: its folder must not count
+    close = difflib.get_close_matches(path.name.lower().replace("_", "-"), NAMES, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     raise DataError(
         f"{data!r} is neither a folder nor the name of a data set{hint}. Give the path of a folder "
