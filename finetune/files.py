@@ -10,6 +10,9 @@ import os
 import re
 import shutil
 import tempfile
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +28,11 @@ if TYPE_CHECKING:
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+# What reading a damaged .npz raises: numpy parses a header before zipfile has checked its sum.
+NPZ_DAMAGE = (
+    *(ValueError, KeyError, TypeError, EOFError, RuntimeError, SyntaxError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 _TEMPORARY = ".*.tmp"  # files and folders of a commit that is under way, or was killed
 
 

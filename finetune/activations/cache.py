@@ -207,13 +207,13 @@ class ActivationCache:
         """Activations of a few photos at a cut in float32, whatever the network's precision is:
         (n, ...), kept in memory, and in the cache where it can be written.
         """
-        loaded = digest_of(self.pixels(view).fields())
-        key = (self._backbone, self.network.loaded.digest, loaded, cut, *_names(photos, view))
+        fields = self.trunk.fields(cut, "float32", self.pixels(view))
+        key = (digest_of(fields), *_names(photos, view))
         if key not in self._kept.exact:
             if len(self._kept.exact) == _EXACT:
                 self._kept.exact.clear()
             try:
-                self._kept.exact[key] = self._stored_exactly(photos, cut, view)
+                self._kept.exact[key] = self._stored_exactly(fields, photos, cut, view)
             except (BusyError, DataError):  # a full or read-only disk costs seconds, not the run
                 engine = self.trunk.engine(INPUT, cut, precision="float32")
                 found = through(engine, read_photos(self.pixels(view), photos), _CHUNK)
@@ -221,8 +221,9 @@ class ActivationCache:
                 self._kept.exact[key] = np.stack(rows)
         return self._kept.exact[key]
 
-    def _stored_exactly(self, photos: Sequence[Photo], cut: str, view: int) -> np.ndarray:
-        fields = self.trunk.fields(cut, "float32", self.pixels(view))
+    def _stored_exactly(
+        self, fields: dict, photos: Sequence[Photo], cut: str, view: int
+    ) -> np.ndarray:
         store = open_entry(fields, "float32")
         row_bytes = int(np.prod(self.network.tensor(cut).shape[1:])) * 4
         extract(

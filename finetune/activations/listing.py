@@ -1,6 +1,7 @@
 """What the store holds, and why it does not hold what was looked for."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,16 @@ def entries(root: Path) -> list[dict[str, Any]]:
         folder = manifest.parent
         shards = [read_shard(path) for path in folder.glob("shard-*.json")]
         rows = sum(len(shard["rows"]) for shard in shards if shard)
-        size = sum(path.stat().st_size for path in folder.iterdir())
-        found.append({**content, "rows": rows, "bytes": size, "folder": str(folder)})
+        found.append({**content, "rows": rows, "bytes": _bytes(folder), "folder": str(folder)})
     return found
+
+
+def _bytes(folder: Path) -> int:
+    size = 0
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # another process has just named its temporary file
+            size += path.stat().st_size
+    return size
 
 
 def nearest_difference(root: Path, store: Store) -> dict[str, tuple[Any, Any]]:

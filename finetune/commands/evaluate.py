@@ -140,7 +140,7 @@ def _warnings(
     from finetune.evaluation.caveats import caveats
 
     counts = {row["class"]: row["n"] for row in measures["per_class"] if row["n"]}
-    balanced = bool(classifier.recipe and classifier.recipe.class_weight == "balanced")
+    balanced = bool(classifier.recipe and classifier.recipe.is_balanced)
     return [
         *([known["text"]] if known["flatters"] else []),
         *imbalance_warning(counts, measures["majority_baseline"], balanced, "test"),

@@ -158,7 +158,7 @@ def imbalance_warning(
     if ratio <= _IMBALANCED:
         return []
     advice = (
-        "class_weight=balanced makes every class count alike in training already."
+        "every class counts alike in this training already."
         if balanced
         else "--set class_weight=balanced makes every class count alike in training."
     )

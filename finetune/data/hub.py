@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune.errors import DataError, need
 
-_MAX_BYTES = 256 * 2**30
+_MOST_BYTES = {"model": 8 * 2**30, "dataset": 256 * 2**30}
 _TOKEN = "Log in with `hf auth login`, or set HF_TOKEN, with a token that may write there."
 _ADVICE = {
     401: _TOKEN,
@@ -62,10 +62,10 @@ def snapshot(
         with suppress(DryRunError):  # it cannot be asked: the copy serves, if there is one
             files = hub.snapshot_download(**wanted, dry_run=True)
         size = sum(file.file_size for file in files)
-        if size > _MAX_BYTES:
+        if size > _MOST_BYTES[kind]:
             raise DataError(
-                f"{name} holds {size:,} bytes; allowed are {_MAX_BYTES:,}. Fetch it yourself, and "
-                "give its folder."
+                f"{name} holds {size:,} bytes; allowed are {_MOST_BYTES[kind]:,}. Fetch it "
+                "yourself, and give its folder."
             )
         if any(file.will_download for file in files):
             say(f"{name} is fetched from the hub: {size / 2**20:,.1f} MiB")

@@ -7,7 +7,8 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -110,18 +111,29 @@ def hub_table(data: str, only_here: bool = False) -> Path:
 def _saved(folder: Path) -> Iterator[tuple[str, Path]]:
     """(split, file) of the Arrow files of a data set, or of each of its splits."""
     if (folder / "dataset_dict.json").is_file():
-        for split in _json(folder / "dataset_dict.json")["splits"]:
-            for _, path in _saved(folder / Path(split).name):
-                yield _SPLITS.get(split.lower(), split), path
+        for name in _names(folder / "dataset_dict.json", lambda content: content["splits"]):
+            if name.lower() not in _SPLITS:
+                raise DataError(
+                    f"{folder} has a split {name!r}; allowed are {', '.join(_SPLITS)}. Save it "
+                    "without that one."
+                )
+            for _, path in _saved(folder / name):
+                yield _SPLITS[name.lower()], path
         return
-    for file in _json(folder / "state.json")["_data_files"]:
-        yield "train", folder / Path(file["filename"]).name
+    for name in _names(folder / "state.json", _data_files):
+        yield "train", folder / name
 
 
-def _json(path: Path) -> Any:
+def _data_files(content: Any) -> list[str]:
+    return [file["filename"] for file in content["_data_files"]]
+
+
+def _names(path: Path, find: Callable[[Any], Sequence[str]]) -> list[str]:
+    """Names in a JSON file, which lead nowhere but into its folder."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return [Path(name).name for name in find(content)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read: {error}. Save the data set again.") from error
 
 
@@ -174,9 +186,11 @@ def _photos(source: str, split: str, path: Path, new: Path) -> Iterator[_Row]:
         for photo, value in cells:
             if value in (None, -1):
                 continue
-            content = (photo or {}).get("bytes")
+            content = photo.get("bytes") if isinstance(photo, dict) else None
             if not content:
                 raise DataError(f"{source} names photos without holding them. {_NEEDED}")
+            if names and not (isinstance(value, int) and 0 <= value < len(names)):
+                raise DataError(f"{source} has the label {value!r}, beyond its {len(names)} names.")
             suffix = Path(photo.get("path") or "").suffix.lower()
             file = f"{split}/{number:07d}{suffix if suffix in SUFFIXES else '.png'}"
             (new / file).write_bytes(content)
@@ -189,20 +203,33 @@ def _batches(path: Path) -> tuple[Iterator[Any], Any]:
     """The record batches of an Arrow stream or a Parquet file, and its schema."""
     pa = need("pyarrow", "hf")
     pq = need("pyarrow.parquet", "hf")
-    try:
+    with _readable(path):
         if path.suffix == ".parquet":
             table = pq.ParquetFile(path)
-            return table.iter_batches(batch_size=256), table.schema_arrow
+            return _each(path, table.iter_batches(batch_size=256)), table.schema_arrow
         reader = pa.ipc.open_stream(pa.memory_map(str(path)))
-        return iter(reader), reader.schema
+        return _each(path, reader), reader.schema
+
+
+def _each(path: Path, batches: Iterable[Any]) -> Iterator[Any]:
+    with _readable(path):
+        yield from batches
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise DataError(f"{path} cannot be read: {error}. Fetch or save it again.") from error
 
 
 def _columns(source: str, schema: Any) -> tuple[str, str, list[str]]:
     """The columns of images and of labels, and the class names, by the features that they have."""
-    metadata = (schema.metadata or {}).get(b"huggingface", b"{}")
-    features = json.loads(metadata).get("info", {}).get("features", {})
+    try:
+        features = dict(json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"])
+    except (ValueError, KeyError, TypeError):
+        features = {}
     kinds = {name: row.get("_type") for name, row in features.items() if isinstance(row, dict)}
     images = [name for name, kind in kinds.items() if kind == "Image"]
     labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]

@@ -8,7 +8,7 @@ from PIL import Image
 
 from finetune.data.download import Report, describe, fetch
 from finetune.errors import DataError
-from finetune.files import cache_dir
+from finetune.files import NPZ_DAMAGE, cache_dir
 
 FILE = "mnist.npz"
 # The address and the sha256 that keras.datasets.mnist pins.
@@ -95,7 +95,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
                 raise ValueError(f"an array of it has more than {_MOST_BYTES:,} bytes")
         with np.load(path, allow_pickle=False) as opened:
             arrays = {name: opened[name] for name in names}
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
+    except NPZ_DAMAGE as error:
         raise DataError(f"{path} is no copy of MNIST: {error}. {_NEEDED}") from error
     for part in ("train", "test"):
         scans, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]

@@ -13,13 +13,14 @@ import numpy as np
 from scipy import stats
 
 
-def resampled_t(values: np.ndarray, folds: int) -> dict[str, float]:
+def resampled_t(values: np.ndarray, folds: int, tests: int = 1) -> dict[str, float]:
     """The corrected resampled t-test that a mean over folds is 0.
 
     Args:
         values: float (repeats * folds,), one per fold; 2 or more.
         folds: of each repeat: one tests and one chooses, so that the test photos are
             1 / (folds - 2) of those that train.
+        tests: how many are made at once; interval and p allow for as many (Bonferroni).
 
     Returns:
         mean, low and high (95 % interval of the mean) and p (two-sided), which is 1 where all folds
@@ -28,9 +29,9 @@ def resampled_t(values: np.ndarray, folds: int) -> dict[str, float]:
     n = len(values)
     mean = float(np.mean(values))
     error = float(np.sqrt((1 / n + 1 / (folds - 2)) * np.var(values, ddof=1)))
-    reach = float(stats.t.ppf(0.975, n - 1)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else 1.0
-    return {"mean": mean, "low": mean - reach, "high": mean + reach, "p": p}
+    reach = float(stats.t.isf(0.025 / tests, n - 1)) * error
+    p = float(2 * tests * stats.t.sf(abs(mean) / error, n - 1)) if error else 1.0
+    return {"mean": mean, "low": mean - reach, "high": mean + reach, "p": min(1.0, p)}
 
 
 def compare_folds(accuracies: Mapping[str, np.ndarray], folds: int) -> dict[str, dict[str, Any]]:
@@ -42,20 +43,20 @@ def compare_folds(accuracies: Mapping[str, np.ndarray], folds: int) -> dict[str,
 
     Returns:
         recipe -> accuracy (mean over folds), best (name of the most accurate), difference to it,
-        difference_interval (95 %) and p, which is multiplied by the number of all pairs
-        (Bonferroni), for the best was chosen on these figures.
+        difference_interval (95 %) and p; both allow for all pairs (Bonferroni), for the best was
+        chosen on these figures.
     """
     best = max(accuracies, key=lambda name: float(np.mean(accuracies[name])))
     pairs = max(1, len(accuracies) * (len(accuracies) - 1) // 2)
     found = {}
     for name, values in accuracies.items():
-        against = resampled_t(values - accuracies[best], folds)
+        against = resampled_t(values - accuracies[best], folds, pairs)
         found[name] = {
             "accuracy": float(np.mean(values)),
             "best": best,
             "difference": against["mean"],
             "difference_interval": [against["low"], against["high"]],
-            "p": min(1.0, pairs * against["p"]),
+            "p": against["p"],
         }
     return found
 

@@ -21,7 +21,7 @@ _COMPONENTS = 256  # principal ones that probes see: more take time and change l
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # inverse ones of the probe, on features of one scale
 _STEPS = 200  # of L-BFGS
 _HALVINGS = 4  # of the photos, below the largest subset of a learning curve
-_DRAWS = 1_000  # of photos, for the band of a learning curve
+_DRAWS = 1_000  # of groups of photos, for the band of a learning curve
 _TINY = 1e-12
 _OUTLYING = 6.0  # robust standard deviations
 
@@ -182,17 +182,23 @@ class Point(NamedTuple):
 
 
 def learning_curve(
-    features: np.ndarray, labels: np.ndarray, parts: Folds, c: float, seed: int = 0
+    features: np.ndarray,
+    labels: np.ndarray,
+    parts: Folds,
+    c: float,
+    groups: np.ndarray,
+    seed: int = 0,
 ) -> list[Point]:
     """Accuracy of the probe on nested subsets, halved four times, and at twice the photos.
 
     The error is extrapolated as a power law, b n^-c (Hestness et al. 2017, arXiv:1712.00409),
-    through the three largest subsets. Intervals are percentiles of what resampled photos give: they
-    hold the photos' chance, and not that the law might bend.
+    through the three largest subsets. Intervals are percentiles of what resampled groups of photos
+    give: they hold the photos' chance, and not that the law might bend.
 
     Args:
         features, labels, parts: as for ``linear_probe``.
         c: the probe's inverse penalty.
+        groups: int (n,), as for ``folds``, from 0.
         seed: of the subsets and of the resampling.
     """
     generator = np.random.default_rng(seed)
@@ -205,8 +211,9 @@ def learning_curve(
         for order, (_, held) in zip(orders, parts.pairs, strict=True):
             model = _fitted(features[order[:size]], labels[order[:size]], c)
             wrong[row, held] = model.predict(features[held]) != labels[held]
-    drawn = generator.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), _DRAWS)
-    errors = wrong @ drawn.T / len(labels)  # (sizes, draws)
+    n = groups.max() + 1
+    drawn = generator.multinomial(n, np.full(n, 1 / n), _DRAWS)[:, groups]
+    errors = wrong @ drawn.T / drawn.sum(axis=1)  # (sizes, draws)
     points = [
         Point(size, 1 - wrong[row].mean(), _band(1 - errors[row]), False)
         for row, size in enumerate(sizes)

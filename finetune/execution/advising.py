@@ -12,7 +12,7 @@ from finetune.data.dataset import Dataset
 from finetune.data.photos import Photo
 from finetune.errors import DataError
 from finetune.evaluation import transfer
-from finetune.evaluation.intervals import wilson
+from finetune.evaluation.intervals import interval
 from finetune.execution.bench import Bench, gather
 from finetune.execution.sharing import Need
 from finetune.model.backbones import block_cut
@@ -93,8 +93,8 @@ def look(recipe: Recipe, dataset: Dataset, blocks: int, reporter: Reporter) -> L
                     "features": raw.shape[1],
                     "log_me": round(transfer.log_me(raw, labels), 4),
                     "h_score": round(transfer.h_score(raw, labels), 4),
-                    "linear_probe": _accuracy(probe.correct),
-                    "nearest_neighbour": _accuracy(near),
+                    "linear_probe": _accuracy(probe.correct, groups),
+                    "nearest_neighbour": _accuracy(near, groups),
                 }
             )
             advance(len(photos))
@@ -120,7 +120,8 @@ def similarity(looked: Looked, reporter: Reporter) -> dict[str, Any]:
     Returns:
         ``value``: 0 (as random weights) to 1 (all of it), by the linear probe; ``photos`` that both
         saw, at most 1,000; ``backbone`` and ``random``: linear_probe and nearest_neighbour, each
-        with accuracy and Wilson's 95 % interval; ``majority``: share of the largest class.
+        with accuracy and its 95 % interval, see ``interval``; ``majority``: share of the largest
+        class.
     """
     chosen = np.sort(np.random.default_rng(0).permutation(len(looked.labels))[:_COMPARED])
     labels = looked.labels[chosen]
@@ -158,13 +159,15 @@ def _pooled(cache: ActivationCache, photos: list[Photo], cut: str) -> np.ndarray
 def _probed(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
     parts = transfer.folds(labels, groups)
     return {
-        "linear_probe": _accuracy(transfer.linear_probe(features, labels, parts).correct),
-        "nearest_neighbour": _accuracy(transfer.neighbours_correct(features, labels, parts)),
+        "linear_probe": _accuracy(transfer.linear_probe(features, labels, parts).correct, groups),
+        "nearest_neighbour": _accuracy(
+            transfer.neighbours_correct(features, labels, parts), groups
+        ),
     }
 
 
-def _accuracy(correct: np.ndarray) -> dict[str, Any]:
-    low, high = wilson(int(correct.sum()), len(correct))
+def _accuracy(correct: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    low, high = interval(correct, groups)
     return {
         "accuracy": round(float(correct.mean()), 4),
         "interval": [round(low, 4), round(high, 4)],
@@ -175,7 +178,7 @@ def curve(looked: Looked, reporter: Reporter) -> list[dict[str, Any]]:
     """The learning curve: photos, accuracy, interval, and whether it is extrapolated."""
     with reporter.stage("learning curve", len(looked.labels)) as advance:
         found = transfer.learning_curve(
-            looked.features, looked.labels, looked.folds, looked.probe.c
+            looked.features, looked.labels, looked.folds, looked.probe.c, looked.groups
         )
         advance(len(looked.labels))
     return [

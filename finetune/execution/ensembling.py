@@ -14,6 +14,8 @@ from finetune.errors import DataError, UsageError
 from finetune.evaluation import plots
 from finetune.evaluation.intervals import mcnemar
 from finetune.evaluation.metrics import confusion, measure, per_photo
+from finetune.evaluation.pairs import compare_pairs
+from finetune.evaluation.significance import Design
 from finetune.execution.bench import read_dataset
 from finetune.execution.members import Member, Mixed, read_members
 from finetune.files import commit, commit_by_name, commit_csv, commit_json, commit_text, locked
@@ -108,33 +110,51 @@ def paired_test(
     """An ensemble against one of its members on the same photos.
 
     Returns:
-        difference (accuracy, fraction) with low and high (95 %: Clopper and Pearson's interval of
-        the share of photos that the ensemble alone gets right among those that one alone does, so
-        that it agrees with p), only_ensemble and only_member (photos), p (McNemar, exact),
-        loss_difference (nats), better (a name, or None).
+        difference (accuracy, fraction) with low, high (95 %) and p by ``test``, see ``_exact`` and
+        ``_by_groups``; only_ensemble and only_member (photos), loss_difference (nats), better (a
+        name, or None).
     """
     own = per_photo(ensemble.probabilities, ensemble.labels)
     other = per_photo(member.probabilities, member.labels)
     gained = int((own["correct"] & ~other["correct"]).sum())
     lost = int((other["correct"] & ~own["correct"]).sum())
+    tested = (
+        _exact(gained, lost, len(own))
+        if ensemble.groups is None
+        else _by_groups(own, other, ensemble.groups)
+    )
+    return {
+        "member": names[1],
+        "difference": (gained - lost) / len(own),
+        **tested,
+        "only_ensemble": gained,
+        "only_member": lost,
+        "loss_difference": float(own["loss"].mean() - other["loss"].mean()),
+        "better": names[gained < lost] if tested["p"] < _ALPHA else None,
+    }
+
+
+def _exact(gained: int, lost: int, photos: int) -> dict[str, Any]:
+    """McNemar's test, and Clopper and Pearson's interval of the share of photos that the ensemble
+    alone gets right among those that one alone does, so that both agree.
+    """
     discordant = gained + lost
     share = (0.5, 0.5)
     if discordant:
         interval = binomtest(gained, discordant).proportion_ci(1 - _ALPHA, method="exact")
         share = (interval.low, interval.high)
-    low, high = ((2 * bound - 1) * discordant / len(own) for bound in share)
-    p = mcnemar(gained, lost)
-    return {
-        "member": names[1],
-        "difference": (gained - lost) / len(own),
-        "low": float(low),
-        "high": float(high),
-        "only_ensemble": gained,
-        "only_member": lost,
-        "p": p,
-        "loss_difference": float(own["loss"].mean() - other["loss"].mean()),
-        "better": names[gained < lost] if p < _ALPHA else None,
-    }
+    low, high = (float((2 * bound - 1) * discordant / photos) for bound in share)
+    return {"low": low, "high": high, "p": mcnemar(gained, lost), "test": "McNemar's exact test"}
+
+
+def _by_groups(own: pd.DataFrame, other: pd.DataFrame, groups: np.ndarray) -> dict[str, Any]:
+    """The test of a comparison, in which photos of a group count as one draw."""
+    tables = {"ensemble": own, "member": other}
+    hits = {name: table["correct"].to_numpy() for name, table in tables.items()}
+    losses = {name: table["loss"].to_numpy() for name, table in tables.items()}
+    (pair,) = compare_pairs(hits, losses, Design(fixed=hits, groups=groups)).to_dict("records")
+    found = {key: float(pair[key]) for key in ("low", "high", "p")}
+    return {**found, "test": "a test that takes the photos of a group as one"}
 
 
 def verdict(pair: Mapping[str, Any], photos: int) -> str:

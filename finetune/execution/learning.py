@@ -13,10 +13,10 @@ from finetune.activations.cache import ActivationCache
 from finetune.data.dataset import Dataset
 from finetune.execution.bench import Bench, StoredRows
 from finetune.execution.methods import (
+    anchors_of,
     balance,
     loss_name,
     mix_of,
-    pulls_of,
     rates_of,
     strategy_of,
     targets_of,
@@ -38,7 +38,7 @@ from finetune.progress import Reporter, Warnings, count
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
 from finetune.runs import record
-from finetune.training.batches import Batches, Read, read_views
+from finetune.training.batches import Batches, Read, read_views, repeats
 from finetune.training.fit import Bar, Settings, best_epoch, fit
 from finetune.training.joined_head import fit_joined
 from finetune.training.linear_head import Linear, fit_linear, fits_memory
@@ -128,8 +128,7 @@ class Learner:
     def _linear(self) -> Linear:
         wanted = head_needs(self.recipe)
         keys = [self.cache.entry(need.cut, need.view).key for need in wanted]
-        is_balanced = "balanced" in (self.recipe.class_weight, self.recipe.sampling)
-        settings = [self.network.pool, is_balanced, self.dataset.digest]
+        settings = [self.network.pool, self.recipe.is_balanced, self.dataset.digest]
         key = digest_of([keys, wanted, settings])
         if key not in self.bench.heads:
             views, validation = self._features()
@@ -142,7 +141,7 @@ class Learner:
                 np.tile(labels, len(views)),
                 validation,
                 self.dataset.labels("validation"),
-                class_weight=balance(self.dataset) if is_balanced else None,
+                class_weight=balance(self.dataset) if self.recipe.is_balanced else None,
                 sample_weight=None if weights is None else np.tile(weights, len(views)),
             )
         return self.bench.heads[key]
@@ -207,8 +206,8 @@ class Learner:
         return passed
 
     def _tail_settings(self) -> Settings:
-        pulls = pulls_of(self.recipe, self.network)
-        return self._settings(rates=rates_of(self.recipe, self.network), pulls=pulls)
+        anchors = anchors_of(self.recipe, self.network)
+        return self._settings(rates=rates_of(self.recipe, self.network), anchors=anchors)
 
     def find_rate(self) -> dict[str, Any]:
         """The range test of the tail's learning rate, see ``range_test``; nothing is learned."""
@@ -229,7 +228,11 @@ class Learner:
 
         def read(batches: Sequence[np.ndarray], epoch: int) -> Iterator[np.ndarray]:
             chosen = [photos[index] for index in np.concatenate(batches)]
-            keys = [f"fresh/{recipe.seed}/{epoch}/{photo.sha256}" for photo in chosen]
+            times = np.concatenate(repeats(batches))
+            keys = [
+                f"fresh/{recipe.seed}/{epoch}/{photo.sha256}{f'/{n}' if n else ''}"
+                for photo, n in zip(chosen, times, strict=True)
+            ]
             return self.cache.stream(chosen, keys, recipe.cut, recipe.batch_size)
 
         return read
@@ -242,8 +245,7 @@ class Learner:
 
     def probabilities(self, split: str) -> np.ndarray:
         """Of a split's photos: float32 (n, classes), the mean over the views that count."""
-        views = [self._of_view(split, view) for view in shown_views(self.recipe)]
-        return np.stack(views).mean(axis=0)
+        return np.mean([self._of_view(split, view) for view in shown_views(self.recipe)], axis=0)
 
     def _of_view(self, split: str, view: int) -> np.ndarray:
         if self.linear and self.recipe.cut != INPUT:

@@ -14,7 +14,6 @@ from finetune.model.network import Network
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
 from finetune.training.mixing import Mix, one_hot
-from finetune.training.optimizers import Pull
 from finetune.training.parallel import strategy
 
 
@@ -51,12 +50,12 @@ def rates_of(recipe: Recipe, network: Network) -> dict[str, float]:
     return {name: recipe.layer_decay**depth for name, depth in below.items()}
 
 
-def pulls_of(recipe: Recipe, network: Network) -> dict[str, Pull]:
-    """Layer below the head -> the penalty on its kernel."""
+def anchors_of(recipe: Recipe, network: Network) -> dict[str, float]:
+    """Layer below the head -> the strength that holds its kernel."""
     if not recipe.anchor:
         return {}
     below = depths(network.tail, backbone(recipe.backbone).blocks)
-    return {name: Pull(recipe.anchor, "start") for name, depth in below.items() if depth}
+    return {name: recipe.anchor for name, depth in below.items() if depth}
 
 
 @contextmanager
@@ -76,11 +75,6 @@ def thawed(model: keras.Model, recipe: Recipe, blocks: int) -> Iterator[None]:
             layer.trainable = True
 
 
-def class_weights(recipe: Recipe, dataset: Dataset) -> dict[int, float] | None:
-    """Weight of each class in the loss, if the recipe balances them."""
-    return balance(dataset) if recipe.class_weight == "balanced" else None
-
-
 def balance(dataset: Dataset) -> dict[int, float]:
     """Weights of the classes with which each counts alike."""
     labels = dataset.labels("train")
@@ -91,9 +85,9 @@ def balance(dataset: Dataset) -> dict[int, float]:
 def weights_of(recipe: Recipe, dataset: Dataset) -> np.ndarray | None:
     """Of each training photo, its class in it: Keras takes one kind of weight or the other."""
     weights = dataset.weights("train")
-    classes = class_weights(recipe, dataset)
-    if classes is None:
+    if recipe.class_weight == "none":
         return weights
+    classes = balance(dataset)
     of_class = np.array([classes[label] for label in dataset.labels("train")], np.float32)
     return of_class if weights is None else (weights * of_class).astype(np.float32)
 

@@ -66,7 +66,8 @@ class Calibration:
         """Time the engine between two cuts, once; (0, 0) where both are the same."""
         if source == target:
             return (0.0, 0.0)
-        key = (recipe.backbone, recipe.alpha, recipe.image_size, recipe.engine, source, target)
+        runs = (recipe.image_size, recipe.precision, recipe.engine)
+        key = (recipe.backbone, recipe.alpha, *runs, source, target)
         if key not in self.parts:
             self.parts[key] = _timed(cache, source, target)
         return self.parts[key]

@@ -85,7 +85,7 @@ def _shared(ray: Any, jobs: Sequence[Job]) -> Iterator[node.Common]:
     Raises:
         UsageError: one cannot.
     """
-    given = {name: os.environ[name] for name in _PLACES if name in os.environ}
+    given = {name: _absolute(os.environ[name]) for name in _PLACES if os.environ.get(name)}
     threads = str(cores(ray)[0])  # else every task takes all of its node's processors
     given |= {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads}
     given |= {"TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -102,6 +102,11 @@ def _shared(ray: Any, jobs: Sequence[Job]) -> Iterator[node.Common]:
         yield common
     finally:
         mark.unlink(missing_ok=True)
+
+
+def _absolute(place: str) -> str:
+    """A folder as every node finds it, whatever its working directory is; a URL as it is."""
+    return place if "://" in place else str(Path(place).expanduser().absolute())
 
 
 def _probe(ray: Any, common: node.Common) -> None:
@@ -208,7 +213,7 @@ class _Tasks:
         try:
             rows = self.ray.get(ref)
         except self.ray.exceptions.RayError as error:
-            rows = _lost(error)
+            rows = _lost(self.ray, error)
         if isinstance(rows, str):
             self.board.reporter.warn(f"a part of the activations was not computed: {rows}")
         else:
@@ -228,7 +233,10 @@ def _keys(job: Job) -> set[parts.PassKey]:
     return {parts.pass_key(recipe, wanted) for wanted in needs(recipe)}
 
 
-def _lost(error: Exception) -> str:
+def _lost(ray: Any, error: Exception) -> str:
+    """Why a task has no result: an error of its own, or of each worker that was given it."""
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return f"{type(error.cause).__name__}: {sentence(error.cause)}"
     return f"its worker failed or was lost {_TRIES + 1} times: {sentence(error)}"
 
 
@@ -236,7 +244,7 @@ def _outcome(ray: Any, ref: Any, job: Job) -> Outcome | None:
     try:
         outcome = ray.get(ref)
     except ray.exceptions.RayError as error:
-        return "failed", f"{_lost(error)} See {job.folder / 'log.txt'}"
+        return "failed", f"{_lost(ray, error)} See {job.folder / 'log.txt'}"
     if outcome and outcome[0] == "busy":
         raise BusyError(outcome[1])
     return outcome
@@ -252,4 +260,4 @@ def _tried(ray: Any, ref: Any) -> "Tried":
             raise error.cause from error
         raise
     except ray.exceptions.RayError as error:
-        return Tried(problem=_lost(error))
+        return Tried(problem=_lost(ray, error))

@@ -129,7 +129,7 @@ def _prepare(
     network, cache = bench.prepare(recipe, len(dataset.classes), reporter)
     _check_memory(recipe, dataset, network)
     record.begin(out, recipe, dataset)
-    warnings = Warnings(reporter, warnings_of(dataset, recipe.class_weight == "balanced"))
+    warnings = Warnings(reporter, warnings_of(dataset, recipe.is_balanced))
     dataset, rows = gather(recipe, dataset, cache, needs(recipe))
     return Learner(
         recipe, dataset, network, cache, rows, reporter, bench, out, warnings, tracker=tracker

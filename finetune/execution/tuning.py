@@ -23,6 +23,7 @@ from finetune.execution.sharing import settled
 from finetune.execution.trial import run_trial
 from finetune.files import commit, commit_csv, commit_json, commit_text, digest_of, locked
 from finetune.progress import Reporter, count
+from finetune.recipe.recipe import Recipe
 from finetune.recipe.search import Domain, Search
 from finetune.runs.folder import read_run
 
@@ -30,6 +31,7 @@ STUDY = "study.db"
 _CHOSEN = "chosen"  # attribute of the study, the number of a trial; from then on no more are made
 _REASON = "reason"  # attribute of a trial without result
 _TRIES = 3  # of a trial that ends with the process
+_ENDED = f"its process ended {_TRIES} times while it ran (memory?)"
 
 
 def tune_recipe(
@@ -134,19 +136,24 @@ class _Tuning:
 
     def _make(self, done: int, n: int, tries: Tries) -> None:
         """Some trials, their draws a function of those that are finished before."""
-        to_train = []
+        to_train: list[tuple[Any, Recipe]] = []
+        again = []
         for number in range(done, done + n):
             trial, settings = self._ask(number)
-            try:
-                if not self._is_twin(trial):
+            if trial.params in [other.params for other, _ in to_train]:
+                again.append(trial)
+            elif not self._is_told(trial):
+                try:
                     to_train.append((trial, self.search.recipe(settings)))
-            except UsageError as error:
-                self._tell(trial, Tried(problem=str(error)))
+                except UsageError as error:
+                    self._tell(trial, Tried(problem=str(error)))
         complete = self.finished("COMPLETE")
         recipes = [recipe for _, recipe in to_train]
         found = tries(recipes, self.dataset, complete)
         for (trial, _), tried in zip(to_train, found, strict=True):
             self._tell(trial, tried)
+        for trial in again:
+            self._is_told(trial)
 
     def _ask(self, number: int) -> tuple[Any, dict[str, Any]]:
         """A new trial and its settings."""
@@ -157,15 +164,18 @@ class _Tuning:
         self.reporter.say(f"trial {number + 1}: {_listed(settings)}")
         return trial, settings
 
-    def _is_twin(self, trial: Any) -> bool:
-        """Whether an earlier trial had the same settings; the same recipe has the same result."""
+    def _is_told(self, trial: Any) -> bool:
+        """Tell the result of a trial that needs no training, if it is one: the same settings have
+        the same result, and what ended its process again and again has none.
+        """
         twins = [old for old in self.finished() if old.params == trial.params]
+        failed = self.study.get_trials(states=[self.optuna.trial.TrialState.FAIL])
+        ended = [old for old in failed if old.params == trial.params]
         if twins:
             self._copy(twins[0], trial)
-        alike = [old for old in self.study.trials[:-1] if old.params == trial.params]
-        if not twins and len(alike) >= _TRIES:
-            raise UsageError(f"its process ended {_TRIES} times while it ran (memory?)")
-        return bool(twins)
+        elif len(ended) >= _TRIES:
+            self._tell(trial, Tried(problem=_ENDED))
+        return bool(twins) or len(ended) >= _TRIES
 
     def _tell(self, trial: Any, tried: Tried) -> None:
         """Put a trial's result into the study."""
@@ -173,7 +183,7 @@ class _Tuning:
         for step, loss in enumerate(tried.losses, start=1):
             trial.report(loss, step)
         if tried.problem:
-            self.reporter.warn(f"trial {trial.number + 1} has no result: {tried.problem}")
+            self.reporter.warn(f"{_listed(trial.params)}: no result: {tried.problem}")
             trial.set_user_attr(_REASON, tried.problem)
             self.study.tell(trial, state=state.FAIL)
         elif tried.scores is None:
@@ -188,7 +198,8 @@ class _Tuning:
 
     def _copy(self, twin: Any, trial: Any) -> None:
         if _REASON in twin.user_attrs:
-            raise UsageError(twin.user_attrs[_REASON])
+            self._tell(trial, Tried(problem=twin.user_attrs[_REASON]))
+            return
         value = twin.value if twin.state.name == "COMPLETE" else None
         self.study.tell(trial, value, state=twin.state)
 

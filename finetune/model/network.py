@@ -44,7 +44,7 @@ class Network:
     initial: dict[str, list[np.ndarray]] = field(repr=False)  # layer that may learn -> its weights
     frozen: dict[str, str] = field(repr=False)  # digests of what must not move
     is_mirrored: bool = False  # what is saved and used also looks at each photo's mirror image
-    copies: dict[str, keras.Model] = field(default_factory=dict, repr=False)
+    copies: dict[tuple, keras.Model] = field(default_factory=dict, repr=False)
     archives: list[bytes] = field(default_factory=list, repr=False)  # see ``save``
 
     def parameters(self) -> dict[str, int]:
@@ -118,13 +118,14 @@ class Network:
             seed: of its dropout.
             strategy: ``tf.distribute.Strategy`` in whose scope the copy is made.
         """
-        several = strategy is not None and strategy.num_replicas_in_sync > 1
-        if precision == "float32" and not several:
+        devices = strategy.num_replicas_in_sync if strategy else 1
+        if precision == "float32" and devices == 1:
             return self.tail
-        with strategy.scope() if several else nullcontext():
-            if precision not in self.copies:
-                self.copies[precision] = computing_in(self.tail, precision)
-            copy = self.copies[precision]
+        key = (precision, devices)
+        with strategy.scope() if devices > 1 else nullcontext():
+            if key not in self.copies:
+                self.copies[key] = computing_in(self.tail, precision)
+            copy = self.copies[key]
             copy.set_weights(self.tail.get_weights())
             draw_dropout(copy, seed)
         return copy

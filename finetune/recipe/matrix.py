@@ -30,9 +30,6 @@ class Trial:
     settings: dict[str, Any]
 
 
-Cell = Trial  # until all callers say Trial
-
-
 @dataclass(frozen=True)
 class _Matrix:
     """What a recipe file holds: fixed values, swept settings with their choices, exclusions."""

@@ -201,6 +201,11 @@ class Recipe(BaseModel):
         return (self.blocks,) if isinstance(self.blocks, int) else tuple(self.blocks)
 
     @property
+    def is_balanced(self) -> bool:
+        """Whether every class counts alike in training, whatever its size."""
+        return "balanced" in (self.class_weight, self.sampling)
+
+    @property
     def top(self) -> str:
         """Name of the tensor that the head takes: maps that it pools, or several cuts, joined."""
         if self.features:

@@ -34,7 +34,7 @@ WORDS = {
     "epochs": "Epochs at most.",
     "patience": "Epochs without a lower validation loss after which training ends.",
     "batch_size": "Photos in each training step.",
-    "learning_rate": "Of the optimizer, at the beginning.",
+    "learning_rate": "Of the optimizer; the largest, where a schedule or a warm-up changes it.",
     "optimizer": "What takes the steps: a name, or a table of the keys below.",
     "optimizer.name": "Adam, or gradient descent with momentum.",
     "optimizer.momentum": "Of sgd; 0.9 where none is named.",

@@ -1,6 +1,7 @@
 """What a fit draws: activations and labels, in an order that a resumed run repeats."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -156,8 +157,23 @@ def balanced_order(labels: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     return draw.permutation(np.concatenate(picked))
 
 
+def repeats(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """How often each index has come before, batch by batch."""
+    seen: Counter[int] = Counter()
+    found = []
+    for indices in batches:
+        times = []
+        for index in indices.tolist():
+            times.append(seen[index])
+            seen[index] += 1
+        found.append(np.array(times, int))
+    return found
+
+
 def read_views(views: Sequence[Any]) -> Read:
     """Rows of stored views: each photo shows one view per epoch, and all of them in turn.
+
+    A photo that comes again within an epoch shows the next view.
 
     Args:
         views: sources of rows (arrays or ``store.Rows``), all in the same order of photos; the
@@ -167,8 +183,8 @@ def read_views(views: Sequence[Any]) -> Read:
     dtype = np.result_type(*(view.dtype for view in views))  # one may be stored as float32
 
     def read(batches: Sequence[np.ndarray], epoch: int) -> Iterator[np.ndarray]:
-        for indices in batches:
-            chosen = (indices + epoch) % len(views)
+        for indices, times in zip(batches, repeats(batches), strict=True):
+            chosen = (indices + epoch + times) % len(views)
             out = np.empty((len(indices), *views[0].shape[1:]), dtype)
             for number, view in enumerate(views):
                 if (chosen == number).any():

@@ -8,8 +8,6 @@ are variables of the model.
 """
 
 import json
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,9 +18,7 @@ import keras
 import numpy as np
 
 from finetune.errors import IntegrityError
-from finetune.files import commit
-
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+from finetune.files import NPZ_DAMAGE, commit
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,6 @@ class Progress:
 
     phase: str
     recipe: str  # identity of recipe and photos; a checkpoint of another one is not continued
-    trainable: dict[str, bool]  # layer -> whether it learned
     history: list[dict[str, Any]]
 
 
@@ -100,5 +95,5 @@ def _opened(path: Path) -> Iterator[Callable[[str], np.ndarray]]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             yield arrays.__getitem__
-    except (*_DAMAGE, RuntimeError, NotImplementedError) as error:
+    except (*NPZ_DAMAGE, OSError) as error:
         raise IntegrityError(f"{path} is damaged ({error}). {_ADVICE}") from error

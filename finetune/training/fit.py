@@ -19,7 +19,7 @@ from finetune.errors import FinetuneError
 from finetune.training.batches import Batches
 from finetune.training.checkpoint import Progress, read_progress, restore, save
 from finetune.training.losses import loss_of
-from finetune.training.optimizers import Pull, Schedule, averaged, make_optimizer
+from finetune.training.optimizers import Schedule, averaged, make_optimizer
 
 
 class Diverged(FinetuneError):
@@ -33,7 +33,7 @@ class Settings:
     """What a fit depends on beside model and data.
 
     ``momentum`` is that of ``sgd``; ``weight_decay`` is decoupled in either optimizer;
-    ``schedule`` and ``warmup`` are as for ``Schedule``, ``rates`` and ``pulls`` (by layer) and
+    ``schedule`` and ``warmup`` are as for ``Schedule``, ``rates`` and ``anchors`` (by layer) and
     ``average`` as for ``make_optimizer``, ``loss`` as for ``loss_of``.
     """
 
@@ -49,7 +49,7 @@ class Settings:
     warmup: float = 0.0
     average: str = "none"
     rates: Mapping[str, float] = field(default_factory=dict)
-    pulls: Mapping[str, Pull] = field(default_factory=dict)
+    anchors: Mapping[str, float] = field(default_factory=dict)
     loss: str = "sparse_categorical_crossentropy"
 
 
@@ -133,7 +133,7 @@ def make_ready(model: keras.Model, settings: Settings, steps: int) -> tuple:
         rate = Schedule(*scheduled)
     options = (settings.optimizer, settings.momentum, settings.weight_decay, settings.average)
     learning = tuple(layer.name for layer in model.layers if layer.trainable_variables)
-    tables = (tuple(settings.rates.items()), tuple(settings.pulls.items()))
+    tables = (tuple(settings.rates.items()), tuple(settings.anchors.items()))
     signature = (*options, *scheduled, *tables, settings.loss, learning)
     if _compiled.pop(model, None) == signature:
         for variable in model.optimizer.variables:
@@ -145,7 +145,7 @@ def make_ready(model: keras.Model, settings: Settings, steps: int) -> tuple:
         return signature
     name, momentum, decay, average = options
     optimizer = make_optimizer(
-        model, name, rate, momentum, decay, average, settings.rates, settings.pulls
+        model, name, rate, momentum, decay, average, settings.rates, settings.anchors
     )
     # On several devices batches hold blank rows, whose weight is 0.
     is_one = model.distribute_strategy.num_replicas_in_sync == 1
@@ -223,8 +223,7 @@ class BestWeights(keras.callbacks.Callback):
         if best_epoch(self.history) == len(self.history) - 1:
             self.weights = weights
         if self._checkpoint:
-            trainable = {layer.name: layer.trainable for layer in self.model.layers}
-            progress = Progress(self._phase, self._recipe, trainable, self.history)
+            progress = Progress(self._phase, self._recipe, self.history)
             save(self._checkpoint, self.model, self.weights, progress)
         self.model.stop_training = self.finished
 

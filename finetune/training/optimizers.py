@@ -1,24 +1,14 @@
-"""Steps and rates of a training: Keras's optimizers with a rate and a pull for each variable."""
+"""Steps and rates of a training: Keras's optimizers with a rate and an anchor for each variable."""
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 
 EMA_MOMENTUM = 0.99  # of the averaged weights: they look back over about 100 steps
 _ONE_CYCLE = (0.3, 0.04)  # share of its steps that warm up, and the first rate as a share
-
-
-class Pull(NamedTuple):
-    """An L2 penalty on a layer's kernel in the training loss: strength / 2 * |w - target|^2.
-
-    The target is the kernel at the beginning of the training, or 0.
-    """
-
-    strength: float
-    towards: str  # "start" or "zero"
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -59,50 +49,55 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class _EachItsOwn:
-    """Mixed into an optimizer: a rate and a pull for each variable, in the order of ``build``.
+    """Mixed into an optimizer: a rate and an anchor for each variable, in the order of ``build``.
+
+    An anchor is a penalty in the training loss, strength / 2 * |w - w0|^2, w0 being the weights at
+    the beginning of the training.
 
     Scaling the rate is exact for Adam, whose steps do not depend on the size of gradients. Weight
     decay is decoupled, and falls with the variable's own rate.
     """
 
     def prepare(
-        self, variables: list[keras.Variable], rates: list[float], pulls: list[Pull], decay: float
+        self,
+        variables: list[keras.Variable],
+        rates: list[float],
+        strengths: list[float],
+        decay: float,
     ) -> None:
         self.build(variables)  # type: ignore[attr-defined]
         self._rates = rates
-        self._strengths = [pull.strength for pull in pulls]
+        self._strengths = strengths
         self._decay = decay
-        # not of ``variables``, which a second training sets to 0
-        self._targets = [
-            keras.Variable(variable.numpy(), trainable=False) if pull.towards == "start" else None
-            for variable, pull in zip(variables, pulls, strict=True)
+        # not of the optimizer's ``variables``, which a second training sets to 0
+        self._first = [
+            keras.Variable(variable.numpy(), trainable=False) if strength else None
+            for variable, strength in zip(variables, strengths, strict=True)
         ]
 
     def begin(self, variables: list[keras.Variable]) -> None:
-        """Pull towards the weights as they are now."""
-        for target, variable in zip(self._targets, variables, strict=True):
-            if target is not None:
-                target.assign(variable)
+        """Anchor to the weights as they are now."""
+        for first, variable in zip(self._first, variables, strict=True):
+            if first is not None:
+                first.assign(variable)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         place = self._get_variable_index(variable)  # type: ignore[attr-defined]
         rate = learning_rate * self._rates[place]
-        strength = self._strengths[place]
-        if strength:
-            target = self._targets[place]
-            away = variable if target is None else variable - target.value
-            gradient = gradient + strength * away
+        first = self._first[place]
+        if first is not None:
+            gradient = gradient + self._strengths[place] * (variable - first.value)
         if self._decay:
             variable.assign_sub(variable * self._decay * rate)
         super().update_step(gradient, variable, rate)  # type: ignore[misc]
 
 
 class Adam(_EachItsOwn, keras.optimizers.Adam):
-    """Adam with a rate and a pull for each variable."""
+    """Adam with a rate and an anchor for each variable."""
 
 
 class SGD(_EachItsOwn, keras.optimizers.SGD):
-    """Gradient descent with a rate and a pull for each variable."""
+    """Gradient descent with a rate and an anchor for each variable."""
 
 
 def make_optimizer(
@@ -113,7 +108,7 @@ def make_optimizer(
     weight_decay: float,
     average: str,
     rates: Mapping[str, float],
-    pulls: Mapping[str, Pull],
+    anchors: Mapping[str, float],
 ) -> Adam | SGD:
     """The optimizer of a model, built.
 
@@ -125,7 +120,7 @@ def make_optimizer(
         weight_decay: decoupled, of every variable.
         average: ``ema`` keeps an exponential average of the weights beside them.
         rates: layer -> what its rate is multiplied by; 1 if it is not named.
-        pulls: layer -> the penalty on its kernel.
+        anchors: layer -> the strength that holds its kernel.
     """
     shared = {"use_ema": average == "ema", "ema_momentum": EMA_MOMENTUM}
     if name == "adam":
@@ -135,13 +130,12 @@ def make_optimizer(
     variables = model.trainable_variables
     owners = {id(v): layer.name for layer in model.layers for v in layer.trainable_variables}
     names = [owners[id(variable)] for variable in variables]
-    nothing = Pull(0.0, "zero")
     optimizer.prepare(
         variables,
         [rates.get(name, 1.0) for name in names],
         [
             # biases and the scales of norms are few, and not what overfits
-            pulls.get(name, nothing) if len(variable.shape) > 1 else nothing
+            anchors.get(name, 0.0) if len(variable.shape) > 1 else 0.0
             for name, variable in zip(names, variables, strict=True)
         ],
         weight_decay,

@@ -8,7 +8,7 @@ import pytest
 
 from finetune.activations import extract
 from finetune.activations.cache import ActivationCache
-from finetune.activations.trunk import Trunk
+from finetune.activations.trunk import Kept, Trunk
 from finetune.data.dataset import read_folder
 from finetune.data.photos import Pixels
 from finetune.model.network import build_network
@@ -41,6 +41,19 @@ def test_the_float32_rows_of_an_audit_are_computed_once(photos, network, monkeyp
     again = ActivationCache("vgg16", network, Pixels(32)).exact(listed, "block5_pool")
     assert first.dtype == np.float32
     np.testing.assert_array_equal(first, again)
+
+
+def test_an_audit_of_other_preprocessing_has_rows_of_its_own(photos, network):
+    listed = read_folder(photos).photos[:2]
+    settings = {"weights": "random", "pool": "gap", "cut": "block5_pool"}
+    scaled = build_network("vgg16", 32, 2, **settings, preprocessing="scale-only")
+    assert scaled.loaded.digest == network.loaded.digest
+    kept = Kept()
+    own, other = (
+        ActivationCache("vgg16", each, Pixels(32), kept=kept).exact(listed, "block5_pool")
+        for each in (network, scaled)
+    )
+    assert not np.allclose(own, other)
 
 
 def test_a_cache_that_cannot_be_written_costs_an_audit_no_run(photos, network, monkeypatch):

@@ -162,6 +162,13 @@ def test_a_damaged_json_is_set_aside_and_stops_nobody(tmp_path, harm):
     assert Store(tmp_path, FIELDS, "float16").missing(["a", "b"]) == []
 
 
+def test_a_file_that_goes_while_the_store_is_listed_is_nothing(tmp_path):
+    store = Store(tmp_path, FIELDS, "float16")
+    store.add(["a"], rows(1))
+    (store.folder / ".shard.tmp").symlink_to(tmp_path / "renamed meanwhile")
+    assert entries(tmp_path)[0]["rows"] == 1
+
+
 def test_a_damaged_manifest_is_left_out_of_the_list_and_written_anew(tmp_path):
     store = Store(tmp_path, FIELDS, "float16")
     store.add(["a"], rows(1))

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -351,6 +352,23 @@ def test_the_interval_excludes_nothing_exactly_where_p_is_small(gained, lost):
     pair = paired_test(guesses(own), guesses(member), ("ensemble", "member"))
     assert (pair["only_ensemble"], pair["only_member"]) == (gained, lost)
     assert (pair["low"] > 0) == (pair["p"] < 0.05)
+
+
+def test_photos_of_one_group_are_no_evidence_of_their_own():
+    """Twenty photos more are right, all of one animal: one draw, and not twenty."""
+    member = np.arange(200) % 10 > 0
+    own = member | (np.arange(200) < 20)
+    own[:20] = True
+    member[:20] = False
+    alone = paired_test(guesses(own), guesses(member), ("ensemble", "member"))
+    groups = np.array([f"animal {i // 20}" for i in range(200)])
+    grouped = replace(guesses(own), groups=groups)
+    found = paired_test(grouped, guesses(member), ("ensemble", "member"))
+    assert alone["p"] < 0.001
+    assert found["p"] > 0.05
+    assert found["low"] <= 0 <= found["difference"] <= found["high"]
+    assert (alone["difference"], alone["only_ensemble"]) == (0.1, 20)
+    assert found["better"] is None
 
 
 # The folder and the command

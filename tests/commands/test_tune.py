@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -170,6 +171,23 @@ def test_the_same_settings_are_not_tried_twice(recipe, tmp_path, learned):
     recipe.write_text(recipe.read_text().replace(SEARCH, "search: {head.dropout: [0.1, 0.2]}\n"))
     found = tune(recipe, trials=7, out=tmp_path / "tuned")
     assert found["trials"] == 7
+    assert len(learned.epochs) == 2
+
+
+def test_nor_are_those_that_are_drawn_at_once(recipe, tmp_path, learned, monkeypatch):
+    """Eight trials of two settings are no trials whose process ended."""
+    from finetune.execution import tuning
+
+    @contextmanager
+    def eight(*given):
+        with trying(*given) as (tries, _):
+            yield tries, 8
+
+    trying = tuning.trying
+    monkeypatch.setattr(tuning, "trying", eight)
+    recipe.write_text(recipe.read_text().replace(SEARCH, "search: {head.dropout: [0.1, 0.2]}\n"))
+    found = tune(recipe, trials=8, out=tmp_path / "tuned")
+    assert (found["trials"], found["failed"]) == (8, 0)
     assert len(learned.epochs) == 2
 
 

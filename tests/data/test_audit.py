@@ -22,6 +22,7 @@ from finetune.data.dataset import find_bad, read_folder
 from finetune.data.decode import decode
 from finetune.data.groups import groups
 from finetune.evaluation.metrics import summarize
+from finetune.recipe.reading import load
 
 
 def scene(path: Path, seed: int, size: tuple[int, int] = (120, 90), **save: object) -> Path:
@@ -266,6 +267,10 @@ def test_imbalance_is_warned_of_with_the_setting_that_helps(tmp_path):
     assert "imbalance" in warning
     assert "--set class_weight=balanced" in warning
     assert majority_baseline(dataset) == 0.8
+    for balanced in ({"class_weight": "balanced"}, {"sampling": "balanced"}):
+        (warning,) = warnings_of(dataset, load(None, balanced).is_balanced)
+        assert "already" in warning
+        assert "--set" not in warning, "together they are refused"
 
 
 def test_the_majority_is_that_of_the_test_photos_as_in_the_measures(tmp_path):

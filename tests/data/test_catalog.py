@@ -891,6 +891,17 @@ def test_what_is_no_mnist(change: dict, words: str, tmp_path: Path) -> None:
         build("mnist", mnist_file(tmp_path / "x.npz", **change))
 
 
+def test_a_damaged_mnist_is_said(tmp_path: Path) -> None:
+    path = mnist_file(tmp_path / "x.npz")
+    with np.load(path) as arrays:
+        np.savez_compressed(path, **arrays)
+    content = bytearray(path.read_bytes())
+    content[200:300] = bytes(100)  # of the first array's stream
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="is no copy of MNIST"):
+        build("mnist", path)
+
+
 def test_no_mnist_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mnist, "URL", closed_port())
     with pytest.raises(DataError, match=r"FINETUNE_DATA_DIR.*--from mnist.npz.*--data digits"):

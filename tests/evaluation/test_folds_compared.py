@@ -65,4 +65,15 @@ def test_recipes_are_compared_with_the_best_for_all_pairs():
     assert found["b"]["difference"] == 0.0
     own = resampled_t(values["a"] - values["b"], 5)
     assert found["a"]["p"] == pytest.approx(3 * own["p"])
-    assert found["a"]["difference_interval"] == [own["low"], own["high"]]
+    reach = (own["high"] - own["low"]) / 2 * stats.t(9).isf(0.025 / 3) / stats.t(9).isf(0.025)
+    low, high = found["a"]["difference_interval"]
+    assert (low, high) == pytest.approx((own["mean"] - reach, own["mean"] + reach))
+
+
+def test_interval_and_p_agree_whatever_the_number_of_pairs():
+    rng = np.random.default_rng(2)
+    for recipes in (2, 4, 8):
+        values = {str(i): rng.normal(0.8 + 0.01 * i, 0.01, 5) for i in range(recipes)}
+        for row in compare_folds(values, folds=5).values():
+            low, high = row["difference_interval"]
+            assert (low > 0 or high < 0) == (row["p"] < 0.05)

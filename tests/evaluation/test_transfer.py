@@ -87,13 +87,25 @@ def test_the_learning_curve_rises_and_its_band_holds_what_twice_the_photos_give(
     features, labels = blobs(2000, d=40, classes=2, apart=0.25, seed=3)
     whole = reduced(features)
     half = np.arange(0, 1000)
-    curve = learning_curve(whole[half], labels[half], folds(labels[half], half), 0.1)
+    curve = learning_curve(whole[half], labels[half], folds(labels[half], half), 0.1, half)
     assert [point.photos for point in curve] == [50, 100, 200, 400, 800, 1600]
     assert [point.extrapolated for point in curve] == [False] * 5 + [True]
     assert curve[0].accuracy < curve[4].accuracy <= curve[5].accuracy
-    more = learning_curve(whole, labels, folds(labels, np.arange(2000)), 0.1)[4]
+    each = np.arange(2000)
+    more = learning_curve(whole, labels, folds(labels, each), 0.1, each)[4]
     assert more.photos == 1600
     assert curve[5].interval[0] - 0.02 <= more.accuracy <= curve[5].interval[1] + 0.02
+
+
+def test_photos_of_one_group_widen_the_band_of_the_learning_curve():
+    """Ten copies of each photo tell no more than one."""
+    features, labels = blobs(100, classes=2, apart=0.25, seed=3)
+    groups = np.arange(100)
+    copied = [np.repeat(each, 10, axis=0) for each in (reduced(features), labels, groups)]
+    parts = folds(copied[1], copied[2])
+    point = learning_curve(*copied[:2], parts, 0.1, copied[2])[-2]
+    alone = learning_curve(*copied[:2], parts, 0.1, np.arange(1000))[-2]
+    assert np.diff(point.interval) > 2 * np.diff(alone.interval)
 
 
 def test_exchanged_labels_and_a_strange_photo_are_found():

@@ -12,6 +12,7 @@ from conftest import finetune_here
 from finetune.data.dataset import read_folder
 from finetune.errors import UsageError
 from finetune.execution import cluster, node
+from finetune.execution import ray as on_ray
 from finetune.execution.board import Board
 from finetune.execution.parts import parts
 from finetune.execution.places import opened
@@ -35,6 +36,41 @@ def test_without_ray_the_line_that_installs_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r'pip install "finetune-cut\[ray\]"'), opened("ray"):
         pass
+
+
+def test_a_folder_that_a_variable_names_is_the_same_one_on_every_node(
+    photos, tmp_path, monkeypatch
+):
+    fake = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": {"CPU": 2}}])
+    monkeypatch.setattr(on_ray, "_probe", lambda ray, common: None)
+    monkeypatch.chdir(tmp_path)
+    for name, value in {
+        "FINETUNE_CACHE": "cache",
+        "FINETUNE_DATA_DIR": "sets",
+        "FINETUNE_WEIGHTS_DIR": "",
+        "KERAS_HOME": "s3://bucket/keras",
+    }.items():
+        monkeypatch.setenv(name, value)
+    path = tmp_path / "r.yaml"
+    path.write_text(f"data: {photos}\n")
+    (trial,) = expand(path)
+    with on_ray._shared(fake, [Job(trial, tmp_path)]) as common:
+        found = {name: common.environment.get(name) for name in on_ray._PLACES}
+    assert found == {
+        "FINETUNE_CACHE": str(tmp_path / "cache"),
+        "FINETUNE_DATA_DIR": str(tmp_path / "sets"),
+        "FINETUNE_WEIGHTS_DIR": None,
+        "KERAS_HOME": "s3://bucket/keras",
+    }
+
+
+def test_a_task_that_failed_is_told_from_one_whose_worker_was_lost():
+    class RayTaskError(Exception):
+        cause = ValueError("no such row")
+
+    fake = SimpleNamespace(exceptions=SimpleNamespace(RayTaskError=RayTaskError))
+    assert on_ray._lost(fake, RayTaskError("a traceback")) == "ValueError: no such row."
+    assert "lost 4 times: Out of memory." in on_ray._lost(fake, RuntimeError("Out of memory"))
 
 
 @pytest.fixture

@@ -24,6 +24,16 @@ def test_a_head_is_converged_first_unless_all_of_it_is_trained_from_scratch(chan
     assert bool(head_needs(recipe)) == starts
 
 
+def test_a_calibration_is_of_one_precision(monkeypatch):
+    from finetune.execution import plan
+
+    monkeypatch.setattr(plan, "_timed", lambda cache, source, target: cache)
+    calibration = plan.Calibration()
+    for precision in ("float32", "bfloat16", "float32"):
+        recipe = load(None, {"precision": precision})
+        assert calibration.of(recipe, precision, "photo", "block5_pool") == precision
+
+
 def test_a_trial_from_scratch_has_no_pass_and_keeps_its_place():
     values = [
         {"backbone": "mini-resnet", "weights": "random", "strategy": "full", "batchnorm": "train"},

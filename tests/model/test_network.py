@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -175,6 +177,8 @@ def test_a_tail_trained_in_bfloat16_is_a_copy_whose_weights_and_dropout_are_its_
     assert net.trained_copy("float32", 3) is net.tail
     copy = net.trained_copy("bfloat16", 3)
     assert copy is net.trained_copy("bfloat16", 3), "made once, so that it is traced once"
+    two = SimpleNamespace(num_replicas_in_sync=2, scope=nullcontext)
+    assert net.trained_copy("bfloat16", 3, two) is not copy, "one lives on all devices, one on one"
     assert copy.get_layer("block5_conv1").compute_dtype == "bfloat16"
     assert net.whole.get_layer("block5_conv1").compute_dtype == "float32"
     assert copy.get_layer("dropout").seed_generator.state.numpy().tolist() == [3, 0]

@@ -6,6 +6,7 @@ import json
 import shutil
 import zipfile
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -14,11 +15,12 @@ from hub import serving
 
 from finetune.commands.push import push
 from finetune.commands.run import run as train
+from finetune.data import hub as data_hub
 from finetune.errors import DataError, IntegrityError, UsageError
 from finetune.recipe.recipe import Recipe
 from finetune.runs.classifier import Classifier
 from finetune.runs.folder import read_run
-from finetune.runs.hub import is_address, repository
+from finetune.runs.hub import fetch, is_address, repository
 from finetune.runs.hub_card import licence, stage
 
 NAME = "teacher/fruit"
@@ -186,6 +188,15 @@ def test_what_is_no_run_and_what_was_changed_is_not_sent(folder, tmp_path):
 def test_other_addresses_are_refused(folder, address):
     with pytest.raises(UsageError, match="hf://USER/REPO"):
         push(folder / "run", address, dry_run=True)
+
+
+def test_a_run_that_is_too_large_is_not_fetched(monkeypatch):
+    file = SimpleNamespace(file_size=9 * 2**30, will_download=True)
+    monkeypatch.setattr(
+        data_hub, "client", lambda: SimpleNamespace(snapshot_download=lambda **_: [file])
+    )
+    with pytest.raises(DataError, match="9,663,676,416 bytes; allowed are 8,589,934,592"):
+        fetch("hf://a/b")
 
 
 def test_an_address_may_name_a_revision():

@@ -155,6 +155,14 @@ def test_a_checkpoint_of_another_recipe_is_not_continued_and_a_broken_one_is_sai
         train(small(), checkpoint=tmp_path / "c.npz")
 
 
+def test_a_checkpoint_whose_header_is_damaged_is_said(tmp_path):
+    path = tmp_path / "c.npz"
+    np.savez(path, progress=np.zeros(100_000, np.uint8))
+    path.write_bytes(path.read_bytes().replace(b"}", b" ", 1))
+    with pytest.raises(IntegrityError, match="is damaged"):
+        read_progress(path)
+
+
 def test_the_best_epoch_is_kept_also_if_it_is_the_one_before_training():
     model = small(0.0)
     train(model, Settings(epochs=30, patience=30, batch_size=8, learning_rate=1e-2))

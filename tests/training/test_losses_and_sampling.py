@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune.training.batches import Batches, balanced_order
+from finetune.training.batches import Batches, balanced_order, read_views, repeats
 from finetune.training.joined_head import fit_joined
 from finetune.training.linear_head import fit_linear
 from finetune.training.losses import focal, loss_of
@@ -45,6 +45,20 @@ def test_balanced_batches_repeat_with_seed_and_epoch():
 
     assert drawn(1) == drawn(1) != drawn(2)
     assert np.bincount(labels[drawn(1)]).tolist() == [12, 12]
+
+
+def test_a_photo_that_comes_again_in_an_epoch_shows_another_view():
+    labels = np.array([0] * 20 + [1] * 4)
+    views = [np.arange(24.0)[:, None] + 100 * view for view in range(3)]
+    batches = Batches(read_views(views), labels, 8, 0, balanced=True)
+    shown = [int(x) for batch in range(3) for x in batches[batch][0][:, 0]]
+    rare = [divmod(value, 100) for value in shown if value % 100 >= 20]
+    assert len(rare) == 12
+    assert len(set(rare)) == 12, "four photos, three times each, in three views"
+    assert [times.tolist() for times in repeats([np.array([4, 4]), np.array([2, 4])])] == [
+        [0, 1],
+        [0, 2],
+    ]
 
 
 @pytest.fixture(scope="module")
