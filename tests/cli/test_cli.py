@@ -268,7 +268,11 @@ def test_data_builds_the_embedded_sets(name):
         (["run", "--set", "epochs.x=3", "--epochs", "3"], 2, "has no keys of its own"),
         (["run", "--set", "{}=3"], 2, "unknown key"),
         (["predict", "no-run", "https://example.org/cat.jpg"], 2, "is an address"),
-        (["explain", "no-run", "https://example.org/cat.jpg"], 2, "is an address"),
+        (
+            ["explain", "no-run", "https://example.org/cat.jpg"],
+            2,
+            "https://example.org/cat.jpg is an address",
+        ),
         (["run", "--precision", "float16"], 2, "float16"),
         (["export", "no-run", "--format", "keras"], 3, "no-run does not exist"),
     ],
