@@ -10,7 +10,6 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from finetune.activations.engine import resolve_precision
-from finetune.backend import load_keras
 from finetune.errors import DataError, UsageError
 from finetune.evaluation import plots
 from finetune.evaluation.intervals import mcnemar
@@ -42,7 +41,6 @@ def combine(
                 f"{folder} already holds a finished run. Choose another --out, or delete the "
                 "folder."
             )
-        load_keras()
         return _combine(members, folder, blend, precision, reporter)
 
 
