@@ -10,7 +10,7 @@ import pytest
 from conftest import finetune, paint
 from hub import serving
 
-from finetune.data.catalog import resolve
+from finetune.data.catalog import resolve, resolve_labelled
 from finetune.errors import DataError
 
 COLORS = {"apple": (200, 60, 50), "plum": (70, 60, 160)}
@@ -58,6 +58,7 @@ def test_a_saved_data_set_is_split_as_class_folders_are(tmp_path):
     assert sizes(str(tmp_path / "fruit")) == {"train": 12, "validation": 4, "test": 4}
     found = resolve(str(tmp_path / "fruit"))
     assert found.name == "fruit"
+    assert resolve_labelled(str(tmp_path / "fruit"), found.classes, "all").name == "fruit"
     assert all(photo.path.read_bytes()[:4] == b"\x89PNG" for photo in found.photos)
 
 
@@ -90,6 +91,57 @@ def test_what_holds_no_photos_or_no_classes_is_refused(tmp_path):
     (tmp_path / "plain/data-00000-of-00001.arrow").write_bytes(b"no arrow")
     with pytest.raises(DataError, match="cannot be read"):
         resolve(str(tmp_path / "plain"))
+
+
+@pytest.mark.parametrize("split", ["../../outside", "extra", 3])
+def test_a_split_of_another_name_is_refused_before_anything_is_written(split, tmp_path):
+    save(table(tmp_path, 8), tmp_path / "fruit/train")
+    save(table(tmp_path, 8), tmp_path / "fruit" / Path(str(split)).name)
+    splits = json.dumps({"splits": ["train", split]})
+    (tmp_path / "fruit/dataset_dict.json").write_text(splits)
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match="split.*allowed are train, validation, test"):
+        resolve(str(tmp_path / "fruit"))
+    assert not list(tmp_path.rglob("outside/*.png"))
+    assert set(tmp_path.rglob("*.png")) <= before
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("state.json", "[]"),
+        ("state.json", '{"_data_files": [3]}'),
+        ("dataset_dict.json", '{"split": []}'),
+        ("dataset_dict.json", "[" * 5_000),
+    ],
+)
+def test_a_damaged_description_is_said(file, text, tmp_path):
+    save(table(tmp_path, 8), tmp_path / "fruit")
+    (tmp_path / "fruit" / file).write_text(text)
+    with pytest.raises(DataError, match="cannot be read"):
+        resolve(str(tmp_path / "fruit"))
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        "no JSON",
+        json.dumps([1]),
+        json.dumps(
+            {
+                "info": {
+                    "features": {**FEATURES, "kind": {"_type": "ClassLabel", "names": ["apple"]}}
+                }
+            }
+        ),
+        json.dumps({"info": {"features": {**FEATURES, "id": {"_type": "Image"}, "image": {}}}}),
+    ],
+)
+def test_features_that_do_not_fit_the_columns_are_refused(features, tmp_path):
+    found = table(tmp_path, 8).replace_schema_metadata({"huggingface": features})
+    save(found, tmp_path / "fruit")
+    with pytest.raises(DataError, match="Needed: one column of images"):
+        resolve(str(tmp_path / "fruit"))
 
 
 def test_a_data_set_of_the_hub_is_fetched_once_and_a_dry_run_fetches_nothing(tmp_path):
