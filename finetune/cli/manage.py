@@ -47,7 +47,8 @@ def _checked(report: Mapping[str, Any]) -> str:
             ),
             *_files("look alike, in one split (a burst?)", report["bursts"], " ~ "),
             *_proposal(report),
-            f"always naming the largest class: test accuracy "
+            *_files("groups in more than one split", [[g] for g in report["groups_crossing"]]),
+            "always naming the most frequent class of the test photos: test accuracy "
             f"{100 * report['majority_baseline']:.1f} %, balanced accuracy "
             f"{100 / len(report['classes']):.1f} %",
             f"{count(test['photos'], 'test photo')} tell an accuracy of 90 % to about "

@@ -51,11 +51,12 @@ def audit(
         within one class of one split; ``near_duplicates`` are pairs of files in two splits that
         look alike, ``bursts`` such pairs within one split, and ``groups_proposed`` the groups that
         both connect (hints all), and ``groups_rule`` what a recipe's ``groups`` may say so that
-        they stay together, or None. ``imbalance`` is the largest class of the training split over
-        the smallest; ``majority_baseline`` the test accuracy, 0-1, of always naming the largest
-        class; ``warnings`` are sentences. ``sizes`` are sides in pixels and the number of photos
-        with a side below ``size``; ``test`` has the half width of Wilson's 95 % interval at 90 %
-        accuracy, a fraction. ``ok`` if nothing is bad or leaks.
+        they stay together, or None; ``groups_crossing`` names the groups that stand in more than
+        one split. ``imbalance`` is the largest class of the training split over the smallest;
+        ``majority_baseline`` the test accuracy, 0-1, of always naming the test photos' most
+        frequent class; ``warnings`` are sentences. ``sizes`` are sides in pixels and the number of
+        photos with a side below ``size``; ``test`` has the half width of Wilson's 95 % interval at
+        90 % accuracy, a fraction. ``ok`` if nothing is bad or leaks.
     """
     looks = []
     for one in map_ahead(lambda photo: look_at(photo, size), dataset.photos):
@@ -86,6 +87,7 @@ def audit(
         "bursts": _files([pair for pair in pairs if pair[0].split == pair[1].split]),
         "groups_proposed": _files(proposed),
         "groups_rule": propose_rule(dataset, proposed),
+        "groups_crossing": _crossing_groups(dataset),
         "ignored": dataset.ignored,
         "imbalance": round(imbalance(dataset), 3),
         "majority_baseline": round(majority_baseline(dataset), 4),
@@ -103,14 +105,17 @@ def imbalance(dataset: Dataset) -> float:
 
 
 def majority_baseline(dataset: Dataset) -> float:
-    """Test accuracy, 0-1, of always naming the class that is largest in the training split."""
-    train = _counts(dataset, "train")
-    test = _counts(dataset, "test")
-    return test[max(train, key=lambda name: train[name])] / sum(test.values())
+    """Test accuracy, 0-1, of always naming the test photos' most frequent class: what
+    ``metrics.measure`` calls so, and the most that one answer to every photo can have.
+    """
+    test = _counts(dataset, "test").values()
+    return max(test) / sum(test)
 
 
 def warnings_of(dataset: Dataset, balanced: bool = False) -> list[str]:
     """Sentences on what the numbers of photos do to the figures; empty if nothing.
+
+    None names a photo or a group: a run keeps them, and a run may be shared.
 
     Args:
         dataset: the photos.
@@ -127,11 +132,11 @@ def warnings_of(dataset: Dataset, balanced: bool = False) -> list[str]:
             f"90 % to about ± {100 * half_width(validation):.0f} points, too coarse to choose "
             "between models that are close."
         )
-    crossing = _crossing_groups(dataset)
+    crossing = len(_crossing_groups(dataset))
     if crossing:
         warnings.append(
-            f"{count(len(crossing), 'group')} of photos stand in more than one split "
-            f"({listed(crossing, _SHOWN)}): figures may flatter."
+            f"{count(crossing, 'group')} of photos {'stands' if crossing == 1 else 'stand'} in "
+            "more than one split: figures may flatter. `finetune check` names them."
         )
     return warnings
 
@@ -143,7 +148,7 @@ def imbalance_warning(
 
     Args:
         counts: class -> number of ``photos``; classes without any are left out of account.
-        baseline: test accuracy, 0-1, of always naming the largest class.
+        baseline: see ``majority_baseline``.
         balanced: whether training weighs the classes alike already.
     """
     counts = {name: n for name, n in counts.items() if n}
@@ -159,9 +164,9 @@ def imbalance_warning(
     )
     return [
         f"Class imbalance: {largest!r} has {count(counts[largest], f'{photos} photo')} and "
-        f"{smallest!r} {counts[smallest]:,}, {ratio:.1f} to 1. Always naming {largest!r} reaches "
-        f"an accuracy of {100 * baseline:.1f} % on the test photos, so read the balanced accuracy; "
-        f"{advice}"
+        f"{smallest!r} {counts[smallest]:,}, {ratio:.1f} to 1. Always naming the most "
+        f"frequent class of the test photos has an accuracy of {100 * baseline:.1f} % there, so "
+        f"read the balanced accuracy; {advice}"
     ]
 
 

@@ -56,7 +56,9 @@ def look_alikes(dataset: Dataset, reporter: Reporter = SILENT) -> list[tuple[Pho
 
 
 def overlap_warning(found: Mapping[str, Any]) -> str | None:
-    """One sentence on what ``overlap`` found; None for nothing."""
+    """One sentence on what ``overlap`` found, without names of files, for a run may be shared;
+    None for nothing.
+    """
     copies = found["leaks"]
     near = found["near_duplicates"] or []
     if not copies and not near:
@@ -64,14 +66,10 @@ def overlap_warning(found: Mapping[str, Any]) -> str | None:
     parts = []
     if copies:
         parts.append(
-            f"{count(len(copies), 'group')} of identical photos in more than one split or class "
-            f"({' = '.join(copies[0])})"
+            f"{count(len(copies), 'group')} of identical photos in more than one split or class"
         )
     if near:
-        parts.append(
-            f"{count(len(near), 'pair')} of photos in two splits that look alike "
-            f"({' ~ '.join(near[0])})"
-        )
+        parts.append(f"{count(len(near), 'pair')} of photos in two splits that look alike")
     known = len(found["test_photos"])
     verb = "has" if known == 1 else "have"
     return (

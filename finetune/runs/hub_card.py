@@ -18,7 +18,7 @@ from finetune.recipe.recipe import Recipe
 from finetune.runs.folder import PHOTOS, RunResult, checked, read_run
 
 # Photos, or names of their files, or nothing to anybody else.
-PRIVATE = ("explanations.png", "predictions.csv", "excluded.csv", "log.txt")
+PRIVATE = ("explanations.png", "predictions.csv", "folds.csv", "excluded.csv", "log.txt")
 # How the licence of a backbone's weights begins -> its name on the hub.
 _LICENCES = {
     "CC BY 4.0": "cc-by-4.0",
@@ -27,7 +27,9 @@ _LICENCES = {
     "Apache 2.0": "apache-2.0",
 }
 _OTHER = "https://keras.io/api/applications/"
-_EVIDENCE = re.compile(r"\n## What it looks at\n.*?(?=\n## )", re.DOTALL)
+_EVIDENCE = re.compile(
+    r"\n## What it looks at\n.*?(?=\n## )| `folds\.csv` has every prediction\.", re.DOTALL
+)
 
 
 def stage(run: Path, name: str, folder: Path) -> RunResult:
@@ -55,24 +57,24 @@ def stage(run: Path, name: str, folder: Path) -> RunResult:
     for network in (manifest.parent for manifest in run.glob("openvino/*/manifest.json")):
         shutil.copytree(network, folder / network.relative_to(run), dirs_exist_ok=True)
     (folder / PHOTOS).write_text(_nameless(run / PHOTOS), encoding="utf-8")
-    data = recipe.data if recipe.data.startswith(PREFIX) else Path(recipe.data).name
-    shared = recipe.model_copy(update={"data": data, "weights": _weights(recipe)})
-    commit_text(folder / "recipe.yaml", shared.dump())
-    source = result.weights["source"]
-    weights = {**result.weights, "source": source.replace(recipe.weights, _weights(recipe))}
+    places = (str(run), result.run, result.weights["source"], recipe.data, recipe.weights)
+    named = {"data": placeless(recipe.data), "weights": placeless(recipe.weights)}
+    commit_text(folder / "recipe.yaml", recipe.model_copy(update=named).dump())
     result = replace(
         result,
         run=name,
-        weights=weights,
+        weights={**result.weights, "source": placeless(result.weights["source"])},
+        warnings=[_without(places, text) for text in result.warnings],
         leaks=_counted(result.leaks),
         near_duplicates=_counted(result.near_duplicates),
     )
-    commit_text(folder / "README.md", card(run, result, recipe, name))
+    text = _without(places, (run / "README.md").read_text(encoding="utf-8"))
+    commit_text(folder / "README.md", card(text, result, recipe, name))
     return result.write(folder)
 
 
-def card(run: Path, result: RunResult, recipe: Recipe, name: str) -> str:
-    """The run's model card with the metadata that the hub reads, and without its photos."""
+def card(text: str, result: RunResult, recipe: Recipe, name: str) -> str:
+    """A run's model card with the metadata that the hub reads, and without its photos."""
     from huggingface_hub import EvalResult, ModelCardData
 
     figures = {
@@ -83,7 +85,7 @@ def card(run: Path, result: RunResult, recipe: Recipe, name: str) -> str:
     }
     task = "image-classification"
     is_on_hub = recipe.data.startswith(PREFIX)
-    data = recipe.data.removeprefix(PREFIX) if is_on_hub else Path(recipe.data).name
+    data = placeless(recipe.data).removeprefix(PREFIX)
     results = [
         EvalResult(
             task_type=task,
@@ -105,9 +107,6 @@ def card(run: Path, result: RunResult, recipe: Recipe, name: str) -> str:
         eval_results=results,
         **licence(recipe),
     )
-    text = (run / "README.md").read_text(encoding="utf-8")
-    for path in (recipe.data, recipe.weights):
-        text = text.replace(path, Path(path).name)
     usage = f"\nOr `finetune predict hf://{name} PHOTO`, which checks every file's digest first.\n"
     text = _EVIDENCE.sub("", text).replace("\n## Sources\n", f"{usage}\n## Sources\n")
     return f"---\n{metadata.to_yaml()}\n---\n\n{text}\n"
@@ -128,9 +127,16 @@ def licence(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _weights(recipe: Recipe) -> str:
-    """A key that means something elsewhere."""
-    return recipe.weights if "://" in recipe.weights else Path(recipe.weights).name
+def placeless(place: str) -> str:
+    """An address as it is, and of a path its name alone."""
+    return place if "://" in place or place.startswith(PREFIX) else Path(place).name
+
+
+def _without(places: Sequence[str], text: str) -> str:
+    """A text in which paths of this machine are but names."""
+    for place in sorted(places, key=len, reverse=True):  # one may lie in another
+        text = text.replace(place, placeless(place))
+    return text
 
 
 def _counted(groups: Sequence[Sequence[str]] | None) -> Any:

@@ -21,6 +21,7 @@ from finetune.data.audit import audit, half_width, majority_baseline, warnings_o
 from finetune.data.dataset import find_bad, read_folder
 from finetune.data.decode import decode
 from finetune.data.groups import groups
+from finetune.evaluation.metrics import summarize
 
 
 def scene(path: Path, seed: int, size: tuple[int, int] = (120, 90), **save: object) -> Path:
@@ -269,6 +270,15 @@ def test_imbalance_is_warned_of_with_the_setting_that_helps(tmp_path):
     assert majority_baseline(dataset) == 0.8
 
 
+def test_the_majority_is_that_of_the_test_photos_as_in_the_measures(tmp_path):
+    root = counted(tmp_path, train=(50, 200), validation=(25, 25), test=(60, 40))
+    dataset = read_folder(root)
+    (warning,) = warnings_of(dataset)
+    measured = summarize(np.full((100, 2), 0.5), dataset.labels("test"))["majority_baseline"]
+    assert majority_baseline(dataset) == measured == 0.6
+    assert "most frequent class of the test photos has an accuracy of 60.0 %" in warning
+
+
 def test_small_splits_are_warned_of(tmp_path):
     root = counted(tmp_path, train=(50, 50), validation=(9, 9), test=(19, 20))
     test, validation = warnings_of(read_folder(root))
@@ -278,8 +288,10 @@ def test_small_splits_are_warned_of(tmp_path):
 
 def test_groups_across_split_folders_are_warned_of(tmp_path):
     root = counted(tmp_path, train=(50, 50), validation=(25, 25), test=(20, 20))
-    (warning,) = warnings_of(groups(read_folder(root), "([0-9]+)_"))
-    assert "13 groups of photos" in warning
+    dataset = groups(read_folder(root), "([0-9]+)_")
+    (warning,) = warnings_of(dataset)
+    assert "13 groups of photos stand in more than one split: figures may flatter." in warning
+    assert audit(dataset)["groups_crossing"] == sorted(map(str, range(13)))
 
 
 def test_many_classes_have_a_summary(tmp_path):

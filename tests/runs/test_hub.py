@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import shutil
 import zipfile
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -15,8 +17,9 @@ from finetune.commands.run import run as train
 from finetune.errors import DataError, IntegrityError, UsageError
 from finetune.recipe.recipe import Recipe
 from finetune.runs.classifier import Classifier
+from finetune.runs.folder import read_run
 from finetune.runs.hub import is_address, repository
-from finetune.runs.hub_card import licence
+from finetune.runs.hub_card import licence, stage
 
 NAME = "teacher/fruit"
 
@@ -25,11 +28,15 @@ NAME = "teacher/fruit"
 def folder(tmp_path_factory):
     """A run on a few photos in a folder with a telling name."""
     root = tmp_path_factory.mktemp("hub")
-    for label, color in {"apples": (200, 60, 50), "plums": (70, 60, 160)}.items():
-        for i in range(10):
-            paint(root / "secret" / label / f"child-{i}.png", color, i)
+    # four children, and copies of their photos, in training and in validation
+    for split, seeds in {"train": range(6), "validation": range(2), "test": (6, 7)}.items():
+        for label, color in {"apples": (200, 60, 50), "plums": (70, 60, 160)}.items():
+            for i in seeds:
+                paint(root / "secret" / split / label / f"{label}-child-{i}.png", color, i)
     recipe = {
         "data": str(root / "secret"),
+        "groups": "(.*[0-9])",
+        "folds": 3,
         "backbone": "mini-cnn",
         "head": "gap",
         "weights": "random",
@@ -66,7 +73,11 @@ def test_a_pushed_run_is_whole_and_says_nothing_of_where_it_was_made(folder, pus
     assert [file["name"] for file in printed["files"]] == sorted(files)
     assert files["model.keras"] == (folder / "run/model.keras").read_bytes()
     assert {"classes.json", "recipe.yaml", "metrics.json", "photos.csv"} <= set(files)
-    assert not {"predictions.csv", "explanations.png"} & set(files)
+    assert not {"predictions.csv", "folds.csv", "explanations.png"} & set(files)
+    warnings = json.loads(files["metrics.json"])["warnings"]
+    assert any("4 groups of photos stand in more than one split" in text for text in warnings)
+    assert any("identical photos" in text for text in warnings)
+    assert "folds.csv" not in files["README.md"].decode()
     telling = [str(folder).encode(), b"child-"]
     zipped = [name for name in files if name.endswith((".keras", ".bin", ".png"))]
     assert [
@@ -77,6 +88,21 @@ def test_a_pushed_run_is_whole_and_says_nothing_of_where_it_was_made(folder, pus
     rows = list(csv.DictReader(io.StringIO(files["photos.csv"].decode())))
     assert len(rows) == 20
     assert all(len(row["sha256"]) == 64 for row in rows)
+
+
+def test_where_the_weights_lay_is_not_told(folder, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(folder / "run", run)
+    result = read_run(run)
+    place = str(tmp_path / "weights.h5")
+    card = (run / "README.md").read_text().replace(result.weights["source"], place)
+    (run / "README.md").write_text(card)
+    replace(result, weights={**result.weights, "source": place}).write(run)
+    (tmp_path / "shared").mkdir()
+    assert stage(run, NAME, tmp_path / "shared").weights["source"] == "weights.h5"
+    text = (tmp_path / "shared/README.md").read_text()
+    assert "weights.h5" in text
+    assert str(tmp_path) not in text
 
 
 def test_the_card_has_the_metadata_of_the_hub(folder, pushed):
@@ -96,7 +122,7 @@ def test_the_card_has_the_metadata_of_the_hub(folder, pushed):
 
 def test_a_pushed_run_predicts_without_the_folder_and_then_without_the_hub(folder, pushed):
     _, environment, _ = pushed
-    photo = folder / "secret/plums/child-3.png"
+    photo = folder / "secret/train/plums/plums-child-3.png"
     here = finetune("predict", folder / "run", photo, "--json")
     there = finetune("predict", f"hf://{NAME}", photo, "--json", **environment)
     assert there.returncode == 0, there.stderr
