@@ -93,7 +93,7 @@ for name in ("fine-tuned", "from scratch"):
     history = history[history["phase"] == "tail"]
     right.plot(history["epoch"], history["val_loss"], marker=".", label=name)
 right.axhline(runs["frozen"].validation["loss"], linestyle="--", color="grey", label="frozen")
-right.set(xlabel="epoch", ylabel="validation loss")
+right.set(xlabel="epoch", ylabel="validation loss", ylim=(0.3, 1.2))
 right.xaxis.set_major_locator(MaxNLocator(integer=True))
 right.legend(frameon=False)
 plt.show()

@@ -18,10 +18,10 @@
 # next small one: here a small residual network learns the digits 0 to 4 from all that there are, and then the digits 5 to 9
 # from ten of each. Every strategy starts from the same trunk (`weights: RUN`, whose file must have the digest that the run
 # recorded), and two controls say what it bought: the same network from random weights, trained whole, and its random
-# features under the same head.
+# features under the same head. `trunk-like-scratch` is trained as the first of them is, BatchNorm's statistics included: they
+# differ in where they start and in nothing else.
 #
-# `FINETUNE_OUT` is where everything is written, `FINETUNE_SEEDS` the number of seeds of each recipe (1 here; 5 in
-# [docs/transfer-in-steps.md](../docs/transfer-in-steps.md)).
+# `FINETUNE_OUT` is where everything is written, `FINETUNE_SEEDS` the number of seeds of each recipe.
 
 # %%
 import os
@@ -38,7 +38,7 @@ import finetune as ft
 from finetune.data import catalog
 
 out = Path(os.environ.get("FINETUNE_OUT", "../transfer_in_steps")).absolute()
-seeds = list(range(int(os.environ.get("FINETUNE_SEEDS", 1))))
+seeds = list(range(int(os.environ.get("FINETUNE_SEEDS", 3))))
 FEW = 10  # training photos of each new digit
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
 
@@ -89,6 +89,7 @@ RECIPES = {
     "trunk-frozen-base": {**TRUNK, "strategy": "frozen-base", **FRESH},
     "trunk-top-block": {**TRUNK, "strategy": "top-blocks", "blocks": 1, **FINE},
     "trunk-full": {**TRUNK, "strategy": "full", **FINE},
+    "trunk-like-scratch": {**SCRATCH, **TRUNK, **LONG},
     "control-scratch": {**SCRATCH, **LONG},
     "control-random-features": {"weights": "random", "strategy": "cached-features"},
 }

@@ -106,10 +106,11 @@ def test_the_seeds_of_transfer_fit_on_one_page(tmp_path, monkeypatch):
 def test_a_notebook_transfers_in_steps(tmp_path, monkeypatch):
     monkeypatch.setenv("FINETUNE_OUT", str(tmp_path / "out"))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("FINETUNE_SEEDS", "1")
     shown = run_notebook(ROOT / "notebooks/transfer_in_steps.py")
     assert sum("image/png" in output.get("data", {}) for output in shown) == 1
     results = pd.read_csv(tmp_path / "out/compared/results.csv")
-    assert len(results) == 6
+    assert len(results) == 7
     assert set(results["status"]) == {"done"}
 
 
