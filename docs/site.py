@@ -1,8 +1,9 @@
 """Hooks of mkdocs: pages made from the code, and links that lead out of docs/."""
 
+import html
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from posixpath import dirname, join, normpath, relpath
 from typing import Any
@@ -115,7 +116,17 @@ def _row(item: Any, context: Any) -> str:
     meaning, _, said = help.partition("Default: ")
     default = said.rstrip(".") or ("required" if item.required else _shown(item.default))
     cells = [f"`{names}`", default, meaning.strip()]
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return _line(cells)
+
+
+def _line(cells: Iterable[str]) -> str:
+    """A row of a table. Code is written as HTML, for Markdown would show the escape of its bars."""
+    coded = [re.sub("`([^`]*)`", lambda code: _code(code[1]), cell) for cell in cells]
+    return "| " + " | ".join(cell.replace("|", "&#124;<wbr>") for cell in coded) + " |"
+
+
+def _code(text: str) -> str:
+    return f"<code>{html.escape(text)}</code>"
 
 
 def _shown(default: Any) -> str:
@@ -148,7 +159,7 @@ def _key(name: str, value: Mapping[str, Any]) -> str:
     default = f"`{value['default']}`" if "default" in value else "by strategy"
     default = "" if name in ("matrix", "exclude", "search") else default
     cells = [f"`{name}`", _values(value), default, value.get("description", "")]
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return _line(cells)
 
 
 def _values(value: Mapping[str, Any]) -> str:

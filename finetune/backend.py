@@ -4,6 +4,7 @@ and its memory.
 
 import ctypes
 import functools
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ def load_keras() -> None:
     with nullcontext() if loud or "tensorflow" in sys.modules else stderr_to_nowhere():
         import keras
         import tensorflow  # noqa: F401
+    if not loud:  # trials of many shapes are traced anew by intent, which it warns of
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
     keras.utils.disable_interactive_logging()  # progress bars go to stdout, which belongs to data
 
 

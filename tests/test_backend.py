@@ -34,6 +34,15 @@ def test_decoding_takes_half_of_the_processors_and_all_beside_a_gpu(monkeypatch)
     assert backend.threads() == 2
 
 
+def test_what_tensorflow_warns_of_in_python_is_for_verbose_only(capfd):
+    """Trials of many shapes are traced anew by intent; nobody could do anything about it."""
+    backend.load_keras()
+    import tensorflow as tf
+
+    tf.get_logger().warning("5 out of the last 5 calls triggered tf.function retracing")
+    assert capfd.readouterr().err == ""
+
+
 def test_windows_is_asked_in_its_own_way(monkeypatch):
     def answer(process, counters, size):
         assert counters[0] == size == ctypes.sizeof(counters)

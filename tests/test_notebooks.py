@@ -83,6 +83,37 @@ def test_a_notebook_goes_from_photos_to_an_onnx_file(tmp_path, monkeypatch):
     assert (tmp_path / "out/onnx/model.onnx").stat().st_size > 50 * 2**20
 
 
+@pytest.mark.slow  # a minute
+def test_the_seeds_of_transfer_fit_on_one_page(tmp_path, monkeypatch):
+    if not imagenet_weights():
+        pytest.skip(
+            f"no VGG16 weights: FINETUNE_WEIGHTS_DIR has none, {OFFLINE_PACKAGE} (extra offline) "
+            "is not installed"
+        )
+    monkeypatch.setenv("FINETUNE_OUT", str(tmp_path / "out"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    shown = run_notebook(ROOT / "notebooks/seeds_of_transfer.py")
+    assert sum("image/png" in output.get("data", {}) for output in shown) == 1
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "frozen",
+        "fine-tuned",
+        "from scratch",
+    }
+    assert "frozen alone is right on" in shown[-1].text
+
+
+@pytest.mark.slow  # a minute
+def test_a_notebook_transfers_in_steps(tmp_path, monkeypatch):
+    monkeypatch.setenv("FINETUNE_OUT", str(tmp_path / "out"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("FINETUNE_SEEDS", "1")
+    shown = run_notebook(ROOT / "notebooks/transfer_in_steps.py")
+    assert sum("image/png" in output.get("data", {}) for output in shown) == 1
+    results = pd.read_csv(tmp_path / "out/compared/results.csv")
+    assert len(results) == 7
+    assert set(results["status"]) == {"done"}
+
+
 def test_quickstart_compares_and_the_notebook_walks_through_it(tmp_path, monkeypatch):
     if not imagenet_weights():
         pytest.skip(

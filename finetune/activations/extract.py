@@ -259,4 +259,9 @@ def _narrow(row: np.ndarray, dtype: np.dtype) -> np.ndarray:
         raise OverflowError(
             f"an activation of {largest:g} is beyond float16's largest value, 65504"
         )
+    if dtype == np.float16 and 0 < largest < np.finfo(np.float16).smallest_normal:
+        raise OverflowError(  # as random weights of a deep network leave it
+            f"the largest activation of a photo is {largest:g}, and float16 holds nothing below "
+            "6.1e-05 exactly"
+        )
     return row.astype(dtype)

@@ -106,11 +106,17 @@ def _files(title: str, groups: Sequence[Sequence[str]], sign: str = " = ") -> li
 def _not_ready(report: Mapping[str, Any]) -> DataError | None:
     if report["ok"]:
         return None
-    return DataError(
-        f"{count(len(report['bad']), 'photo')} cannot be decoded and "
-        f"{count(len(report['leaks']), 'group')} of identical photos stand in more than one split "
-        "or class; mend or remove them before you train."
-    )
+    bad, copies = len(report["bad"]), len(report["leaks"])
+    stand = "stands" if copies == 1 else "stand"
+    found = {
+        f"{count(bad, 'photo')} cannot be decoded": bad,
+        f"{count(copies, 'group')} of identical photos {stand} in more than one split or class": (
+            copies
+        ),
+    }
+    problems = " and ".join(text for text, number in found.items() if number)
+    them = "it" if bad + copies == 1 and bad else "them"
+    return DataError(f"{problems}; mend or remove {them} before you train.")
 
 
 def _advised(result: Mapping[str, Any]) -> str:

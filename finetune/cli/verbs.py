@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 
 from finetune.cli.options import JSON, OPTIONS
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, UsageError
 from finetune.progress import Reporter, visible
 
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
@@ -52,6 +52,7 @@ def verb(
         shown = plan_text if chosen is plan and plan_text else text
         for flag, (function, its_text) in instead.items():
             if given.pop(flag):
+                _need_all_taken(flag, function, {**given, "dry_run": dry_run})
                 chosen, shown = function, its_text
         result = _called(chosen, given)
         print_json(result) if as_json else print(shown(as_dict(result)))
@@ -62,6 +63,15 @@ def verb(
     extra = {"dry_run": False} if plan and "dry_run" not in inspected else {}
     flags = dict.fromkeys(instead, False)
     return derived(command, call, example, {**flags, **extra, "as_json": False})
+
+
+def _need_all_taken(flag: str, command: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """What a flag's own command does not take is refused, for it would be without effect."""
+    taken = inspect.signature(command).parameters
+    for name, value in given.items():
+        if name not in taken and value not in (None, False, [], ()):
+            words = [f"--{word.replace('_', '-')}" for word in (flag, name)]
+            raise UsageError(f"{words[0]} does not go with {words[1]}; give one of the two.")
 
 
 def derived(

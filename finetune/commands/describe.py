@@ -94,7 +94,7 @@ def table(result: Mapping[str, Any], columns: int | None = None) -> str:
     memory = result["activation_bytes"]
     total = (
         f"{result['backbone']} at {result['image_size']} px: {result['parameters']:,} parameters, "
-        f"{result['multiply_adds'] / 1e9:.2f} G multiply-adds; activations of one "
+        f"{_operations(result['multiply_adds'])} multiply-adds; activations of one "
         f"photo in float32: {_size(memory['inference'])} in inference, "
         f"{_size(memory['training'])} in training."
     )
@@ -147,6 +147,10 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         str(row["receptive_field"]),
         _size(stored) if stored else "-",
     )
+
+
+def _operations(count: int) -> str:
+    return f"{count / 1e9:.2f} G" if count >= 1e8 else f"{count / 1e6:.2f} M"
 
 
 def _size(count: int) -> str:

@@ -4,6 +4,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from finetune.backend import load_keras
 from finetune.errors import UsageError
 from finetune.progress import SILENT, Reporter
 
@@ -24,8 +25,8 @@ def ensemble(
         runs: two or more folders of finished runs on the same photos.
         blend: ``mean``, or ``weighted`` by the lowest log loss on validation; or ``soup``, the mean
             of the weights of runs of one architecture, each taken if it lowers the validation loss.
-        precision: score the joined model on the members' photos anew, in auto, float32, bfloat16
-            or int8; None blends what the members' runs predicted, each in its own precision.
+        precision: score the joined model on the members' photos anew, in auto, float32 or
+            bfloat16; None blends what the members' runs predicted, each in its own precision.
         out: the folder, which opens like that of a run; a new one in ``runs/`` if missing.
         reporter: where progress is reported.
 
@@ -43,6 +44,12 @@ def ensemble(
     if blend not in get_args(Blend):
         allowed = ", ".join(get_args(Blend))
         raise UsageError(f"blend is '{blend}'; allowed are {allowed}.")
+    if precision == "int8":
+        raise UsageError(
+            "precision is 'int8', for which a run is calibrated with photos, and a joined model is "
+            "not. Allowed are auto, float32 and bfloat16, or leave it out."
+        )
+    load_keras()  # before all that imports it: it keeps TensorFlow quiet
     from finetune.execution.ensembling import combine
 
     folder = Path(out or Path("runs", f"ensemble-{datetime.now():%Y%m%d-%H%M%S-%f}"))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.backend import load_keras
 from finetune.files import commit
 from finetune.progress import SILENT, Reporter
 
@@ -59,6 +60,7 @@ def explain(
 
     files = list(find_photos(photos))
     classifier = opened(model)
+    load_keras()  # before all that imports it: it keeps TensorFlow quiet
     from finetune.evaluation.gradcam import default_layer
     from finetune.model.mirror import unmirrored
 

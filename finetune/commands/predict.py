@@ -4,9 +4,10 @@ together.
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -119,6 +120,9 @@ def write(predictions: Predictions, format: str, file: BinaryIO) -> None:
     """
     if format not in FORMATS:
         raise UsageError(f"format is '{format}'; allowed are {', '.join(FORMATS)}.")
+    # A network that cannot be had is found out before anything is written.
+    first = list(itertools.islice(predictions.rows, 1))
+    predictions = replace(predictions, rows=itertools.chain(first, predictions.rows))
     if format == "parquet":
         return _parquet(predictions, file)
     for text in _TEXTS[format](predictions):

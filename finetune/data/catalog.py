@@ -45,8 +45,7 @@ def resolve(data: str, min_per_class: int = 0) -> Dataset:
     if _is_manifest(path):
         from finetune.data.manifest import read_manifest  # pandas: few data sets need it
 
-        dataset = read_manifest(path, min_per_class)
-        return replace(dataset, name=Path(data).name) if hugging_face.is_unpacked(data) else dataset
+        return _named(read_manifest(path, min_per_class), data, path)
     if path.exists():
         return read_folder(path, min_per_class=min_per_class)
     # a recipe's data is an absolute path by now: its folder must not count
@@ -69,11 +68,17 @@ def resolve_labelled(data: str, classes: Sequence[str], split: str | None = None
     if _is_manifest(path):
         from finetune.data.manifest import read_labelled_manifest
 
-        return read_labelled_manifest(path, classes, split)
+        return _named(read_labelled_manifest(path, classes, split), data, path)
     if data in NAMES:
         return read_labelled(locate(data), classes, split, data)
     # What is no folder is refused by `resolve`, which knows the names that there are.
     return read_labelled(path if path.exists() else resolve(data).root, classes, split)
+
+
+def _named(dataset: Dataset, data: str, table: Path) -> Dataset:
+    """The data set called as it was given, and not as the table that was found for it."""
+    is_given = table == Path(data).expanduser()
+    return dataset if is_given else replace(dataset, name=Path(data).name)
 
 
 def _is_manifest(path: Path) -> bool:

@@ -269,6 +269,8 @@ def too_few(
         totals = Counter(classes[photo.label] for photo in settled)
         least = 1 + max(totals[name] for name in names) if settled else needed[small[0][0]]
         problems.append(f"--min-per-class {least} leaves such classes out")
+    elif small:
+        problems.append("--min-per-class N would leave them out, but two classes must be left")
     return problems
 
 

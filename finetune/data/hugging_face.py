@@ -7,8 +7,7 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from finetune.data.photos import SUFFIXES
 from finetune.data.splits import SPLITS
 from finetune.errors import BusyError, DataError, need
 from finetune.files import cache_dir, commit_folder, digest_of, need_space, sha256_of
+from finetune.progress import count
 
 PREFIX = "hf:"
 TABLE = "photos.csv"
@@ -84,7 +84,9 @@ def saved_table(folder: Path) -> Path:
         UsageError: the extra ``hf`` is missing.
         DataError: it holds no photos with classes.
     """
-    files = [(split, path) for split, path in _saved(folder)]
+    files = list(_saved(folder))
+    if missing := [str(path) for _, path in files if not path.is_file()]:
+        raise DataError(f"{missing[0]} is missing. Save the data set again.")
     key = digest_of([[split, sha256_of(path)] for split, path in files])
     return _unpacked(str(folder), key, files)
 
@@ -110,31 +112,31 @@ def hub_table(data: str, only_here: bool = False) -> Path:
 
 def _saved(folder: Path) -> Iterator[tuple[str, Path]]:
     """(split, file) of the Arrow files of a data set, or of each of its splits."""
-    if (folder / "dataset_dict.json").is_file():
-        for name in _names(folder / "dataset_dict.json", lambda content: content["splits"]):
-            if name.lower() not in _SPLITS:
+    dictionary, state = folder / "dataset_dict.json", folder / "state.json"
+    if dictionary.is_file():
+        for split in _read(dictionary, lambda value: list(map(str, value["splits"]))):
+            if split.lower() not in _SPLITS:  # it would name a folder to write to
                 raise DataError(
-                    f"{folder} has a split {name!r}; allowed are {', '.join(_SPLITS)}. Save it "
-                    "without that one."
+                    f"{dictionary} names the split {split!r}; allowed are {', '.join(_SPLITS)}. "
+                    "Save the data set again with splits of these names."
                 )
-            for _, path in _saved(folder / name):
-                yield _SPLITS[name.lower()], path
+            for _, path in _saved(folder / split):
+                yield _SPLITS[split.lower()], path
         return
-    for name in _names(folder / "state.json", _data_files):
+    for name in _read(
+        state, lambda value: [Path(x["filename"]).name for x in value["_data_files"]]
+    ):
         yield "train", folder / name
 
 
-def _data_files(content: Any) -> list[str]:
-    return [file["filename"] for file in content["_data_files"]]
-
-
-def _names(path: Path, find: Callable[[Any], Sequence[str]]) -> list[str]:
-    """Names in a JSON file, which lead nowhere but into its folder."""
+def _read(path: Path, part: Callable[[Any], list[str]]) -> list[str]:
+    """A part of a JSON file; DataError where the file is missing or has none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return [Path(name).name for name in find(content)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} cannot be read: {error}. Save the data set again.") from error
+        return part(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"{path} cannot be read ({type(error).__name__}: {error}). Save the data set again."
+        ) from error
 
 
 def _split_of(path: Path) -> str:
@@ -186,15 +188,17 @@ def _photos(source: str, split: str, path: Path, new: Path) -> Iterator[_Row]:
         for photo, value in cells:
             if value in (None, -1):
                 continue
-            content = photo.get("bytes") if isinstance(photo, dict) else None
+            content = (photo or {}).get("bytes")
             if not content:
                 raise DataError(f"{source} names photos without holding them. {_NEEDED}")
-            if names and not (isinstance(value, int) and 0 <= value < len(names)):
-                raise DataError(f"{source} has the label {value!r}, beyond its {len(names)} names.")
             suffix = Path(photo.get("path") or "").suffix.lower()
             file = f"{split}/{number:07d}{suffix if suffix in SUFFIXES else '.png'}"
             (new / file).write_bytes(content)
             number += 1
+            if names and not 0 <= value < len(names):
+                raise DataError(
+                    f"{source} has a label {value}, and {count(len(names), 'class')}. {_NEEDED}"
+                )
             name = names[value] if names else str(value)
             yield _Row(file, name, split, hashlib.sha256(content).hexdigest())
 
@@ -203,40 +207,41 @@ def _batches(path: Path) -> tuple[Iterator[Any], Any]:
     """The record batches of an Arrow stream or a Parquet file, and its schema."""
     pa = need("pyarrow", "hf")
     pq = need("pyarrow.parquet", "hf")
-    with _readable(path):
+    try:
         if path.suffix == ".parquet":
             table = pq.ParquetFile(path)
-            return _each(path, table.iter_batches(batch_size=256)), table.schema_arrow
+            return table.iter_batches(batch_size=256), table.schema_arrow
         reader = pa.ipc.open_stream(pa.memory_map(str(path)))
-        return _each(path, reader), reader.schema
-
-
-def _each(path: Path, batches: Iterable[Any]) -> Iterator[Any]:
-    with _readable(path):
-        yield from batches
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
+        return iter(reader), reader.schema
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise DataError(f"{path} cannot be read: {error}. Fetch or save it again.") from error
 
 
 def _columns(source: str, schema: Any) -> tuple[str, str, list[str]]:
     """The columns of images and of labels, and the class names, by the features that they have."""
-    try:
-        features = dict(json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"])
-    except (ValueError, KeyError, TypeError):
-        features = {}
+    features = _features(schema)
     kinds = {name: row.get("_type") for name, row in features.items() if isinstance(row, dict)}
-    images = [name for name, kind in kinds.items() if kind == "Image"]
-    labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
+    images = [name for name, kind in kinds.items() if kind == "Image" and _holds(schema, name)]
+    labels = [name for name, kind in kinds.items() if kind == "ClassLabel" and name in schema.names]
     if len(images) != 1 or len(labels) != 1:
         found = ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "none of a type"
         raise DataError(f"{source} has the columns {found}. {_NEEDED}")
     return images[0], labels[0], features[labels[0]].get("names") or []
+
+
+def _features(schema: Any) -> dict[str, Any]:
+    """What `datasets` wrote of each column; nothing where it is not there, or damaged."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
+def _holds(schema: Any, name: str) -> bool:
+    """Whether a column holds the bytes of photos."""
+    kind = schema.field(name).type if name in schema.names else None
+    return "bytes" in [field.name for field in getattr(kind, "fields", [])]
 
 
 def _settled(rows: list[_Row]) -> list[_Row]:

@@ -19,7 +19,8 @@ def find_photos(photos: Sequence[Path | str] | Path | str) -> Iterator[Path]:
     given = [photos] if isinstance(photos, str | PathLike) else list(photos)
     for place in map(str, given):
         if re.match(r"(https?|ftp|s3|gs|hf):/", place):
-            raise UsageError(f"{place} is an address. Download it, and give the file's path.")
+            whole = re.sub(r":/+", "://", place, count=1)  # a path has lost a slash of it
+            raise UsageError(f"{whole} is an address. Download it, and give the file's path.")
     found = list_photos([Path(place) for place in given])
     first = next(found, None)
     if first is None:

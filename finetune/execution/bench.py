@@ -123,8 +123,8 @@ def gather(
         listing = "\n".join(f"  {photo.path}: {reason}" for photo, reason in bad)
         raise DataError(
             f"{len(bad)} of {count(len(dataset.photos), 'photo')} cannot be decoded:\n{listing}\n"
-            "Mend or remove them, or leave them out with --skip-bad (they are then listed in "
-            "excluded.csv)."
+            "Mend or remove them, or leave them out with --skip-bad, in a recipe skip_bad: true "
+            "(a run then lists them in excluded.csv)."
         )
     dataset = without(dataset, bad)
     return dataset, _rows(dataset, cache, wanted)

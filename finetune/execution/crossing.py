@@ -1,6 +1,6 @@
 """Cross-validation of a recipe over stored rows: heads and tails are trained, no trunk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import pandas as pd
 from finetune.data.dataset import Dataset
 from finetune.data.folds import cross_folds
 from finetune.data.overlap import look_alikes
+from finetune.data.photos import Photo
 from finetune.evaluation.folds import resampled_t
 from finetune.evaluation.intervals import interval
 from finetune.evaluation.metrics import per_photo
@@ -16,6 +17,14 @@ from finetune.progress import Reporter, count
 from finetune.recipe.recipe import Recipe
 
 Learn = Callable[[Dataset], tuple[np.ndarray, np.ndarray]]
+
+
+def check_folds(
+    recipe: Recipe, dataset: Dataset, alike: Sequence[tuple[Photo, Photo]] = ()
+) -> None:
+    """Refuse folds that a class is too small for, before anything is trained; DataError."""
+    if recipe.folds:
+        next(cross_folds(dataset, alike, recipe.folds))
 
 
 def cross_validate(

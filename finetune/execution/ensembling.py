@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from finetune.backend import load_keras
+from finetune.activations.engine import resolve_precision
 from finetune.errors import DataError, UsageError
 from finetune.evaluation import plots
 from finetune.evaluation.intervals import mcnemar
@@ -43,7 +43,6 @@ def combine(
                 f"{folder} already holds a finished run. Choose another --out, or delete the "
                 "folder."
             )
-        load_keras()
         return _combine(members, folder, blend, precision, reporter)
 
 
@@ -57,6 +56,8 @@ def _combine(
     kept = [member for member, weight in zip(members, mixed.weights, strict=True) if weight]
     splits = mixed.splits
     if precision:
+        own = _computed_in(members)
+        precision = resolve_precision(own if precision == "auto" else precision)
         splits = _scored(mixed.model, members[0], splits, precision, reporter)
     result = {
         "run": str(folder),
@@ -81,6 +82,12 @@ def _combine(
     commit_by_name(folder / "model.keras", mixed.model.save)
     _write(folder, members, splits, result)
     return result
+
+
+def _computed_in(members: Sequence[Member]) -> str:
+    """``float32`` where all runs were: their backbones may need it; else ``auto``."""
+    is_float32 = all(member.recipe.precision == "float32" for member in members)
+    return "float32" if is_float32 else "auto"
 
 
 def _joined(members: Sequence[Member], blend: Blend, reporter: Reporter) -> Mixed:
@@ -258,7 +265,8 @@ def _write(
     if (members[0].path / PHOTOS).exists():
         contents = (members[0].path / PHOTOS).read_text(encoding="utf-8")
         commit_text(folder / PHOTOS, contents)
-    commit_json(folder / "input.json", {"resize": members[0].recipe.resize})
+    taken = {"resize": members[0].recipe.resize, "precision": _computed_in(members)}
+    commit_json(folder / "input.json", taken)
     commit(folder / "confusion.png", lambda file: plots.confusion(matrix, classes, file))
     commit_text(folder / "README.md", render_ensemble(result, members, folder))
     write_result(folder, dict(result))

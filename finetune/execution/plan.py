@@ -22,6 +22,7 @@ from finetune.activations.listing import nearest_difference
 from finetune.data.dataset import SPLITS, Dataset
 from finetune.errors import FinetuneError
 from finetune.execution.bench import Bench, read_dataset
+from finetune.execution.crossing import check_folds
 from finetune.execution.sharing import (
     Entry,
     Need,
@@ -108,6 +109,7 @@ def plan_trial(
     start = time.perf_counter()
     recipe = settled(recipe)
     dataset = dataset or read_dataset(recipe)
+    check_folds(recipe, dataset)
     network, cache = Bench().prepare(recipe, len(dataset.classes), reporter)
     listing = time.perf_counter() - start
     planned = _plan(recipe, dataset, network, cache)

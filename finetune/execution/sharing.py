@@ -44,7 +44,8 @@ def settled(recipe: Recipe) -> Recipe:
     changes = {"precision": resolve_precision(wanted, recipe.engine)}
     if recipe.data not in NAMES and not recipe.data.startswith(PREFIX):
         changes["data"] = str(Path(recipe.data).expanduser().absolute())
-    if not is_remote(recipe.weights) and Path(recipe.weights).expanduser().exists():
+    is_named = recipe.weights in ("imagenet", "random") or is_remote(recipe.weights)
+    if not is_named and Path(recipe.weights).expanduser().exists():
         changes["weights"] = str(Path(recipe.weights).expanduser().absolute())
     return recipe.model_copy(update=changes)
 

@@ -16,12 +16,12 @@ from finetune.activations.rows import close_shards
 from finetune.backend import release_generators, reset_peak
 from finetune.data.audit import warnings_of
 from finetune.data.dataset import Dataset
-from finetune.data.overlap import overlap, overlap_warning
+from finetune.data.overlap import look_alikes, overlap, overlap_warning
 from finetune.data.photos import read_photos
 from finetune.errors import UsageError
 from finetune.evaluation.explained import explain_test
 from finetune.execution.bench import Bench, gather, read_dataset
-from finetune.execution.crossing import cross_validate
+from finetune.execution.crossing import check_folds, cross_validate
 from finetune.execution.findings import Findings, result_of
 from finetune.execution.learning import Learner
 from finetune.execution.saving import check_fidelity, write_openvino
@@ -30,6 +30,7 @@ from finetune.files import commit_csv, locked
 from finetune.model.network import Network, audit
 from finetune.progress import SILENT, Reporter, Warnings, count
 from finetune.recipe.recipe import Recipe
+from finetune.recipe.strategies import STRATEGIES
 from finetune.runs import record
 from finetune.runs.folder import RunResult
 from finetune.training.linear_head import check_size
@@ -131,6 +132,8 @@ def _prepare(
     record.begin(out, recipe, dataset)
     warnings = Warnings(reporter, warnings_of(dataset, recipe.is_balanced))
     dataset, rows = gather(recipe, dataset, cache, needs(recipe))
+    if recipe.folds:
+        check_folds(recipe, dataset, look_alikes(dataset, reporter) or [])
     return Learner(
         recipe, dataset, network, cache, rows, reporter, bench, out, warnings, tracker=tracker
     )
@@ -247,15 +250,15 @@ def find_rate(recipe: Recipe, reporter: Reporter = SILENT) -> dict[str, Any]:
     Raises:
         UsageError: nothing of the recipe is trained by epochs. FinetuneError: see its subclasses.
     """
+    if STRATEGIES[recipe.strategy].learns == "head" and recipe.head.solver == "lbfgs":
+        raise UsageError(
+            "L-BFGS fits this head without a learning rate. --find-lr needs a recipe that trains "
+            "by epochs: --strategy top-blocks, or --set head.solver=keras."
+        )
     recipe = settled(recipe)
     try:
         learner = _learner(recipe, read_dataset(recipe), Bench(), None, reporter)
         learner.fit_head()
-        if learner.linear:
-            raise UsageError(
-                "L-BFGS fits this head without a learning rate. --find-lr needs a recipe that "
-                "trains by epochs: --strategy top-blocks, or --set head.solver=keras."
-            )
         start = time.perf_counter()
         return learner.find_rate() | {"seconds": round(time.perf_counter() - start, 2)}
     finally:

@@ -14,11 +14,13 @@ import pandas as pd
 
 from finetune.data import catalog
 from finetune.data.dataset import Dataset
+from finetune.data.overlap import look_alikes
 from finetune.errors import SomeCellsFailed, UsageError, need
 from finetune.evaluation import plots
 from finetune.evaluation.optimism import corrected_choice
 from finetune.execution.attempt import Tried, Tries, trying
 from finetune.execution.bench import Bench
+from finetune.execution.crossing import check_folds
 from finetune.execution.sharing import settled
 from finetune.execution.trial import run_trial
 from finetune.files import commit, commit_csv, commit_json, commit_text, digest_of, locked
@@ -64,6 +66,8 @@ def tune_recipe(
     bench = Bench()
     with trying(on, bench, out, reporter) as (tries, at_once), locked(out):
         dataset = catalog.read_dataset(first.data, first.min_per_class, first.groups)
+        if first.folds:  # of the chosen run: now, and not after hours of trials
+            check_folds(first, dataset, look_alikes(dataset, reporter) or [])
         tuning = _Tuning(search, first.seed, dataset, out, reporter, bench)
         tuning.make(trials, minutes, tries, at_once)
         return tuning.finish()

@@ -86,7 +86,7 @@ def load_weights(
         arrays = _read_file(Path(weights), base, row)
     elif Path(weights).is_dir():
         source = str(weights)
-        arrays = _read_run(Path(weights), base)
+        arrays = _read_run(Path(weights), base, name)
     else:
         raise UsageError(
             f"weights is '{weights}'; allowed are imagenet, random, the path of an existing "
@@ -112,17 +112,20 @@ def _read_file(path: Path, base: keras.Model, row: Backbone) -> Arrays:
     return read_hdf5(path, base)
 
 
-def _read_run(folder: Path, base: keras.Model) -> Arrays:
+def _read_run(folder: Path, base: keras.Model, name: str) -> Arrays:
     """The backbone of an earlier run, if its file has the digest that the run recorded."""
     path = folder / "model.keras"
     try:
-        recorded = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["files"]
-        expected = recorded["model.keras"]
+        recorded = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        expected = recorded["files"]["model.keras"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{folder} is no finished run to start from. Give the folder that `finetune run --out` "
-            "wrote, or a weight file."
-        ) from error
+        reason = f"{folder} is no finished run to start from. Give the folder that "
+        raise DataError(f"{reason}`finetune run --out` wrote, or a weight file.") from error
+    if recorded.get("backbone", name) != name:
+        raise IntegrityError(
+            f"{folder} is a run of backbone {recorded['backbone']}, and the recipe's is {name}. "
+            f"Nothing was loaded; set --backbone {recorded['backbone']}, or give other --weights."
+        )
     if not path.is_file() or sha256_of(path) != expected:
         raise IntegrityError(
             f"{path} is not the file that the run wrote: it has another sha256 than metrics.json "

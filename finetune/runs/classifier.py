@@ -39,6 +39,7 @@ class Classifier:
         image_size: side of the square photos in pixels.
         resize: how a photo becomes a square, see ``data.photos.decode``.
         recipe: of the run folder; None for a bare model.
+        computed_in: the precision of its recipe, or that its ``input.json`` names.
     """
 
     def __init__(
@@ -49,12 +50,14 @@ class Classifier:
         resize: str,
         recipe: Recipe | None = None,
         model: "keras.Model | None" = None,
+        computed_in: str = "auto",
     ):
         self.path = path
         self.classes = tuple(classes)
         self.image_size = image_size
         self.resize = resize
         self.recipe = recipe
+        self.computed_in = recipe.precision if recipe else computed_in
         self._model = model
         self._engines: dict[str, Engine] = {}
 
@@ -101,7 +104,8 @@ class Classifier:
         classes = _names(names) if names.exists() else tuple(map(str, range(outputs)))
         _check_outputs(outputs, classes, file)
         size = model.inputs[0].shape[1]
-        return cls(path, classes, size, _resize(folder / "input.json"), None, model)
+        resize, computed_in = _described(folder / "input.json")
+        return cls(path, classes, size, resize, None, model, computed_in)
 
     @property
     def model(self) -> "keras.Model":
@@ -157,7 +161,7 @@ class Classifier:
 
     def precision(self, wanted: str) -> str:
         """``auto`` is float32 for a run in float32, whose backbone may need it."""
-        is_float32 = self.recipe is not None and self.recipe.precision == "float32"
+        is_float32 = self.computed_in == "float32"
         return "float32" if wanted == "auto" and is_float32 else wanted
 
     def _engine(self, precision: str) -> "Engine":
@@ -240,15 +244,15 @@ def _check_outputs(outputs: int, classes: Sequence[str], model: Path) -> None:
         )
 
 
-def _resize(described: Path) -> str:
-    """What ``input.json`` says, as no single recipe made the model."""
-    if not described.exists():
-        return RESIZE_MODES[0]
-    value = _read_json(described)
+def _described(file: Path) -> tuple[str, str]:
+    """Resize and precision that ``input.json`` names, as no single recipe made the model."""
+    if not file.exists():
+        return RESIZE_MODES[0], "auto"
+    value = _read_json(file)
     if not isinstance(value, dict) or value.get("resize") not in RESIZE_MODES:
         allowed = ", ".join(RESIZE_MODES)
-        raise IntegrityError(f"{described} names no resize; allowed are {allowed}.")
-    return value["resize"]
+        raise IntegrityError(f"{file} names no resize; allowed are {allowed}.")
+    return value["resize"], "float32" if value.get("precision") == "float32" else "auto"
 
 
 def _read_json(file: Path) -> Any:

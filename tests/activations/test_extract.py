@@ -112,6 +112,8 @@ def test_broken_weights_and_what_float16_cannot_hold_are_not_stored(photos, tmp_
         fill(open_store(tmp_path), listed, lambda: mean_engine(np.nan))
     with pytest.raises(OverflowError, match="65504"):
         fill(open_store(tmp_path, "float16"), listed, lambda: mean_engine(1000.0))
+    with pytest.raises(OverflowError, match="below 6.1e-05"):
+        fill(open_store(tmp_path, "float16"), listed, lambda: mean_engine(1e-9))
     assert len(open_store(tmp_path)) == len(open_store(tmp_path, "float16")) == 0
 
 

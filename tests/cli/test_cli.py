@@ -55,6 +55,13 @@ def test_version_and_backbones_and_schema():
     )
 
 
+@pytest.mark.parametrize("other", [["--dry-run"], ["--resume", "r"], ["--track", "tensorboard"]])
+def test_find_lr_refuses_what_it_would_not_look_at(other):
+    done = finetune_here("run", "--find-lr", *other)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--find-lr does not go with {other[0]}" in done.stderr
+
+
 def test_run_json_keeps_the_contract_and_stdout_pure(photos, tmp_path):
     out = tmp_path / "out"
     done = finetune(
@@ -261,7 +268,11 @@ def test_data_builds_the_embedded_sets(name):
         (["run", "--set", "epochs.x=3", "--epochs", "3"], 2, "has no keys of its own"),
         (["run", "--set", "{}=3"], 2, "unknown key"),
         (["predict", "no-run", "https://example.org/cat.jpg"], 2, "is an address"),
-        (["explain", "no-run", "https://example.org/cat.jpg"], 2, "is an address"),
+        (
+            ["explain", "no-run", "https://example.org/cat.jpg"],
+            2,
+            "https://example.org/cat.jpg is an address",
+        ),
         (["run", "--precision", "float16"], 2, "float16"),
         (["export", "no-run", "--format", "keras"], 3, "no-run does not exist"),
     ],

@@ -77,7 +77,7 @@ def test_a_run_starts_from_the_backbone_of_an_earlier_one(photos, tmp_path):
         pairs = zip(layer.get_weights(), taken.get_layer(layer.name).get_weights(), strict=True)
         assert all((a == b).all() for a, b in pairs), layer.name
     assert run(second, out=tmp_path / "other").weights["digest"] != found.weights["digest"]
-    with pytest.raises(IntegrityError, match="backbone"):
+    with pytest.raises(IntegrityError, match="set --backbone mini-resnet, or"):
         run(
             second | {"backbone": "resnet34", "weights": str(tmp_path / "first")},
             out=tmp_path / "x",

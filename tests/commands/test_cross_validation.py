@@ -11,7 +11,7 @@ from PIL import Image
 
 from finetune.commands.run import plan_run, run
 from finetune.data.catalog import read_dataset
-from finetune.errors import UsageError
+from finetune.errors import DataError, UsageError
 from finetune.evaluation.folds import with_folds
 from finetune.execution.crossing import cross_validate
 from finetune.execution.sharing import needs
@@ -73,6 +73,24 @@ def test_folds_that_make_no_sense_are_refused(values, reason):
     with pytest.raises(UsageError) as caught:
         load(None, values)
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("command", ["run", "dry run", "tune"])
+def test_folds_that_a_class_is_too_small_for_are_refused_before_anything_is_trained(
+    command, photos, tmp_path, monkeypatch
+):
+    from finetune.commands.tune import tune
+    from finetune.execution.learning import Learner
+
+    monkeypatch.setattr(Learner, "fit_head", lambda learner: pytest.fail("it trains"))
+    recipe = {**BASE, "folds": 20, "data": str(photos)}
+    calls = {
+        "run": lambda: run(recipe, out=tmp_path / "run"),
+        "dry run": lambda: plan_run(recipe),
+        "tune": lambda: tune({**recipe, "search": {"head": ["gap", "gmp"]}}, out=tmp_path / "t"),
+    }
+    with pytest.raises(DataError, match="folds: 20 needs as many independent photos"):
+        calls[command]()
 
 
 def test_compare_says_what_the_folds_found(photos, tmp_path):

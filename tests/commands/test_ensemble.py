@@ -134,6 +134,27 @@ def test_a_precision_scores_the_joined_model_anew(made, ensembled, tmp_path):
         ensemble(*members, precision="float64", out=tmp_path / "wrong")
 
 
+def test_int8_is_refused_with_what_to_choose():
+    with pytest.raises(UsageError, match="Allowed are auto, float32 and bfloat16"):
+        ensemble("a", "b", precision="int8")
+
+
+def test_tensorflow_is_loaded_quietly_before_anything_else_imports_it(monkeypatch):
+    late = "finetune.execution.ensembling"
+    monkeypatch.delitem(sys.modules, late, raising=False)
+    monkeypatch.setattr("finetune.commands.ensemble.load_keras", lambda: sys.modules[late])
+    with pytest.raises(KeyError, match="ensembling"):
+        ensemble("a", "b")
+
+
+def test_auto_is_float32_where_all_members_are(made, ensembled, tmp_path):
+    """As for a run: a MobileNet loses too much in bfloat16, which auto may mean."""
+    found = ensemble(made["gap"], made["gmp"], precision="auto", out=tmp_path / "auto")
+    assert found["precision"] == "float32"
+    out, _ = ensembled["mean"]
+    assert Classifier.open(out).precision("auto") == "float32"
+
+
 @pytest.mark.parametrize("blend", ["mean", "weighted"])
 def test_the_model_says_what_predictions_csv_of_its_members_say_blended(
     blend, ensembled, made, photos

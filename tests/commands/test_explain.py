@@ -4,6 +4,7 @@ command, the runs.
 
 import io
 import json
+import sys
 import zlib
 from pathlib import Path
 
@@ -337,6 +338,16 @@ def trained(tmp_path_factory) -> tuple[Path, Path]:
 @pytest.fixture
 def classifier(trained) -> Classifier:
     return Classifier.open(trained[0])
+
+
+def test_tensorflow_is_loaded_quietly_before_anything_else_imports_it(
+    classifier, trained, monkeypatch
+):
+    late = "finetune.evaluation.gradcam"
+    monkeypatch.delitem(sys.modules, late)
+    monkeypatch.setattr("finetune.commands.explain.load_keras", lambda: sys.modules[late])
+    with pytest.raises(KeyError, match="gradcam"):
+        explain(classifier, trained[1], out="nowhere")
 
 
 def pixels(path) -> np.ndarray:

@@ -336,6 +336,14 @@ def test_mistakes_are_told_at_once(arguments, code, words, tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_a_network_that_cannot_be_had_leaves_stdout_empty(form, folder):
+    photo = folder / "photos/apples/0.png"
+    done = finetune_here("predict", folder / "run", photo, "--format", form, "--precision", "int8")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "has no int8 network" in done.stderr
+
+
 def test_rows_go_to_stdout_also_while_a_bar_moves_on_a_terminal(folder):
     """rich turns sys.stdout to its own console, here stderr's, while a bar is live."""
     terminal, end = pty.openpty()

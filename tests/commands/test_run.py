@@ -182,7 +182,7 @@ def test_bad_photos_stop_the_run_before_training_and_what_is_extracted_is_kept(
     assert "2 of 27 photos" in message
     assert "0.png: " in message
     assert "broken.jpg: " in message
-    assert "--skip-bad" in message
+    assert "--skip-bad, in a recipe skip_bad: true" in message
     plan = plan_trial(chosen.model_copy(update={"skip_bad": True}), QUIET)
     assert plan["to_extract"] == 2, "only the bad photos have no row"
 

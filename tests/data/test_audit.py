@@ -118,6 +118,8 @@ def test_a_broken_photo_alone_is_wrong_and_is_what_a_run_would_stop_at(photos):
     assert not report["ok"]
     ((photo, reason),) = find_bad(dataset.photos, 224, "squash")
     assert report["bad"] == [{"file": photo.file, "reason": reason}]
+    said = finetune_here("check", photos, "--json").stderr.splitlines()[-1]
+    assert said == "error: 1 photo cannot be decoded; mend or remove it before you train."
 
 
 def test_a_folder_without_splits_and_what_is_no_data_set(tmp_path, photos):

@@ -313,6 +313,7 @@ def test_too_few_photos_to_split(tmp_path: Path, n: int) -> None:
     (tmp_path / "dogs/notes.txt").write_text("no photo")
     message = error_of(tmp_path)
     assert f"dogs/ has too few different photos ({n} of 3)" in message
+    assert "--min-per-class N would leave them out, but two classes must be left" in message
     assert "cats/ has" not in message
 
 

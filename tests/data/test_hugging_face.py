@@ -10,7 +10,7 @@ import pytest
 from conftest import finetune, paint
 from hub import serving
 
-from finetune.data.catalog import resolve
+from finetune.data.catalog import resolve, resolve_labelled
 from finetune.errors import DataError
 
 COLORS = {"apple": (200, 60, 50), "plum": (70, 60, 160)}
@@ -58,6 +58,7 @@ def test_a_saved_data_set_is_split_as_class_folders_are(tmp_path):
     assert sizes(str(tmp_path / "fruit")) == {"train": 12, "validation": 4, "test": 4}
     found = resolve(str(tmp_path / "fruit"))
     assert found.name == "fruit"
+    assert resolve_labelled(str(tmp_path / "fruit"), found.classes, "all").name == "fruit"
     assert all(photo.path.read_bytes()[:4] == b"\x89PNG" for photo in found.photos)
 
 
@@ -87,48 +88,60 @@ def test_what_holds_no_photos_or_no_classes_is_refused(tmp_path):
     save(pa.Table.from_pylist(rows, found.schema), tmp_path / "paths")
     with pytest.raises(DataError, match="without holding them"):
         resolve(str(tmp_path / "paths"))
-    texts = found.set_column(0, "image", pa.array(["/etc/hostname"] * 6))
-    save(texts.replace_schema_metadata(found.schema.metadata), tmp_path / "texts")
-    with pytest.raises(DataError, match="without holding them"):
-        resolve(str(tmp_path / "texts"))
-    save(found, tmp_path / "cut")
-    content = (tmp_path / "cut/data-00000-of-00001.arrow").read_bytes()
-    for damaged in (b"no arrow", content[: 2 * len(content) // 3]):
-        (tmp_path / "cut/data-00000-of-00001.arrow").write_bytes(damaged)
-        with pytest.raises(DataError, match="cannot be read"):
-            resolve(str(tmp_path / "cut"))
+    (tmp_path / "plain/data-00000-of-00001.arrow").write_bytes(b"no arrow")
+    with pytest.raises(DataError, match="cannot be read"):
+        resolve(str(tmp_path / "plain"))
 
 
-@pytest.mark.parametrize("split", ["../../train", "/tmp/train", "TRAIN", "unsupervised", "."])
-def test_a_split_is_one_that_we_know_and_never_a_path(tmp_path, split):
-    save(table(tmp_path, 20), tmp_path / "fruit" / Path(split).name)
-    content = json.dumps({"splits": [split]})
-    (tmp_path / "fruit/dataset_dict.json").write_text(content)
-    before = set(tmp_path.rglob("*.png"))
-    if Path(split).name.lower() == "train":
-        assert sizes(str(tmp_path / "fruit")) == {"train": 12, "validation": 4, "test": 4}
-        made = set(tmp_path.rglob("*.png")) - before
-        assert {path.parent.name for path in made} == {"train"}
-        assert {path.parent.parent.parent.name for path in made} == {"data"}
-    else:
-        with pytest.raises(DataError, match="allowed are train, validation"):
-            resolve(str(tmp_path / "fruit"))
+@pytest.mark.parametrize("split", ["../../outside", "extra", 3])
+def test_a_split_of_another_name_is_refused_before_anything_is_written(split, tmp_path):
+    save(table(tmp_path, 8), tmp_path / "fruit/train")
+    save(table(tmp_path, 8), tmp_path / "fruit" / Path(str(split)).name)
+    splits = json.dumps({"splits": ["train", split]})
+    (tmp_path / "fruit/dataset_dict.json").write_text(splits)
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match="split.*allowed are train, validation, test"):
+        resolve(str(tmp_path / "fruit"))
+    assert not list(tmp_path.rglob("outside/*.png"))
+    assert set(tmp_path.rglob("*.png")) <= before
 
 
-@pytest.mark.parametrize("text", ["[", "[]", "{}", '{"splits": [1]}', '{"splits": 1}'])
-def test_a_list_of_splits_that_is_none_is_said(tmp_path, text):
-    (tmp_path / "dataset_dict.json").write_text(text)
-    with pytest.raises(DataError, match="Save the data set again"):
-        resolve(str(tmp_path))
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("state.json", "[]"),
+        ("state.json", '{"_data_files": [3]}'),
+        ("dataset_dict.json", '{"split": []}'),
+        ("dataset_dict.json", "[" * 5_000),
+    ],
+)
+def test_a_damaged_description_is_said(file, text, tmp_path):
+    save(table(tmp_path, 8), tmp_path / "fruit")
+    (tmp_path / "fruit" / file).write_text(text)
+    with pytest.raises(DataError, match="cannot be read"):
+        resolve(str(tmp_path / "fruit"))
 
 
-def test_a_label_beyond_the_names_is_said(tmp_path):
-    found = table(tmp_path, 6)
-    for label in (2, -2):
-        rows = [{**row, "kind": label} for row in found.to_pylist()]
-        save(pa.Table.from_pylist(rows, found.schema), tmp_path / f"fruit{label}")
-        with pytest.raises(DataError, match=f"label {label}, beyond its 2 names"):
-            resolve(str(tmp_path / f"fruit{label}"))
+@pytest.mark.parametrize(
+    "features",
+    [
+        "no JSON",
+        json.dumps([1]),
+        json.dumps(
+            {
+                "info": {
+                    "features": {**FEATURES, "kind": {"_type": "ClassLabel", "names": ["apple"]}}
+                }
+            }
+        ),
+        json.dumps({"info": {"features": {**FEATURES, "id": {"_type": "Image"}, "image": {}}}}),
+    ],
+)
+def test_features_that_do_not_fit_the_columns_are_refused(features, tmp_path):
+    found = table(tmp_path, 8).replace_schema_metadata({"huggingface": features})
+    save(found, tmp_path / "fruit")
+    with pytest.raises(DataError, match="Needed: one column of images"):
+        resolve(str(tmp_path / "fruit"))
 
 
 def test_a_data_set_of_the_hub_is_fetched_once_and_a_dry_run_fetches_nothing(tmp_path):

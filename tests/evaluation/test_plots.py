@@ -2,6 +2,7 @@
 
 import io
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -45,3 +46,9 @@ def test_the_penalty_path_is_drawn():
     file = io.BytesIO()
     plots.penalty_path([{"c": 10.0**e, "validation_loss": e * e / 10} for e in range(-3, 3)], file)
     assert Image.open(file).size == (750, 480)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_notebooks_own_layout_leaves_the_pictures_alone():
+    with mpl.rc_context({"figure.constrained_layout.use": True}):
+        drawn(np.eye(2, dtype=int), ["cats", "dogs"])

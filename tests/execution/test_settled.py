@@ -53,6 +53,15 @@ def test_an_address_of_weights_stays_as_it_is_however_long():
     assert settled(load(None, {"weights": address})).weights == address
 
 
+@pytest.mark.parametrize("weights", ["imagenet", "random"])
+def test_a_folder_that_is_called_as_weights_are_is_not_taken_for_them(
+    weights, tmp_path, monkeypatch
+):
+    (tmp_path / weights).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert settled(load(None, {"weights": weights})).weights == weights
+
+
 @pytest.mark.parametrize(
     ("values", "precision"),
     [
