@@ -33,7 +33,7 @@ def confusion(
     """
     count = len(classes)
     side = float(np.clip(0.5 * count + 2.2, 3.2, _LARGEST))
-    figure = Figure(figsize=(side, side), layout="none")
+    figure = _figure(side, side)
     axes = figure.subplots()
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -54,7 +54,7 @@ def curves(history: Sequence[Mapping[str, Any]], file: BinaryIO) -> None:
         history: rows of ``fit``, phases one after the other; at least one.
         file: where the PNG goes.
     """
-    figure = Figure(figsize=(8, 3.2), layout="none")
+    figure = _figure(8, 3.2)
     figure.subplots_adjust(0.07, 0.16, 0.98, 0.9, wspace=0.16)
     best = int(np.argmin([row["val_loss"] for row in history]))
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
@@ -80,7 +80,7 @@ def penalty_path(path: Sequence[Mapping[str, float]], file: BinaryIO) -> None:
     tried = sorted(path, key=lambda step: -step["c"])
     strengths = [1 / step["c"] for step in tried]
     losses = [step["validation_loss"] for step in tried]
-    figure = Figure(figsize=(5, 3.2), layout="none")
+    figure = _figure(5, 3.2)
     figure.subplots_adjust(0.13, 0.16, 0.97, 0.9)
     axes = figure.subplots()
     _bare(axes, "validation loss", "strength of the L2 penalty, 1/C")
@@ -134,6 +134,13 @@ def importance(shares: Mapping[str, float], file: BinaryIO) -> None:
     axes.set_yticks(range(len(names)), [_shortened(name) for name in names], parse_math=False)
     axes.set_xlim(0, 1)
     figure.savefig(file, format="png", dpi=_DPI)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure (inches) that keeps the margins it is given, whatever a notebook's settings are."""
+    figure = Figure(figsize=(width, height))
+    figure.set_layout_engine("none")
+    return figure
 
 
 def _write_numbers(axes: Axes, matrix: np.ndarray, share: np.ndarray, size: int) -> None:
