@@ -7,7 +7,8 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -207,12 +208,23 @@ def _batches(path: Path) -> tuple[Iterator[Any], Any]:
     """The record batches of an Arrow stream or a Parquet file, and its schema."""
     pa = need("pyarrow", "hf")
     pq = need("pyarrow.parquet", "hf")
-    try:
+    with _readable(path):
         if path.suffix == ".parquet":
             table = pq.ParquetFile(path)
-            return table.iter_batches(batch_size=256), table.schema_arrow
+            return _each(path, table.iter_batches(batch_size=256)), table.schema_arrow
         reader = pa.ipc.open_stream(pa.memory_map(str(path)))
-        return iter(reader), reader.schema
+        return _each(path, reader), reader.schema
+
+
+def _each(path: Path, batches: Iterable[Any]) -> Iterator[Any]:
+    with _readable(path):
+        yield from batches
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise DataError(f"{path} cannot be read: {error}. Fetch or save it again.") from error
 

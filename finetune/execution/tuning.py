@@ -172,14 +172,16 @@ class _Tuning:
         """Tell the result of a trial that needs no training, if it is one: the same settings have
         the same result, and what ended its process again and again has none.
         """
-        twins = [old for old in self.finished() if old.params == trial.params]
+        twin = next((old for old in self.finished() if old.params == trial.params), None)
         failed = self.study.get_trials(states=[self.optuna.trial.TrialState.FAIL])
-        ended = [old for old in failed if old.params == trial.params]
-        if twins:
-            self._copy(twins[0], trial)
-        elif len(ended) >= _TRIES:
-            self._tell(trial, Tried(problem=_ENDED))
-        return bool(twins) or len(ended) >= _TRIES
+        has_ended = sum(old.params == trial.params for old in failed) >= _TRIES
+        if twin and _REASON not in twin.user_attrs:
+            value = twin.value if twin.state.name == "COMPLETE" else None
+            self.study.tell(trial, value, state=twin.state)
+        elif twin or has_ended:
+            problem = twin.user_attrs[_REASON] if twin else _ENDED
+            self._tell(trial, Tried(problem=problem))
+        return bool(twin or has_ended)
 
     def _tell(self, trial: Any, tried: Tried) -> None:
         """Put a trial's result into the study."""
@@ -199,13 +201,6 @@ class _Tuning:
             loss, accuracy = map(float, scores.mean(axis=1))
             trial.set_user_attr("accuracy", accuracy)
             self.study.tell(trial, loss)
-
-    def _copy(self, twin: Any, trial: Any) -> None:
-        if _REASON in twin.user_attrs:
-            self._tell(trial, Tried(problem=twin.user_attrs[_REASON]))
-            return
-        value = twin.value if twin.state.name == "COMPLETE" else None
-        self.study.tell(trial, value, state=twin.state)
 
     def _validation(self, number: int) -> Path:
         """Where loss and correctness of each validation photo lie: float32 (2, n)."""

@@ -88,9 +88,12 @@ def test_what_holds_no_photos_or_no_classes_is_refused(tmp_path):
     save(pa.Table.from_pylist(rows, found.schema), tmp_path / "paths")
     with pytest.raises(DataError, match="without holding them"):
         resolve(str(tmp_path / "paths"))
-    (tmp_path / "plain/data-00000-of-00001.arrow").write_bytes(b"no arrow")
-    with pytest.raises(DataError, match="cannot be read"):
-        resolve(str(tmp_path / "plain"))
+    save(found, tmp_path / "cut")
+    content = (tmp_path / "cut/data-00000-of-00001.arrow").read_bytes()
+    for damaged in (b"no arrow", content[: 2 * len(content) // 3]):
+        (tmp_path / "cut/data-00000-of-00001.arrow").write_bytes(damaged)
+        with pytest.raises(DataError, match="cannot be read"):
+            resolve(str(tmp_path / "cut"))
 
 
 @pytest.mark.parametrize("split", ["../../outside", "extra", 3])
