@@ -56,6 +56,21 @@ def imagenet_weights() -> bool:
     return any(importlib.metadata.distributions(name=OFFLINE_PACKAGE))
 
 
+needs_weights = pytest.mark.skipif(
+    not imagenet_weights(),
+    reason=f"no VGG16 weights: FINETUNE_WEIGHTS_DIR has none, {OFFLINE_PACKAGE} (extra offline) is "
+    "not installed",
+)
+
+
+@pytest.fixture
+def out(tmp_path, monkeypatch) -> Path:
+    """Where a notebook writes."""
+    monkeypatch.setenv("FINETUNE_OUT", str(tmp_path / "out"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    return tmp_path / "out"
+
+
 def run_notebook(script: Path, *more: str) -> list:
     """Outputs of a notebook and of cells that are added to it; raises CellExecutionError."""
     notebook = jupytext.read(script)
@@ -70,56 +85,34 @@ def run_notebook(script: Path, *more: str) -> list:
 
 
 @pytest.mark.slow  # a minute
-def test_a_notebook_goes_from_photos_to_an_onnx_file(tmp_path, monkeypatch):
-    if not imagenet_weights():
-        pytest.skip(
-            f"no VGG16 weights: FINETUNE_WEIGHTS_DIR has none, {OFFLINE_PACKAGE} (extra offline) "
-            "is not installed"
-        )
-    monkeypatch.setenv("FINETUNE_OUT", str(tmp_path / "out"))
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+@needs_weights
+def test_a_notebook_goes_from_photos_to_an_onnx_file(out):
     shown = run_notebook(ROOT / "notebooks/photos_to_onnx.py")
     assert sum("image/jpeg" in output.get("data", {}) for output in shown) == 1
-    assert (tmp_path / "out/onnx/model.onnx").stat().st_size > 50 * 2**20
+    assert (out / "onnx/model.onnx").stat().st_size > 50 * 2**20
 
 
 @pytest.mark.slow  # a minute
-def test_the_seeds_of_transfer_fit_on_one_page(tmp_path, monkeypatch):
-    if not imagenet_weights():
-        pytest.skip(
-            f"no VGG16 weights: FINETUNE_WEIGHTS_DIR has none, {OFFLINE_PACKAGE} (extra offline) "
-            "is not installed"
-        )
-    monkeypatch.setenv("FINETUNE_OUT", str(tmp_path / "out"))
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+@needs_weights
+def test_the_seeds_of_transfer_fit_on_one_page(out):
     shown = run_notebook(ROOT / "notebooks/seeds_of_transfer.py")
     assert sum("image/png" in output.get("data", {}) for output in shown) == 1
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "frozen",
-        "fine-tuned",
-        "from scratch",
-    }
+    assert {path.name for path in out.iterdir()} == {"frozen", "fine-tuned", "from scratch"}
     assert "frozen alone is right on" in shown[-1].text
 
 
 @pytest.mark.slow  # a minute
-def test_a_notebook_transfers_in_steps(tmp_path, monkeypatch):
-    monkeypatch.setenv("FINETUNE_OUT", str(tmp_path / "out"))
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+def test_a_notebook_transfers_in_steps(out, monkeypatch):
     monkeypatch.setenv("FINETUNE_SEEDS", "1")
     shown = run_notebook(ROOT / "notebooks/transfer_in_steps.py")
     assert sum("image/png" in output.get("data", {}) for output in shown) == 1
-    results = pd.read_csv(tmp_path / "out/compared/results.csv")
+    results = pd.read_csv(out / "compared/results.csv")
     assert len(results) == 7
     assert set(results["status"]) == {"done"}
 
 
+@needs_weights
 def test_quickstart_compares_and_the_notebook_walks_through_it(tmp_path, monkeypatch):
-    if not imagenet_weights():
-        pytest.skip(
-            f"no VGG16 weights: FINETUNE_WEIGHTS_DIR has none, {OFFLINE_PACKAGE} (extra offline) "
-            "is not installed"
-        )
     out = tmp_path / "compared"
     done = finetune(
         "compare", ROOT / "recipes/quickstart", "--out", out, timeout=900, COLUMNS="200"
