@@ -107,16 +107,12 @@ def _not_ready(report: Mapping[str, Any]) -> DataError | None:
     if report["ok"]:
         return None
     bad, copies = len(report["bad"]), len(report["leaks"])
-    stand = "stands" if copies == 1 else "stand"
-    found = {
-        f"{count(bad, 'photo')} cannot be decoded": bad,
-        f"{count(copies, 'group')} of identical photos {stand} in more than one split or class": (
-            copies
-        ),
-    }
-    problems = " and ".join(text for text, number in found.items() if number)
-    them = "it" if bad + copies == 1 and bad else "them"
-    return DataError(f"{problems}; mend or remove {them} before you train.")
+    problems = [f"{count(bad, 'photo')} cannot be decoded"] if bad else []
+    if copies:
+        groups = f"{count(copies, 'group')} of identical photos stand{'s' * (copies == 1)}"
+        problems.append(f"{groups} in more than one split or class")
+    them = "it" if (bad, copies) == (1, 0) else "them"
+    return DataError(f"{' and '.join(problems)}; mend or remove {them} before you train.")
 
 
 def _advised(result: Mapping[str, Any]) -> str:
