@@ -78,8 +78,8 @@ def recipe(folder, photos, text: str) -> Path:
 
 
 def shards(cache) -> dict[Path, list[str]]:
-    """Shard of the trunk's rows -> their names. A fidelity audit stores a few more, exactly."""
-    stored = [entry for entry in entries(cache) if entry["fields"]["dtype"] == "float16"]
+    """Shard of pixels or of the trunk's rows -> their names, without the audits' float32 ones."""
+    stored = [entry for entry in entries(cache) if entry["fields"]["dtype"] != "float32"]
     found = [path for entry in stored for path in Path(entry["folder"]).glob("shard-*.json")]
     return {path: [*read_shard(path)["rows"]] for path in found}
 
@@ -263,6 +263,7 @@ def test_ray_alone_starts_a_cluster_on_loopback_and_ends_it(photos, tmp_path, mo
     """No telemetry, no dashboard, and no port beyond this machine."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     path = recipe(tmp_path, photos, f"{SMALL}strategy: cached-features")
+    before = psutil.Process().children(recursive=True)  # zombies of nodes that tests have killed
     seen: dict[str, set] = {"listening": set(), "names": set()}
     ended = threading.Event()
 
@@ -289,7 +290,7 @@ def test_ray_alone_starts_a_cluster_on_loopback_and_ends_it(photos, tmp_path, mo
     assert seen["listening"] <= {"127.0.0.1", "::1"}
     heads = [name for name in seen["names"] if "dashboard.py" in name]
     assert all("--disable-frontend" in name for name in heads)
-    until(lambda: not [p for p in psutil.Process().children(True) if p.is_running()], 30)
+    until(lambda: set(psutil.Process().children(recursive=True)) <= set(before), 30)
 
 
 def test_a_study_makes_as_many_trials_at_once_as_there_is_room_for(
