@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
@@ -138,9 +139,8 @@ def importance(shares: Mapping[str, float], file: BinaryIO) -> None:
 
 def _figure(width: float, height: float) -> Figure:
     """A figure (inches) that keeps the margins it is given, whatever a notebook's settings are."""
-    figure = Figure(figsize=(width, height))
-    figure.set_layout_engine("none")
-    return figure
+    with rc_context({"figure.constrained_layout.use": False, "figure.autolayout": False}):
+        return Figure(figsize=(width, height))
 
 
 def _write_numbers(axes: Axes, matrix: np.ndarray, share: np.ndarray, size: int) -> None:
