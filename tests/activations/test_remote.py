@@ -381,6 +381,8 @@ class _Passing(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         fault = self.server.fault(next(self.server.numbers), self.command)
         self.server.done.append(fault)
+        if self.headers.get("Expect"):  # the client waits for this before it sends a body
+            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length)
         if fault == "drop before":
