@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import platformdirs
 from filelock import FileLock, Timeout
 
+from finetune.disk import space_reported
 from finetune.errors import BusyError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 # What reading a damaged .npz raises: numpy parses a header before zipfile has checked its sum.
 NPZ_DAMAGE = (
@@ -71,7 +71,7 @@ def commit(path: Path, write: Callable[[BinaryIO], object], size: int = 0) -> No
         BusyError: the disk is full. OSError: the directory cannot be written.
         In both cases the old file is untouched.
     """
-    with _space_reported(path, size):
+    with space_reported(path, size):
         make_folder(path.parent)
         handle, temporary = tempfile.mkstemp(
             dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
@@ -97,7 +97,7 @@ def commit_by_name(path: Path, write: Callable[[Path], object], size: int = 0) -
         write: is called with a path of the same name in a directory of its own beside it.
         size: as for ``commit``.
     """
-    with _space_reported(path, size):
+    with space_reported(path, size):
         make_folder(path.parent)
         with tempfile.TemporaryDirectory(
             dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
@@ -191,7 +191,7 @@ def locked(folder: Path) -> Iterator[None]:
         ) from error
     lock = folder / ".lock"
     try:
-        with _space_reported(lock, 0):
+        with space_reported(lock, 0):
             held = FileLock(lock).acquire(timeout=0)
         with held:
             sweep(folder)
@@ -227,46 +227,13 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def need_space(path: Path, size: int) -> None:
-    """Refuse to begin what cannot be finished.
-
-    Args:
-        path: the file or folder that will be written; it need not exist.
-        size: bytes that it will take.
-
-    Raises:
-        BusyError: the disk has less.
-    """
-    folder = next(place for place in (path, *path.absolute().parents) if place.is_dir())
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        raise BusyError(
-            f"The disk of {path} is too full: {size:,} bytes are needed there and {free:,} are "
-            "free. Free some space and run again; nothing finished is lost."
-        )
-
-
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents, durably: each new entry is synced in the folder above it."""
-    with _space_reported(folder, 0):
+    with space_reported(folder, 0):
         missing = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         for made in reversed(missing):
             _sync_directory(made.parent)
-
-
-@contextmanager
-def _space_reported(path: Path, size: int) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        needed = f" ({size:,} bytes)" if size else ""
-        raise BusyError(
-            f"The disk is full: {path}{needed} was not written. Free some space and run again; "
-            "nothing finished is lost."
-        ) from error
 
 
 def _sync_directory(folder: Path) -> None:

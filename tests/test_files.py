@@ -14,15 +14,7 @@ import pytest
 
 from finetune import files
 from finetune.errors import BusyError
-from finetune.files import (
-    commit,
-    commit_by_name,
-    commit_json,
-    commit_text,
-    digest_of,
-    locked,
-    need_space,
-)
+from finetune.files import commit, commit_by_name, commit_json, commit_text, digest_of, locked
 
 
 def half(file):
@@ -146,12 +138,6 @@ def test_temporary_files_of_killed_writers_are_swept(tmp_path):
     with locked(tmp_path):
         pass
     assert {path.name for path in tmp_path.iterdir()} <= {"mine.tmp", ".lock"}
-
-
-def test_space_is_asked_for_before_work_begins(tmp_path):
-    need_space(tmp_path / "not" / "there", 1)
-    with pytest.raises(BusyError, match="bytes are needed"):
-        need_space(tmp_path / "not" / "there", 2**60)
 
 
 def test_a_digest_is_of_the_value_and_not_of_its_text():

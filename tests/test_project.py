@@ -36,6 +36,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 # from a later one.
 LAYERS = (
     "errors",
+    "disk",
     "files progress backend",
     "data model",
     "recipe",
@@ -53,7 +54,8 @@ LAYERS = (
 FLOOR = {part: floor for floor, parts in enumerate(LAYERS) for part in parts.split()}
 # Parts that must import without TensorFlow, which takes seconds: --help and recipe errors wait for
 # no more than these.
-LIGHT = {"errors", "files", "progress", "backend", "data", "recipe", "report", "commands", "cli"}
+LIGHT = {"errors", "disk", "files", "progress", "backend", "data", "recipe", "report"}
+LIGHT |= {"commands", "cli"}
 
 
 # Commands

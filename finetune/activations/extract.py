@@ -12,8 +12,9 @@ from finetune.activations.engine import Engine
 from finetune.activations.remote import Remote
 from finetune.activations.store import Store, row_name
 from finetune.data.photos import Photo, through
+from finetune.disk import need_space
 from finetune.errors import DataError, IntegrityError
-from finetune.files import READ_ONLY, make_folder, need_space, sweep
+from finetune.files import READ_ONLY, make_folder, sweep
 from finetune.progress import Reporter, count
 
 _SHARD_BYTES = 64 * 2**20  # memory that waits to be committed

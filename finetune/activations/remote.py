@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from finetune.activations.store import Store, parse_shard, read_shard
+from finetune.disk import need_space
 from finetune.errors import DataError, FinetuneError, UsageError, need
-from finetune.files import cache_dir, cache_url, digest_of, need_space, shown_url
+from finetune.files import cache_dir, cache_url, digest_of, shown_url
 from finetune.progress import SILENT, Reporter
 
 _FETCHED_AT_ONCE = 4  # shards of at most 64 MB, in memory

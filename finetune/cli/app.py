@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from finetune import __version__
 from finetune.cli import manage, train, use
 from finetune.cli.verbs import say, settings
+from finetune.disk import FULL
 from finetune.errors import BusyError, FinetuneError, Terminated, UsageError
 from finetune.recipe.reading import nested_keys
 from finetune.recipe.recipe import Recipe
@@ -182,7 +183,7 @@ def _watch_signals() -> None:
 
 def _explained(error: Exception) -> FinetuneError:
     """What is nobody's mistake but the disk's, or ours."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in FULL:
         return BusyError(
             f"The disk is full ({error}). Free some space and run again; nothing finished is lost."
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune import __version__
 from finetune.backend import load_keras, stderr_to_nowhere
+from finetune.disk import library_writes
 from finetune.errors import IntegrityError, UsageError
 from finetune.files import commit_json, sha256_of
 from finetune.model.formats import FORMATS, Format
@@ -114,7 +115,8 @@ def _write(row: Format, classifier: "Classifier", out: Path, format: str) -> _Ch
     with tempfile.TemporaryDirectory(dir=_nearest_folder(out), prefix=f".{out.name}.") as temporary:
         folder = Path(temporary, "new")
         folder.mkdir()
-        row.write(model, folder / row.file, _labels(classifier))
+        with library_writes(folder):
+            row.write(model, folder / row.file, _labels(classifier))
         names, difference = _verify(row, folder / row.file, photos, expected)
         checked = _Checked(*names, difference, len(photos), source)
         sidecar = _sidecar(classifier, format, checked)

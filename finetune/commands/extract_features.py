@@ -11,8 +11,9 @@ import numpy as np
 from finetune.activations.remote import check_remote
 from finetune.backend import load_keras
 from finetune.data.dataset import SPLITS, Dataset
+from finetune.disk import need_space
 from finetune.execution.sharing import Need, settled
-from finetune.files import commit, commit_csv, make_folder, need_space
+from finetune.files import commit, commit_csv, make_folder
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.reading import load
 

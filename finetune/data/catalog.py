@@ -1,7 +1,6 @@
 """Named data sets: where they are found, and how they are built when they are not there."""
 
 import difflib
-import errno
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from finetune.data.groups import groups
 from finetune.data.labelled import read_labelled
 from finetune.data.mnist import FILE as MNIST_FILE
 from finetune.data.mnist import write_mnist
+from finetune.disk import FULL
 from finetune.errors import BusyError, DataError, UsageError
 from finetune.files import cache_dir as cache_dir  # until all callers take it from there
 from finetune.files import commit_folder, sha256_of
@@ -190,7 +190,7 @@ def build(name: str, source: Path | None = None, progress: Report | None = None)
             f"Another process has been building {folder} for {LOCK_SECONDS} s. Try again later."
         ) from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise BusyError(
                 f"No room on the disk for {name} in {folder}. Make room or set FINETUNE_CACHE."
             ) from error

@@ -18,8 +18,9 @@ import filelock
 from finetune.data.hub import snapshot
 from finetune.data.photos import SUFFIXES
 from finetune.data.splits import SPLITS
+from finetune.disk import need_space
 from finetune.errors import BusyError, DataError, need
-from finetune.files import cache_dir, commit_folder, digest_of, need_space, sha256_of
+from finetune.files import cache_dir, commit_folder, digest_of, sha256_of
 from finetune.progress import count
 
 PREFIX = "hf:"

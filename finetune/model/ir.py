@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from finetune.backend import load_openvino
+from finetune.disk import library_writes
 from finetune.errors import IntegrityError
 from finetune.files import READ_ONLY, commit, commit_json
 
@@ -151,7 +152,8 @@ def keep(folder: Path, graph: Any, fields: Mapping[str, Any], cuts: Sequence[str
     folder.mkdir(parents=True, exist_ok=True)
     sha256 = {}
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        ov.save_model(graph, Path(temporary, "model.xml"), compress_to_fp16=False)
+        with library_writes(folder):
+            ov.save_model(graph, Path(temporary, "model.xml"), compress_to_fp16=False)
         for suffix in (".xml", ".bin"):
             content = Path(temporary, f"model{suffix}").read_bytes()
             digest = hashlib.sha256(content).hexdigest()

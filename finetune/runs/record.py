@@ -15,10 +15,11 @@ from PIL import Image
 
 from finetune import __version__
 from finetune.data.dataset import Dataset
+from finetune.disk import need_space
 from finetune.errors import UsageError
 from finetune.evaluation import plots
 from finetune.evaluation.metrics import confusion, measure
-from finetune.files import commit, commit_by_name, commit_csv, commit_json, commit_text, need_space
+from finetune.files import commit, commit_by_name, commit_csv, commit_json, commit_text
 from finetune.recipe.reading import reopen
 from finetune.recipe.recipe import Recipe
 from finetune.runs import card, ledger
