@@ -33,6 +33,7 @@ NPZ_DAMAGE = (
     *(ValueError, KeyError, TypeError, EOFError, RuntimeError, SyntaxError),
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
+LOCK = ".lock"  # of a folder
 _TEMPORARY = ".*.tmp"  # files and folders of a commit that is under way, or was killed
 
 
@@ -189,7 +190,7 @@ def locked(folder: Path) -> Iterator[None]:
         raise UsageError(
             f"{folder} cannot be used as a folder ({error.strerror}). Choose another --out."
         ) from error
-    lock = folder / ".lock"
+    lock = folder / LOCK
     try:
         with space_reported(lock, 0):
             held = FileLock(lock).acquire(timeout=0)
@@ -201,9 +202,23 @@ def locked(folder: Path) -> Iterator[None]:
             f"Another process works in {folder}. Wait for it, or choose another --out."
         ) from error
     except BaseException:
-        if is_new and {path.name for path in folder.iterdir()} <= {lock.name}:
+        if is_new and {path.name for path in folder.iterdir()} <= {LOCK}:
             shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Hold a folder of the cache for a short write, after whoever holds it, and sweep what killed
+    writers left in it; the folder is made if missing.
+    """
+    make_folder(folder)
+    lock = folder / LOCK
+    with space_reported(lock, 0):
+        held = FileLock(lock).acquire()
+    with held:
+        sweep(folder)
+        yield
 
 
 def sweep(folder: Path) -> None:

@@ -14,7 +14,15 @@ import pytest
 
 from finetune import files
 from finetune.errors import BusyError
-from finetune.files import commit, commit_by_name, commit_json, commit_text, digest_of, locked
+from finetune.files import (
+    commit,
+    commit_by_name,
+    commit_json,
+    commit_text,
+    digest_of,
+    locked,
+    writing,
+)
 
 
 def half(file):
@@ -152,3 +160,12 @@ def test_a_table_keeps_its_digits_and_holds_no_formula(tmp_path):
     assert text == "'=file,p\n'=1+1,0.1\n''quoted,0.2\nplain,1.0\n"
     files.commit_csv(tmp_path / "empty.csv", table[:0])
     assert (tmp_path / "empty.csv").read_text() == "'=file,p\n"
+
+
+def test_a_writer_of_the_cache_sweeps_what_killed_ones_left(tmp_path):
+    folder = tmp_path / "cache" / "networks"
+    folder.mkdir(parents=True)
+    (folder / ".graph.xml.x.tmp").write_text("half")
+    with writing(folder):
+        commit_text(folder / "graph.xml", "whole")
+    assert {path.name for path in folder.iterdir()} == {"graph.xml", ".lock"}

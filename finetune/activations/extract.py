@@ -14,7 +14,7 @@ from finetune.activations.store import Store, row_name
 from finetune.data.photos import Photo, through
 from finetune.disk import need_space
 from finetune.errors import DataError, IntegrityError
-from finetune.files import READ_ONLY, make_folder, sweep
+from finetune.files import LOCK, READ_ONLY, make_folder, sweep
 from finetune.progress import Reporter, count
 
 _SHARD_BYTES = 64 * 2**20  # memory that waits to be committed
@@ -114,7 +114,7 @@ def _turn(stores: Sequence[Store], names: list[str], reporter: Reporter) -> Iter
         with _writable(store, names):
             for each in sorted(stores, key=lambda each: each.folder):  # one order: no deadlock
                 make_folder(each.folder)
-                lock = FileLock(each.folder / ".lock")
+                lock = FileLock(each.folder / LOCK)
                 held.callback(lock.release)
                 if not _awaited(lock, store, names, reporter):
                     break
@@ -239,7 +239,7 @@ class _Pending:
 @contextmanager
 def _held(store: Store) -> Iterator[None]:
     """Hold an entry for a commit; all who write there do, so what is left there may go."""
-    with FileLock(store.folder / ".lock"):
+    with FileLock(store.folder / LOCK):
         sweep(store.folder)
         yield
 

@@ -11,7 +11,7 @@ from finetune.data.audit import look_at, pairs_alike
 from finetune.data.dataset import Dataset, leaks
 from finetune.data.decode import DECODE_VERSION
 from finetune.data.photos import Photo, map_ahead
-from finetune.files import READ_ONLY, cache_dir, commit_json, make_folder
+from finetune.files import READ_ONLY, cache_dir, commit_json, writing
 from finetune.progress import SILENT, Reporter, count
 
 _SIZE = 224  # side in pixels of what is compared, as in `finetune check`
@@ -91,8 +91,8 @@ def _alike(dataset: Dataset, reporter: Reporter) -> list[tuple[Photo, Photo]]:
     if contents is None:
         contents = _compared(dataset, reporter)
         try:
-            make_folder(path.parent)
-            commit_json(path, contents)
+            with writing(path.parent):
+                commit_json(path, contents)
         except OSError as error:
             if error.errno not in READ_ONLY:  # such a cache will do; it is compared again next time
                 raise

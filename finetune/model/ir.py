@@ -29,7 +29,7 @@ import numpy as np
 from finetune.backend import load_openvino
 from finetune.disk import library_writes
 from finetune.errors import IntegrityError
-from finetune.files import READ_ONLY, commit, commit_json
+from finetune.files import LOCK, READ_ONLY, commit, commit_json, writing
 
 if TYPE_CHECKING:
     import keras
@@ -145,24 +145,29 @@ def keep(folder: Path, graph: Any, fields: Mapping[str, Any], cuts: Sequence[str
     """Commit a network: both files under names that hold their digest, then the manifest that makes
     them visible.
 
-    Two processes that keep the same network at once write files of different names; the later
-    manifest counts.
+    Of two processes that keep the same network at once, the later manifest counts.
     """
-    ov = load_openvino()
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        sha256 = _commit_graph(folder, graph)
+        made = {"format": FORMAT_VERSION, "fields": dict(fields), "cuts": list(cuts)}
+        commit_json(folder / _MANIFEST, {**made, "sha256": sha256, "made": time.time()})
+    return load(folder)
+
+
+def _commit_graph(folder: Path, graph: Any) -> dict[str, str]:
+    """Write both files; name -> sha256."""
     sha256 = {}
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".tmp") as temporary:
         with library_writes(folder):
-            ov.save_model(graph, Path(temporary, "model.xml"), compress_to_fp16=False)
+            path = Path(temporary, "model.xml")
+            load_openvino().save_model(graph, path, compress_to_fp16=False)
         for suffix in (".xml", ".bin"):
-            content = Path(temporary, f"model{suffix}").read_bytes()
+            content = path.with_suffix(suffix).read_bytes()
             digest = hashlib.sha256(content).hexdigest()
             name = f"{digest[:16]}{suffix}"
             commit(folder / name, functools.partial(_write, content))
             sha256[name] = digest
-    made = {"format": FORMAT_VERSION, "fields": dict(fields), "cuts": list(cuts), "sha256": sha256}
-    commit_json(folder / _MANIFEST, {**made, "made": time.time()})
-    return load(folder)
+    return sha256
 
 
 def _write(content: bytes, file: BinaryIO) -> None:
@@ -231,7 +236,7 @@ def leftovers(cache: Path) -> list[Path]:
     named = {artefact.folder / name for artefact in artefacts(cache) for name in artefact.sha256}
     manifests = {artefact.folder / _MANIFEST for artefact in artefacts(cache)}
     files = {path for path in (cache / "openvino").rglob("*") if path.is_file()}
-    return sorted(files - named - manifests)
+    return sorted(path for path in files - named - manifests if path.name != LOCK)
 
 
 def set_aside(artefact: Artefact) -> None:

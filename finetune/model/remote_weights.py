@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from finetune.data.download import fetch
 from finetune.errors import DataError, IntegrityError, UsageError, need
-from finetune.files import cache_dir, make_folder, sha256_of
+from finetune.files import LOCK, cache_dir, make_folder, sha256_of
 
 MOST_BYTES = 2 * 2**30  # of a weight file; the largest of keras.applications has 0.8e9
 _SUFFIXES = (".h5", ".safetensors", ".onnx")
@@ -95,7 +95,7 @@ def fetched(weights: str) -> Path:
     folder = cache_dir() / "weights" / remote.digest
     path = folder / remote.name
     make_folder(folder)
-    with FileLock(folder / ".lock"):
+    with FileLock(folder / LOCK):
         if path.is_file() and sha256_of(path) == remote.digest:
             return path
         path.unlink(missing_ok=True)

@@ -10,9 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from finetune.files import READ_ONLY, cache_dir, commit_json, make_folder
+from finetune.files import READ_ONLY, cache_dir, commit_json, writing
 
 
 def record(split: str, runs: Collection[Path], comparison: bool = True) -> dict[str, int]:
@@ -31,8 +29,7 @@ def record(split: str, runs: Collection[Path], comparison: bool = True) -> dict[
     models = sorted(hashlib.sha256(_scores(run)).hexdigest()[:16] for run in runs)
     together = hashlib.sha256(" ".join(models).encode()).hexdigest()[:16]
     try:
-        make_folder(path.parent)
-        with FileLock(path.with_suffix(".lock")):
+        with writing(path.parent):
             entries = _entries(path)
             entries["models"] = sorted({*entries["models"], *models})
             if comparison and len(models) > 1:

@@ -51,5 +51,5 @@ def test_a_cache_that_may_only_be_read_stops_no_finished_run(tmp_path, monkeypat
     def refused(*_):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(ledger, "make_folder", refused)
+    monkeypatch.setattr(ledger, "writing", refused)
     assert ledger.record("digest", [run(tmp_path, "0", "x")]) == {"models": 0, "comparisons": 0}
