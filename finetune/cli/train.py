@@ -161,6 +161,15 @@ def _some_failed(result: Mapping[str, Any]) -> SomeCellsFailed | None:
     )
 
 
+def _draws_failed(result: Mapping[str, Any]) -> SomeCellsFailed | None:
+    if not result["failed"]:
+        return None
+    return SomeCellsFailed(
+        f"{result['failed']} of {count(result['trials'], 'trial')} have no result; the best of the "
+        f"others is in {result['recipe']}. The warnings above and trials.csv say why."
+    )
+
+
 def _tune(result: Mapping[str, Any]) -> str:
     test, expected = result["test"], result["expected"]
     low, high = test["accuracy_interval"]
@@ -230,7 +239,9 @@ VERBS = {
         plan_failure=_none_can_run,
         failure=_some_failed,
     ),
-    "tune": verb(tune, _tune, "finetune tune recipe.yaml --trials 50 --out tuned"),
+    "tune": verb(
+        tune, _tune, "finetune tune recipe.yaml --trials 50 --out tuned", failure=_draws_failed
+    ),
     "ensemble": verb(ensemble, _ensemble, "finetune ensemble runs/a runs/b --blend weighted"),
     "extract-features": verb(
         extract_features, _features, "finetune extract-features --data photos --pooling gap"

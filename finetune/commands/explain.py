@@ -51,7 +51,7 @@ def explain(
         its reason.
 
     Raises:
-        DataError: there is no photo, or no such class.
+        DataError: there is no photo.
         UsageError: there is no such layer, or the model does not end in a Dense layer.
     """
     from finetune.data.photos import Pixels, printable, read_photos

@@ -10,7 +10,7 @@ import numpy as np
 
 from finetune.backend import load_keras
 from finetune.data.photos import RESIZE_MODES, SUFFIXES, Item, Pixels, read_photos, through
-from finetune.errors import BusyError, DataError, IntegrityError
+from finetune.errors import BusyError, DataError, IntegrityError, UsageError
 from finetune.files import READ_ONLY
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.reading import reopen
@@ -118,10 +118,10 @@ class Classifier:
         return self._model
 
     def index(self, name: str) -> int:
-        """The output of a class; DataError if there is no such class."""
+        """The output of a class; UsageError if there is no such class."""
         if name not in self.classes:
             known = ", ".join(self.classes[:20])
-            raise DataError(f"{self.path} knows no class '{name}'; it knows {known}.")
+            raise UsageError(f"{self.path} knows no class '{name}'; it knows {known}.")
         return self.classes.index(name)
 
     def predict(

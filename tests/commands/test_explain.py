@@ -424,7 +424,7 @@ def test_nothing_is_written_for_a_wrong_question(classifier, trained, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no photos in .*empty"):
         explain(classifier, [tmp_path / "empty"], out=out)
-    with pytest.raises(DataError, match="knows no class 'pears'"):
+    with pytest.raises(UsageError, match="knows no class 'pears'"):
         explain(classifier, [photo], class_name="pears", out=out)
     with pytest.raises(UsageError, match="no layer 'block9'"):
         explain(classifier, [photo], layers=["block9"], out=out)

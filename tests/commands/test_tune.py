@@ -16,6 +16,7 @@ import pytest
 from conftest import finetune
 from PIL import Image
 
+from finetune.cli.train import _draws_failed, _tune
 from finetune.commands.tune import tune
 from finetune.errors import SomeCellsFailed, UsageError
 from finetune.progress import Reporter
@@ -148,6 +149,10 @@ def test_a_trial_that_ends_its_process_is_given_up(recipe, tmp_path, learned):
     found = tune(recipe, trials=2, out=tmp_path / "tuned")
     assert (found["trials"], found["failed"]) == (2, 1)
     assert "3 times" in pd.read_csv(tmp_path / "tuned/trials.csv")["reason"][0]
+    failure = _draws_failed(found)
+    assert failure.exit_code == 5
+    assert "1 of 2 trials have no result" in str(failure)
+    assert _draws_failed({**found, "failed": 0}) is None
 
 
 def test_a_trial_that_lags_behind_is_pruned(recipe, tmp_path, learned):
@@ -263,6 +268,4 @@ def test_the_command_line_prints_its_words_and_its_json(recipe, tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert {"best", "trials", "pruned", "recipe"} <= set(found)
-    from finetune.cli.train import _tune
-
     assert "best of 2 trials (0 pruned, 0 failed)" in _tune(found)
