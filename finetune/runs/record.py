@@ -153,8 +153,9 @@ def finish(
     if begun is not None:
         seconds = {**result.seconds, "command": round(time.perf_counter() - begun, 3)}
         result = replace(result, seconds=seconds)
-    written = result.write(out)
+    # before the result: a run that is killed between the two is finished again, and counts once
     ledger.record(result.split, [out], comparison=False)
+    written = result.write(out)
     for committed in (out / CHECKPOINT, *out.glob(".tail-*.npz")):
         committed.unlink(missing_ok=True)
     return written
