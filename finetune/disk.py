@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from finetune.errors import BusyError
@@ -67,8 +67,13 @@ def library_writes(folder: Path) -> Iterator[None]:
     try:
         yield
     except RuntimeError:
-        with space_reported(folder, 0), tempfile.TemporaryFile(dir=folder) as trial:
-            trial.write(bytes(_TRIAL))
-            trial.flush()
-            os.fsync(trial.fileno())
+        with suppress(OSError), space_reported(folder, 0):  # another fault than a full disk
+            _try_to_write(folder)
         raise
+
+
+def _try_to_write(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder) as trial:
+        trial.write(bytes(_TRIAL))
+        trial.flush()
+        os.fsync(trial.fileno())

@@ -33,7 +33,7 @@ class IntegrityError(FinetuneError):
 
 
 class SomeCellsFailed(FinetuneError):
-    """A comparison is complete, but some of its cells have no result."""
+    """A comparison or a search is complete, but some of its trials have no result."""
 
     exit_code = 5
 

@@ -34,6 +34,7 @@ NPZ_DAMAGE = (
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
 LOCK = ".lock"  # of a folder
+_PATIENCE = 60  # seconds: what is written there takes less than one
 _TEMPORARY = ".*.tmp"  # files and folders of a commit that is under way, or was killed
 
 
@@ -211,11 +212,20 @@ def locked(folder: Path) -> Iterator[None]:
 def writing(folder: Path) -> Iterator[None]:
     """Hold a folder of the cache for a short write, after whoever holds it, and sweep what killed
     writers left in it; the folder is made if missing.
+
+    Raises:
+        BusyError: another process holds it for a minute, or the disk is full.
     """
     make_folder(folder)
     lock = folder / LOCK
-    with space_reported(lock, 0):
-        held = FileLock(lock).acquire()
+    try:
+        with space_reported(lock, 0):
+            held = FileLock(lock).acquire(timeout=_PATIENCE)
+    except Timeout as error:
+        raise BusyError(
+            f"Another process has been writing in {folder} for {_PATIENCE} s. Is it stopped? Let "
+            "it go on, or end it, and run again; nothing finished is lost."
+        ) from error
     with held:
         sweep(folder)
         yield

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -10,6 +11,7 @@ from typing import Any
 
 from finetune.activations.store import intact, read_manifest, set_aside
 from finetune.errors import IntegrityError
+from finetune.files import LOCK
 from finetune.model import ir
 
 DAY = 86_400.0  # seconds
@@ -130,8 +132,8 @@ def _networks(root: Path, days: float, dry_run: bool) -> list[dict[str, Any]]:
     doomed = [(folder / name) for folder in unused for name in _names(folder)]
     for file in [] if dry_run else [*doomed, *left]:
         file.unlink(missing_ok=True)
-        if not any(file.parent.iterdir()):
-            file.parent.rmdir()
+        if {path.name for path in file.parent.iterdir()} <= {LOCK}:
+            shutil.rmtree(file.parent)
     return removed
 
 

@@ -164,9 +164,11 @@ def _some_failed(result: Mapping[str, Any]) -> SomeCellsFailed | None:
 def _draws_failed(result: Mapping[str, Any]) -> SomeCellsFailed | None:
     if not result["failed"]:
         return None
+    verb = "has" if result["failed"] == 1 else "have"
     return SomeCellsFailed(
-        f"{result['failed']} of {count(result['trials'], 'trial')} have no result; the best of the "
-        f"others is in {result['recipe']}. The warnings above and trials.csv say why."
+        f"{result['failed']} of {count(result['trials'], 'trial')} {verb} no result; the best of "
+        f"the others is {result['recipe']}. {Path(result['recipe']).with_name('trials.csv')} says "
+        "why."
     )
 
 

@@ -29,7 +29,7 @@ from finetune.execution.sharing import (
     trial_settings,
 )
 from finetune.execution.worker import Job, Run
-from finetune.files import commit_json, locked
+from finetune.files import commit_json, locked, make_folder
 from finetune.model.backbones import INPUT
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.matrix import Trial, collect
@@ -242,7 +242,7 @@ def _status(trial: Trial, folder: Path, data: Dataset | FinetuneError) -> str:
     if folder.exists() and (not is_same or (folder / "metrics.json").exists()):
         with locked(folder):  # what is of other photos, or damaged; but not another process's
             shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return ""
 
 

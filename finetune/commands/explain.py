@@ -52,7 +52,7 @@ def explain(
 
     Raises:
         DataError: there is no photo.
-        UsageError: there is no such layer, or the model does not end in a Dense layer.
+        UsageError: there is no such class or layer, or the model does not end in a Dense layer.
     """
     from finetune.data.photos import Pixels, printable, read_photos
     from finetune.data.places import find_photos

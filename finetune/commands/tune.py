@@ -40,9 +40,10 @@ def tune(
         reporter: of progress.
 
     Returns:
-        What ``tune --json`` prints: best (settings), trials, pruned, failed, recipe (a file), run
-        (the best one's folder), validation (of the chosen trial: loss, accuracy), expected (the
-        same, corrected for having chosen the best), test, importance (setting -> share).
+        What ``tune --json`` prints: best (settings), trials, pruned, failed (draws that contradict
+        each other among them), recipe (a file), run (the best one's folder), validation (of the
+        chosen trial: loss, accuracy), expected (the same, corrected for having chosen the best),
+        test, importance (setting -> share).
 
     Raises:
         UsageError: a mistake in the recipe, Optuna is not installed, or ``out`` holds another

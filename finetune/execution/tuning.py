@@ -23,7 +23,15 @@ from finetune.execution.bench import Bench
 from finetune.execution.crossing import check_folds
 from finetune.execution.sharing import settled
 from finetune.execution.trial import run_trial
-from finetune.files import commit, commit_csv, commit_json, commit_text, digest_of, locked
+from finetune.files import (
+    commit,
+    commit_csv,
+    commit_json,
+    commit_text,
+    digest_of,
+    locked,
+    make_folder,
+)
 from finetune.progress import Reporter, count
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.search import Domain, Search
@@ -205,7 +213,7 @@ class _Tuning:
     def _validation(self, number: int) -> Path:
         """Where loss and correctness of each validation photo lie: float32 (2, n)."""
         folder = self.out / "validation"
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         return folder / f"{number:05}.npy"
 
     def finish(self) -> dict[str, Any]:

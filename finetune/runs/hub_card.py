@@ -55,7 +55,9 @@ def stage(run: Path, name: str, folder: Path) -> RunResult:
         if file not in PRIVATE:
             _copy(run / file, folder / file)
     for network in (manifest.parent for manifest in run.glob("openvino/*/manifest.json")):
-        shutil.copytree(network, folder / network.relative_to(run), dirs_exist_ok=True)
+        hidden = shutil.ignore_patterns(".*")  # its lock, and what a killed writer left
+        place = folder / network.relative_to(run)
+        shutil.copytree(network, place, ignore=hidden, dirs_exist_ok=True)
     (folder / PHOTOS).write_text(_nameless(run / PHOTOS), encoding="utf-8")
     places = (str(run), result.run, result.weights["source"], recipe.data, recipe.weights)
     named = {"data": placeless(recipe.data), "weights": placeless(recipe.weights)}

@@ -51,7 +51,7 @@ def _entries(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {name: [str(key) for key in found[name]] for name in empty}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # damaged: counting begins now
+    except (OSError, ValueError, KeyError, TypeError):  # missing, damaged: counting begins now
         return empty
 
 

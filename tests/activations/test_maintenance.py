@@ -305,6 +305,9 @@ def test_kept_networks_are_listed_verified_and_set_aside(cache, network):
     flip(next(network.folder.glob("*.xml")))
     assert verify(cache)["damaged"] == [str(network.folder)]
     assert (verify(cache)["networks"], verify(cache)["orphans"]) == (0, 3)
+    age(network.folder, 1)
+    assert len(collect(cache, 30)) == 3
+    assert not network.folder.exists()
 
 
 def test_a_network_that_was_not_used_for_long_is_removed(cache, network):

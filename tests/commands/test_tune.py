@@ -151,7 +151,7 @@ def test_a_trial_that_ends_its_process_is_given_up(recipe, tmp_path, learned):
     assert "3 times" in pd.read_csv(tmp_path / "tuned/trials.csv")["reason"][0]
     failure = _draws_failed(found)
     assert failure.exit_code == 5
-    assert "1 of 2 trials have no result" in str(failure)
+    assert "1 of 2 trials has no result" in str(failure)
     assert _draws_failed({**found, "failed": 0}) is None
 
 

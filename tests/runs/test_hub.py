@@ -6,6 +6,7 @@ import json
 import shutil
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -120,6 +121,7 @@ def test_the_card_has_the_metadata_of_the_hub(folder, pushed):
     assert {row["type"]: row["value"] for row in result["metrics"]}["accuracy"] == accuracy
     assert f"finetune predict hf://{NAME} PHOTO" in text
     assert "explanations.png" not in text
+    assert [name for name in pushed[0].files[NAME] if Path(name).name.startswith(".lock")] == []
 
 
 def test_a_pushed_run_predicts_without_the_folder_and_then_without_the_hub(folder, pushed):
