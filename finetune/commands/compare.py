@@ -230,7 +230,7 @@ def _status(trial: Trial, folder: Path, data: Dataset | FinetuneError) -> str:
     """The status that a trial has already, of the same recipe and photos; "" if it is to be run,
     for which its folder is made ready.
     """
-    from finetune.runs.record import same_recipe
+    from finetune.runs.record import drop_checkpoints, same_recipe
 
     (folder / FAILURE).unlink(missing_ok=True)
     if isinstance(data, FinetuneError):
@@ -238,6 +238,7 @@ def _status(trial: Trial, folder: Path, data: Dataset | FinetuneError) -> str:
     is_same = same_recipe(folder / "recipe.yaml", settled(trial.recipe))
     result = finished_run(folder)
     if is_same and result and result.listed == data.digest:
+        drop_checkpoints(folder)  # a power cut can bring them back
         return "done"
     if folder.exists() and (not is_same or (folder / "metrics.json").exists()):
         with locked(folder):  # what is of other photos, or damaged; but not another process's

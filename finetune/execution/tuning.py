@@ -23,15 +23,7 @@ from finetune.execution.bench import Bench
 from finetune.execution.crossing import check_folds
 from finetune.execution.sharing import settled
 from finetune.execution.trial import run_trial
-from finetune.files import (
-    commit,
-    commit_csv,
-    commit_json,
-    commit_text,
-    digest_of,
-    locked,
-    make_folder,
-)
+from finetune.files import commit, commit_csv, commit_json, commit_text, digest_of, locked
 from finetune.progress import Reporter, count
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.search import Domain, Search
@@ -212,9 +204,7 @@ class _Tuning:
 
     def _validation(self, number: int) -> Path:
         """Where loss and correctness of each validation photo lie: float32 (2, n)."""
-        folder = self.out / "validation"
-        make_folder(folder)
-        return folder / f"{number:05}.npy"
+        return self.out / "validation" / f"{number:05}.npy"
 
     def finish(self) -> dict[str, Any]:
         """Choose the best trial, measure it on the test photos, and write what was found."""

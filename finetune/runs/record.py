@@ -156,9 +156,14 @@ def finish(
     # before the result: a run that is killed between the two is finished again, and counts once
     ledger.record(result.split, [out], comparison=False)
     written = result.write(out)
+    drop_checkpoints(out)
+    return written
+
+
+def drop_checkpoints(out: Path) -> None:
+    """Of a finished run, which needs them no more."""
     for committed in (out / CHECKPOINT, *out.glob(".tail-*.npz")):
         committed.unlink(missing_ok=True)
-    return written
 
 
 def predictions_table(dataset: Dataset, probabilities: Mapping[str, np.ndarray]) -> pd.DataFrame:
