@@ -130,10 +130,12 @@ def _networks(root: Path, days: float, dry_run: bool) -> list[dict[str, Any]]:
     left = [file for file in ir.leftovers(root) if _age(file) > HOUR]
     removed += [_item("orphan", file, file.stat().st_size, _age(file)) for file in left]
     doomed = [(folder / name) for folder in unused for name in _names(folder)]
-    for file in [] if dry_run else [*doomed, *left]:
+    files = [] if dry_run else [*doomed, *left]
+    for file in files:
         file.unlink(missing_ok=True)
-        if {path.name for path in file.parent.iterdir()} <= {LOCK}:
-            shutil.rmtree(file.parent)
+    for folder in {file.parent for file in files}:
+        if {path.name for path in folder.iterdir()} <= {LOCK}:
+            shutil.rmtree(folder)
     return removed
 
 
