@@ -88,7 +88,7 @@ def commit(path: Path, write: Callable[[BinaryIO], object], size: int = 0) -> No
         except BaseException:
             os.unlink(temporary)
             raise
-        _sync_directory(path.parent)
+        sync_folder(path.parent)
 
 
 def commit_by_name(path: Path, write: Callable[[Path], object], size: int = 0) -> None:
@@ -109,7 +109,7 @@ def commit_by_name(path: Path, write: Callable[[Path], object], size: int = 0) -
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        _sync_directory(path.parent)
+        sync_folder(path.parent)
 
 
 def commit_folder(folder: Path, write: Callable[[Path], object]) -> None:
@@ -132,7 +132,7 @@ def commit_folder(folder: Path, write: Callable[[Path], object]) -> None:
         if folder.exists():
             os.replace(folder, old)
         os.replace(new, folder)
-        _sync_directory(folder.parent)
+        sync_folder(folder.parent)
     finally:
         for left in (new, old):
             shutil.rmtree(left, ignore_errors=True)
@@ -258,10 +258,11 @@ def make_folder(folder: Path) -> None:
         missing = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         for made in reversed(missing):
-            _sync_directory(made.parent)
+            sync_folder(made.parent)
 
 
-def _sync_directory(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make durable which names a folder holds."""
     if os.name == "nt":  # Windows cannot open directories, and commits renames by itself
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -274,7 +275,7 @@ def _sync_directory(folder: Path) -> None:
 def _sync_below(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
         if path.is_dir():
-            _sync_directory(path)
+            sync_folder(path)
         else:
             with path.open("rb+") as file:  # Windows syncs only what may be written
                 os.fsync(file.fileno())

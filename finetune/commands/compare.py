@@ -238,7 +238,7 @@ def _status(trial: Trial, folder: Path, data: Dataset | FinetuneError) -> str:
     is_same = same_recipe(folder / "recipe.yaml", settled(trial.recipe))
     result = finished_run(folder)
     if is_same and result and result.listed == data.digest:
-        drop_checkpoints(folder)  # a power cut can bring them back
+        drop_checkpoints(folder)  # who was killed right after the result left them
         return "done"
     if folder.exists() and (not is_same or (folder / "metrics.json").exists()):
         with locked(folder):  # what is of other photos, or damaged; but not another process's

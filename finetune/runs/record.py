@@ -19,7 +19,7 @@ from finetune.disk import need_space
 from finetune.errors import UsageError
 from finetune.evaluation import plots
 from finetune.evaluation.metrics import confusion, measure
-from finetune.files import commit, commit_by_name, commit_csv, commit_json, commit_text
+from finetune.files import commit, commit_by_name, commit_csv, commit_json, commit_text, sync_folder
 from finetune.recipe.reading import reopen
 from finetune.recipe.recipe import Recipe
 from finetune.runs import card, ledger
@@ -164,6 +164,7 @@ def drop_checkpoints(out: Path) -> None:
     """Of a finished run, which needs them no more."""
     for committed in (out / CHECKPOINT, *out.glob(".tail-*.npz")):
         committed.unlink(missing_ok=True)
+    sync_folder(out)  # else a power cut brings them back
 
 
 def predictions_table(dataset: Dataset, probabilities: Mapping[str, np.ndarray]) -> pd.DataFrame:
