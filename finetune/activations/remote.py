@@ -40,6 +40,9 @@ _S3 = {
         "retries": {"mode": "standard", "max_attempts": 4},
     }
 }
+_S3_TRIES = 5
+# aiohttp waits for "100 Continue" outside of its own timeouts. 64 MB at 1 Mbit/s take 9 minutes.
+_SECONDS_PER_CALL = 600
 _OPTIONS: dict[str, dict[str, Any]] = {
     "s3": _S3,
     "s3a": _S3,
@@ -98,7 +101,8 @@ class Remote:
                 "URLs whose fsspec package is installed."
             ) from error
         if protocol in ("s3", "s3a"):
-            self._files.retries = 3
+            self._files.retries = _S3_TRIES
+        self._limit = {"timeout": _SECONDS_PER_CALL} if self._files.async_impl else {}
         self._root = root.rstrip("/")
         self._bucket = "" if protocol in _WITHOUT_BUCKETS else self._root.partition("/")[0]
         if not self._root:
@@ -112,7 +116,7 @@ class Remote:
         with self._reported("read"):
             if not self._list(self._root) and self._bucket:
                 self._files.invalidate_cache()
-                self._files.ls(self._bucket, detail=False)
+                self._files.ls(self._bucket, detail=False, **self._limit)
 
     def holds(self, store: Store, names: Sequence[str]) -> set[str]:
         """Those of the names that had a row here when this process last asked."""
@@ -166,10 +170,13 @@ class Remote:
         with self._reported("written"):
             if not known:
                 manifest = (store.folder / "manifest.json").read_bytes()
-                self._files.pipe_file(f"{self._folder(store)}/manifest.json", manifest)
-            self._files.pipe_file(f"{place}.npy", rows)
-            self._files.pipe_file(f"{place}.json", json.dumps(said).encode())
+                self._put(f"{self._folder(store)}/manifest.json", manifest)
+            self._put(f"{place}.npy", rows)
+            self._put(f"{place}.json", json.dumps(said).encode())
         known[digest] = content
+
+    def _put(self, place: str, content: bytes) -> None:
+        self._files.pipe_file(place, content, **self._limit)
 
     def _folder(self, store: Store) -> str:
         return f"{self._root}/activations/{store.folder.name}"
@@ -177,7 +184,7 @@ class Remote:
     def _list(self, folder: str) -> list[str]:
         self._files.invalidate_cache()
         try:
-            return self._files.ls(folder, detail=False)
+            return self._files.ls(folder, detail=False, **self._limit)
         except FileNotFoundError:
             return []
 
@@ -190,7 +197,8 @@ class Remote:
                 for path in self._list(self._folder(store))
             ]
             new = {path: name[1] for path, name in named if name and name[1] not in known}
-            texts = self._files.cat(list(new), on_error="return") if new else {}
+            options = {"on_error": "return", **self._limit}
+            texts = self._files.cat(list(new), **options) if new else {}
             for path, text in texts.items():
                 if isinstance(text, Exception) and not isinstance(text, FileNotFoundError):
                     raise text
@@ -213,7 +221,8 @@ class Remote:
         """The .npy file of a shard; None if it is damaged, as it is when read twice."""
         for _ in range(2):
             try:
-                rows = self._files.cat_file(f"{self._folder(store)}/shard-{digest}.npy")
+                place = f"{self._folder(store)}/shard-{digest}.npy"
+                rows = self._files.cat_file(place, **self._limit)
             except FileNotFoundError:
                 return None
             if hashlib.sha256(rows).hexdigest() == self._known[store.key][digest]["sha256"]:
@@ -228,7 +237,9 @@ class Remote:
         except FinetuneError:
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            silent = f"no answer in {_SECONDS_PER_CALL} s"
+            unsaid = silent if isinstance(error, TimeoutError) else type(error).__name__
+            reason = " ".join(str(error).split())[:300] or unsaid
             raise DataError(
                 f"The cache {self.url} cannot be {done}: {reason.rstrip('.')}. Check its address, "
                 f"the credentials and the network. What is computed lies in {cache_dir()}; the "

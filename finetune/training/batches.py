@@ -30,8 +30,7 @@ class Batches(keras.utils.PyDataset):
     last batch needs no second trace.
 
     Several devices get equal parts of a batch: it is filled up with blank rows of weight 0, and the
-    weights of the others make up for them, so that gradient and validation loss are those of the
-    photos alone. (Of a last batch that was filled up, the training loss counts a little more.)
+    weights of the others make up for them, so that the gradient is that of the photos alone.
 
     Args:
         read: called with arrays of int indices and the epoch (from 0); yields rows for each.
@@ -98,14 +97,10 @@ class Batches(keras.utils.PyDataset):
     ) -> tuple[np.ndarray, ...]:
         """A batch of a multiple of the devices, with its weights.
 
-        Keras divides the loss of a batch by its rows, blank ones too, and that of an epoch by all
-        rows. A gradient is of one batch, the validation loss of all.
+        Keras divides the loss of a batch by its rows, blank ones too (``PhotoLoss`` does not).
         """
         more = -len(rows) % self._devices
-        whole = len(self._labels)
-        full, rest = divmod(whole, self._size)
-        of_all = full * (self._size + -self._size % self._devices) + rest + -rest % self._devices
-        scale = of_all / whole if self._seed is None else (len(rows) + more) / len(rows)
+        scale = (len(rows) + more) / len(rows)
         scaled = np.full(len(rows), scale, np.float32) * (1 if weights is None else weights)
 
         def filled(values: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from finetune.backend import has_gpu
 from finetune.errors import FinetuneError
 from finetune.training.batches import Batches
 from finetune.training.checkpoint import Progress, read_progress, restore, save
-from finetune.training.losses import loss_of
+from finetune.training.losses import loss_of, photo_metrics
 from finetune.training.optimizers import Schedule, averaged, make_optimizer
 
 
@@ -147,13 +147,14 @@ def make_ready(model: keras.Model, settings: Settings, steps: int) -> tuple:
     optimizer = make_optimizer(
         model, name, rate, momentum, decay, average, settings.rates, settings.anchors
     )
+    loss = loss_of(settings.loss)
     # On several devices batches hold blank rows, whose weight is 0.
     is_one = model.distribute_strategy.num_replicas_in_sync == 1
     model.compile(
         optimizer,
-        loss=loss_of(settings.loss),
+        loss=loss,
         metrics=["accuracy"] if is_one else None,
-        weighted_metrics=None if is_one else ["accuracy"],
+        weighted_metrics=None if is_one else photo_metrics(loss),
         jit_compile=False,
     )
     return signature
@@ -228,8 +229,9 @@ class BestWeights(keras.callbacks.Callback):
         self.model.stop_training = self.finished
 
     def _append(self, epoch: int, logs: Mapping[str, float]) -> None:
+        of_photos = {name.replace("photo_loss", "loss"): logs[name] for name in sorted(logs)}
         names = ("loss", "accuracy", "val_loss", "val_accuracy")
-        values = {name: float(logs[name]) if name in logs else None for name in names}
+        values = {name: float(of_photos[name]) if name in logs else None for name in names}
         rate = None
         if epoch:
             rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))

@@ -460,3 +460,23 @@ def test_a_store_that_stops_answering_ends_in_a_paragraph_and_loses_nothing(
     for name, shard in zip(names, said, strict=True):
         assert hashlib.sha256(files.cat_file(name)).hexdigest() == shard["sha256"]
     proxy.shutdown()
+
+
+@pytest.mark.slow
+def test_a_server_that_never_answers_is_given_up(server, monkeypatch, tmp_path):
+    """It accepts a connection, and not even says 100 Continue."""
+    monkeypatch.setattr(remotes, "_SECONDS_PER_CALL", 5)
+    is_deaf, is_over = threading.Event(), threading.Event()
+    proxy = Proxy(server, lambda number, method: is_deaf.is_set() and is_over.wait() and "")
+    remote = Remote(bucket(server, proxy.url, monkeypatch, tmp_path))
+    store = machine(tmp_path / "one", range(24))
+    assert not remote.holds(store, NAMES)
+    is_deaf.set()
+    start = time.monotonic()
+    with pytest.raises(DataError, match="cannot be written: no answer in 5 s.*goes on from there"):
+        remote.push(store, NAMES)
+    with pytest.raises(DataError, match="cannot be read: no answer in 5 s"):
+        remote.check()
+    assert time.monotonic() - start < 20
+    is_over.set()
+    proxy.shutdown()

@@ -52,7 +52,8 @@ photos, size = given
 pairs = [*zip(one, history, strict=True)]
 found = {name: max(abs(a[name] - b[name]) for a, b in pairs)
          for name in ("val_loss", "val_accuracy")}
-found["loss"] = max(abs(a["loss"] - b["loss"]) for a, b in pairs[1:])
+for name in ("loss", "accuracy"):
+    found[name] = max(abs(a[name] - b[name]) for a, b in pairs[1:])
 found["weights"] = float(abs(before - after).max())
 found["learned"] = one[0]["val_loss"] - one[-1]["val_loss"]
 print(json.dumps(found))
@@ -102,11 +103,9 @@ def on_three() -> list[dict]:
 
 
 def test_a_training_on_several_devices_is_that_on_one(on_three):
-    """Losses and weights within 1e-5."""
+    """Losses, accuracies and weights within 1e-5, class weights among what is summed."""
     found = dict(on_three[0])
     assert abs(found.pop("learned")) > 1e-4
-    # a last batch that was filled up counts a little more in the training loss that is shown
-    assert found.pop("loss") < 0.02
     assert max(found.values()) < 1e-5, found
 
 
@@ -121,8 +120,6 @@ def test_a_trunk_streams_to_all_devices_and_rows_come_back_in_order(on_three):
 def test_a_training_is_the_same_on_any_number_of_devices(devices, photos, size):
     (found,) = alone(TRAIN, devices, photos, size)
     assert abs(found.pop("learned")) > 1e-4
-    is_even = photos % devices == 0 == size % devices
-    assert found.pop("loss") < (1e-5 if is_even else 0.02)
     assert max(found.values()) < 1e-5, found
 
 
@@ -144,7 +141,7 @@ def test_batches_are_filled_up_with_rows_that_weigh_nothing():
     assert y.tolist() == [0, 1, 2, 3, 0, 0]
     assert (w > 0).tolist() == [True] * 4 + [False] * 2
     assert not x[4:].any()
-    assert w[0] == v[0] == pytest.approx(9 / 7), "an epoch's loss is a mean over 9 rows"
+    assert (w[0], v[0]) == (1.5, 1)
     trained = Batches(read_views([rows]), labels, 4, 0, np.full(7, 2, np.float32), devices=3)
     assert trained[0][2].tolist() == [3, 3, 3, 3, 0, 0]
     assert trained[1][2].tolist() == [2, 2, 2]
