@@ -93,7 +93,7 @@ class _Command(TyperCommand):
             raise
 
 
-def _typer(verbs: Mapping[str, Callable[..., None]], text: str | None = None) -> typer.Typer:
+def _typer(verbs: Mapping[str, Callable[..., None]], text: str) -> typer.Typer:
     made = typer.Typer(
         cls=_Commands,
         help=text,
@@ -107,7 +107,11 @@ def _typer(verbs: Mapping[str, Callable[..., None]], text: str | None = None) ->
     return made
 
 
-app = _typer({**train.VERBS, **use.VERBS, **manage.VERBS})
+_PURPOSE = """Fine-tune ImageNet backbones on your photos, and find out honestly which way is best.
+
+Example: finetune run --data photos --out runs/mine
+"""
+app = _typer({**train.VERBS, **use.VERBS, **manage.VERBS}, _PURPOSE)
 app.add_typer(_typer(manage.CACHE_VERBS, "The stored activations."), name="cache")
 app.add_typer(_typer(manage.RECIPE_VERBS, "Recipes as such."), name="recipe")
 
@@ -128,7 +132,6 @@ def _main(
         bool, typer.Option("--version", help="Print it.", is_eager=True, callback=_version)
     ] = False,
 ) -> None:
-    """Fine-tune ImageNet backbones on your photos, and find out honestly which way is best."""
     settings.update(quiet=quiet, verbose=verbose)
     if verbose:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"

@@ -91,7 +91,7 @@ OPTIONS = {
     "precision": Option("Of the network's arithmetic. Default: auto.", choices=PRECISIONS),
     "ensemble precision": Option(
         "Score the joined model anew in this precision. Default: blend what the runs predicted.",
-        choices=PRECISIONS,
+        choices=tuple(name for name in PRECISIONS if name != "int8"),
     ),
     "groups": Option(
         "What in a file's path names the photos that belong together: folder:N, or a regular "

@@ -304,7 +304,10 @@ def test_every_command_has_short_help_with_defaults_and_an_example():
         assert done.exit_code == 0, done.output
         assert f"Example: finetune {' '.join(command)}" in " ".join(done.output.split())
         assert "--json" in done.output or command == ["serve"]
-    assert "--install-completion" in CliRunner().invoke(app, ["-h"]).output
+    root = CliRunner().invoke(app, ["-h"]).output
+    assert "Fine-tune ImageNet backbones on your photos" in root
+    assert "Example: finetune run" in root
+    assert "--install-completion" in root
 
 
 def test_each_option_of_a_command_is_a_parameter_of_its_function():
