@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.backend import load_keras
 from finetune.execution.sharing import settled
-from finetune.files import commit_json, make_folder
+from finetune.files import commit_json, locked
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.reading import load
 from finetune.recipe.recipe import Recipe
@@ -64,7 +64,7 @@ def advise(
         ``page``.
 
     Raises:
-        UsageError, DataError, IntegrityError: see ``run``.
+        UsageError, DataError, IntegrityError, BusyError: see ``run``.
     """
     recipes = [
         _recipe(data, name, weights, image_size, precision, settings, skip_bad)
@@ -76,26 +76,26 @@ def advise(
     from finetune.report.advice import write_advice
 
     dataset = read_dataset(recipes[0])
-    make_folder(Path(out))  # what cannot be written is said before the work
-    looks = [advising.look(recipe, dataset, blocks, reporter) for recipe in recipes]
-    best = max(looks, key=lambda look: look.top["linear_probe"]["accuracy"])
-    similarity = advising.similarity(best, reporter)
-    curve = advising.curve(best, reporter)
-    scores = [row for look in looks for row in look.scores]
-    result = {
-        "data": str(data),
-        "recommendation": recommended(best, similarity, curve, dataset),
-        "similarity": similarity,
-        "scores": sorted(scores, key=lambda row: -row["linear_probe"]["accuracy"]),
-        "scores_checked": advising.CHECKED,
-        "learning_curve": curve,
-        "suspects": advising.suspects(best, dataset, _SHOWN_SUSPECTS, reporter),
-        "photos": len(best.labels),
-        "page": str(Path(out) / "advise.html"),
-    }
-    commit_json(Path(out) / "advise.json", result)
-    write_advice(Path(out), result, dataset.root)
-    return result
+    with locked(Path(out)):  # what cannot be written is said before the work
+        looks = [advising.look(recipe, dataset, blocks, reporter) for recipe in recipes]
+        best = max(looks, key=lambda look: look.top["linear_probe"]["accuracy"])
+        similarity = advising.similarity(best, reporter)
+        curve = advising.curve(best, reporter)
+        scores = [row for look in looks for row in look.scores]
+        result = {
+            "data": str(data),
+            "recommendation": recommended(best, similarity, curve, dataset),
+            "similarity": similarity,
+            "scores": sorted(scores, key=lambda row: -row["linear_probe"]["accuracy"]),
+            "scores_checked": advising.CHECKED,
+            "learning_curve": curve,
+            "suspects": advising.suspects(best, dataset, _SHOWN_SUSPECTS, reporter),
+            "photos": len(best.labels),
+            "page": str(Path(out) / "advise.html"),
+        }
+        commit_json(Path(out) / "advise.json", result)
+        write_advice(Path(out), result, dataset.root)
+        return result
 
 
 def _recipe(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.backend import load_keras
-from finetune.files import commit
+from finetune.files import commit, locked
 from finetune.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def explain(
     Raises:
         DataError: there is no photo.
         UsageError: there is no such class or layer, or the model does not end in a Dense layer.
+        BusyError: another process works in ``out``.
     """
     from finetune.data.photos import Pixels, printable, read_photos
     from finetune.data.places import find_photos
@@ -72,7 +73,7 @@ def explain(
     answers = []
     bad = []
     pixels = Pixels(classifier.image_size, classifier.resize)
-    with reporter.stage("photos explained", len(files)) as advance:
+    with locked(Path(out)), reporter.stage("photos explained", len(files)) as advance:
         stream: Iterator[tuple[Any, np.ndarray | str]] = read_photos(pixels, files)
         for file, found in stream:
             advance(1)
@@ -81,7 +82,7 @@ def explain(
                 reporter.warn(f"{printable(file)}: {found}")
             else:
                 answers.append(question.ask(file, found))
-    question.turn_page()
+        question.turn_page()
     return {
         "run": str(classifier.path),
         "out": str(out),

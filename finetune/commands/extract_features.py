@@ -13,9 +13,10 @@ from finetune.backend import load_keras
 from finetune.data.dataset import SPLITS, Dataset
 from finetune.disk import need_space
 from finetune.execution.sharing import Need, settled
-from finetune.files import commit, commit_csv, make_folder
+from finetune.files import commit, commit_csv, locked
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.reading import load
+from finetune.recipe.recipe import Recipe
 
 Place = str | PathLike[str]
 
@@ -51,7 +52,8 @@ def extract_features(
         What ``extract-features --json`` prints; ``cached``: no photo was run through the trunk.
 
     Raises:
-        UsageError: no such cut. DataError, IntegrityError: see ``run``.
+        UsageError: no such cut, or ``out`` cannot be written. DataError, IntegrityError: see
+            ``run``. BusyError: another process works in ``out``.
     """
     chosen: dict[str, Any] = {
         "data": None if data is None else str(data),
@@ -66,12 +68,18 @@ def extract_features(
     recipe = settled(load(None, chosen, list(settings)))
     check_remote()
     load_keras()
+    with locked(Path(out)):  # what cannot be written is said before the work
+        return _extracted(recipe, cut, pooling, Path(out), reporter)
+
+
+def _extracted(
+    recipe: Recipe, cut: str | None, pooling: str, out: Path, reporter: Reporter
+) -> dict[str, Any]:
     from finetune.execution.bench import Bench, gather, read_dataset
     from finetune.model.cut import find_cut
     from finetune.model.heads import pool_maps
 
     dataset = read_dataset(recipe)
-    make_folder(Path(out))  # what cannot be written is said before the work
     network, cache = Bench().prepare(recipe, len(dataset.classes), reporter)
     cut = cut or network.top
     maps = find_cut(network.whole, cut).shape[1:]
@@ -88,7 +96,7 @@ def extract_features(
             for batch in rows[need].batches(recipe.batch_size):
                 yield pool_maps(batch, pooling) if is_pooled else batch
 
-    _write(Path(out), batches(), shape, dtype, dataset)
+    _write(out, batches(), shape, dtype, dataset)
     return {
         "out": str(out),
         "n": shape[0],

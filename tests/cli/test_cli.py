@@ -109,7 +109,10 @@ def test_extract_features_writes_aligned_rows_and_reuses_them(photos, tmp_path):
         32,
         "--json",
     )
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / ".features.npy.x1.tmp").write_text("of a writer that was killed")
     first = json.loads(finetune_here(*arguments, "--out", tmp_path / "f").stdout)
+    assert not list((tmp_path / "f").glob("*.tmp"))
     assert (first["n"], first["shape"], first["cached"]) == (26, [26, 512], False)
     assert first["images_per_second"] > 0
     pooled, index = (

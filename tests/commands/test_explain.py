@@ -394,7 +394,10 @@ def test_a_photo_is_explained_at_its_own_size_however_it_is_turned(classifier, t
 
 def test_folders_pages_and_equal_names(classifier, trained, tmp_path):
     out = tmp_path / "out"
+    out.mkdir()
+    (out / ".contact.png.x1.tmp").write_text("of a writer that was killed")
     found = explain(classifier, [trained[1] / "test"], precision="float32", out=out)
+    assert not list(out.glob("*.tmp"))
     assert len(found["photos"]) == 12
     assert found["contact"] == [
         str(tmp_path / "out" / name) for name in ("contact.png", "contact-2.png")
