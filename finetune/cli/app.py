@@ -24,7 +24,15 @@ from finetune.errors import BusyError, FinetuneError, Terminated, UsageError
 from finetune.recipe.reading import nested_keys
 from finetune.recipe.recipe import Recipe
 
-_UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_UNUSABLE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+)
 _ANYWHERE = ("-q", "--quiet", "-v", "--verbose")  # allowed behind the command, too
 # What people call a command before they know its name.
 _OTHER_NAMES = {

@@ -55,7 +55,7 @@ def verb(
                 _need_all_taken(flag, function, {**given, "dry_run": dry_run})
                 chosen, shown = function, its_text
         result = _called(chosen, given)
-        print_json(result) if as_json else print(shown(as_dict(result)))
+        print_json(result) if as_json else print(visible(shown(as_dict(result))))
         error = (failure if chosen is command else plan_failure)(as_dict(result))
         if error:
             raise error

@@ -5,6 +5,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.activations.rows import close_shards
 from finetune.backend import load_keras
 from finetune.execution.sharing import settled
 from finetune.files import commit_json, locked
@@ -71,31 +72,41 @@ def advise(
         for name in dict.fromkeys(backbone)
     ]
     load_keras()
-    from finetune.execution import advising
     from finetune.execution.bench import read_dataset
-    from finetune.report.advice import write_advice
 
     dataset = read_dataset(recipes[0])
     with locked(Path(out)):  # what cannot be written is said before the work
-        looks = [advising.look(recipe, dataset, blocks, reporter) for recipe in recipes]
-        best = max(looks, key=lambda look: look.top["linear_probe"]["accuracy"])
-        similarity = advising.similarity(best, reporter)
-        curve = advising.curve(best, reporter)
-        scores = [row for look in looks for row in look.scores]
-        result = {
-            "data": str(data),
-            "recommendation": recommended(best, similarity, curve, dataset),
-            "similarity": similarity,
-            "scores": sorted(scores, key=lambda row: -row["linear_probe"]["accuracy"]),
-            "scores_checked": advising.CHECKED,
-            "learning_curve": curve,
-            "suspects": advising.suspects(best, dataset, _SHOWN_SUSPECTS, reporter),
-            "photos": len(best.labels),
-            "page": str(Path(out) / "advise.html"),
-        }
-        commit_json(Path(out) / "advise.json", result)
-        write_advice(Path(out), result, dataset.root)
-        return result
+        try:
+            return _advised(recipes, dataset, blocks, Path(out), reporter)
+        finally:
+            close_shards()
+
+
+def _advised(
+    recipes: Sequence[Recipe], dataset: "Dataset", blocks: int, out: Path, reporter: Reporter
+) -> dict[str, Any]:
+    from finetune.execution import advising
+    from finetune.report.advice import write_advice
+
+    looks = [advising.look(recipe, dataset, blocks, reporter) for recipe in recipes]
+    best = max(looks, key=lambda look: look.top["linear_probe"]["accuracy"])
+    similarity = advising.similarity(best, reporter)
+    curve = advising.curve(best, reporter)
+    scores = [row for look in looks for row in look.scores]
+    result = {
+        "data": recipes[0].data,
+        "recommendation": recommended(best, similarity, curve, dataset),
+        "similarity": similarity,
+        "scores": sorted(scores, key=lambda row: -row["linear_probe"]["accuracy"]),
+        "scores_checked": advising.CHECKED,
+        "learning_curve": curve,
+        "suspects": advising.suspects(best, dataset, _SHOWN_SUSPECTS, reporter),
+        "photos": len(best.labels),
+        "page": str(out / "advise.html"),
+    }
+    commit_json(out / "advise.json", result)
+    write_advice(out, result, dataset.root)
+    return result
 
 
 def _recipe(

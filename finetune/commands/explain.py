@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from finetune.runs.classifier import Classifier
 
 _ROWS = 10  # photos on a page of a contact sheet
+_BYTES = 70  # of each part of a picture's name: a file system allows 255, a temporary file needs 14
 
 
 def explain(
@@ -77,11 +78,14 @@ def explain(
         stream: Iterator[tuple[Any, np.ndarray | str]] = read_photos(pixels, files)
         for file, found in stream:
             advance(1)
-            if isinstance(found, str):
-                bad.append({"file": printable(file), "reason": found})
-                reporter.warn(f"{printable(file)}: {found}")
-            else:
-                answers.append(question.ask(file, found))
+            if not isinstance(found, str):
+                shown = _pictures(file)
+                if not isinstance(shown, str):
+                    answers.append(question.ask(file, found, *shown))
+                    continue
+                found = shown
+            bad.append({"file": printable(file), "reason": found})
+            reporter.warn(f"{printable(file)}: {found}")
         question.turn_page()
     return {
         "run": str(classifier.path),
@@ -108,11 +112,13 @@ class _Question:
     _rows: list[list["Tile"]] = field(default_factory=list)
     _stems: set[str] = field(default_factory=set)
 
-    def ask(self, file: Path, pixels: "np.ndarray") -> dict[str, Any]:
+    def ask(
+        self, file: Path, pixels: "np.ndarray", photo: "Image.Image", small: "Image.Image"
+    ) -> dict[str, Any]:
         """Explain one photo: draw its pictures and its row of the contact sheet."""
         from finetune.data.photos import printable
         from finetune.evaluation.gradcam import grad_cam
-        from finetune.evaluation.overlays import TILE, Tile, open_photo, overlay, peak, spread
+        from finetune.evaluation.overlays import Tile, overlay, peak, spread
 
         resize = self.classifier.resize
         probabilities = self._probabilities(pixels)
@@ -120,9 +126,8 @@ class _Question:
         heats = grad_cam(self.network, pixels[None], self.layers, label)
         maps = self._maps(pixels)
         name, share = self.classifier.classes[label], float(probabilities[label])
-        data, shown = file.read_bytes(), printable(Path(file.name))
-        photo, small = open_photo(data), open_photo(data, TILE)
-        stem = _unlike(shown.removesuffix(file.suffix), self._stems)
+        shown = printable(Path(file.name))
+        stem = _unlike(_short(shown.removesuffix(file.suffix)), self._stems)
         drawn = {}
         row = [Tile(small, [_one_line(shown)])]
         for layer, (heat,) in zip(self.layers, heats, strict=True):
@@ -178,8 +183,22 @@ class _Question:
 
     def _save(self, picture: "Image.Image", *parts: str) -> str:
         """Names of classes and layers may hold what a file's name may not."""
-        name = ".".join(parts).translate(dict.fromkeys(map(ord, '/\\:*?"<>|\0'), "_"))
+        name = ".".join(map(_short, parts)).translate(dict.fromkeys(map(ord, '/\\:*?"<>|\0'), "_"))
         return _save(picture, self.out / f"{name}.png")
+
+
+def _pictures(file: Path) -> "tuple[Image.Image, Image.Image] | str":
+    """A photo large and small, or why it cannot be shown: that may cost more than a network's
+    input does.
+    """
+    from finetune.data.decode import BadPhoto
+    from finetune.evaluation.overlays import TILE, open_photo
+
+    try:
+        data = file.read_bytes()
+        return open_photo(data), open_photo(data, TILE)
+    except (BadPhoto, OSError) as error:
+        return str(error)
 
 
 def _lines(name: str, share: float, layer: str, seen: bool) -> list[str]:
@@ -196,6 +215,10 @@ def _one_line(name: str) -> str:
 def _save(picture: "Image.Image", path: Path) -> str:
     commit(path, lambda file: picture.save(file, "PNG"))
     return str(path)
+
+
+def _short(name: str) -> str:
+    return name.encode()[:_BYTES].decode(errors="ignore")
 
 
 def _unlike(stem: str, taken: set[str]) -> str:

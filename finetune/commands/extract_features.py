@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from finetune.activations.remote import check_remote
+from finetune.activations.rows import close_shards
 from finetune.backend import load_keras
 from finetune.data.dataset import SPLITS, Dataset
 from finetune.disk import need_space
@@ -69,7 +70,10 @@ def extract_features(
     check_remote()
     load_keras()
     with locked(Path(out)):  # what cannot be written is said before the work
-        return _extracted(recipe, cut, pooling, Path(out), reporter)
+        try:
+            return _extracted(recipe, cut, pooling, Path(out), reporter)
+        finally:
+            close_shards()
 
 
 def _extracted(

@@ -149,10 +149,10 @@ def _prediction(
 
 def _table(predictions: Predictions) -> Iterator[str]:
     """Class and percent, as often as wanted, then the file: names of any length spoil no column."""
-    width = max(map(len, predictions.classes))
+    width = max(len(printed(name)) for name in predictions.classes)
     for photo in predictions:
         if photo.bad is None:
-            cells = [f"{name:<{width}}  {100 * share:5.1f} %" for name, share in photo.top]
+            cells = [f"{printed(name):<{width}}  {100 * share:5.1f} %" for name, share in photo.top]
             yield "  ".join([*cells, printed(photo.file)]) + "\n"
 
 

@@ -1,6 +1,8 @@
 """Photos that show the same: saved again, mirrored, cropped or shifted, or of one burst."""
 
-from collections.abc import Sequence
+import functools
+import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -20,6 +22,10 @@ _GRID = 12
 _THUMBNAIL = 64
 _FLAT = 8.0  # length of the steps, in grey values, below which a picture is an even surface
 _ROWS = 256  # photos that are compared with all others at once
+_SHIFT = 2  # pixels of a thumbnail
+# A minute or so on one core. Without an end, 1,000 photos by one fixed camera would take half an
+# hour, for each is a candidate of each.
+_MOST_PAIRS = 50_000
 
 
 def thumbnail(photo: np.ndarray) -> np.ndarray:
@@ -28,51 +34,100 @@ def thumbnail(photo: np.ndarray) -> np.ndarray:
     return np.asarray(grey.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX))
 
 
-def alike(thumbnails: Sequence[np.ndarray]) -> list[tuple[int, int]]:
+def alike(
+    thumbnails: Sequence[np.ndarray], warn: Callable[[str], object] = lambda text: None
+) -> list[tuple[int, int]]:
     """Pairs of pictures that show the same, as far as their grey steps tell.
 
     The coarse descriptor is the differences between neighbours on a grid of 12 x 12 means, centred,
     of length 1. Each picture is compared as it is, cropped by 5 % in its middle and at its four
     corners, and all that mirrored, with each other one as it is. Pairs that pass are correlated
-    finely, see ``_correlation``.
+    finely, see ``_seen_in``.
 
     Args:
         thumbnails: n pictures from ``thumbnail``.
+        warn: is told if more pairs passed than are compared finely.
 
     Returns:
         Pairs (first, second) of indexes, first < second, in order.
     """
     if not len(thumbnails):
         return []
-    plain = np.concatenate([_describe(picture, views=False) for picture in thumbnails])
-    pairs: set[tuple[int, int]] = set()
-    for start in range(0, len(thumbnails), _ROWS):
-        views = np.stack([_describe(picture) for picture in thumbnails[start : start + _ROWS]])
-        for view in range(views.shape[1]):
-            rows, columns = np.nonzero(views[:, view] @ plain.T >= CANDIDATE)
-            found = zip((rows + start).tolist(), columns.tolist(), strict=True)
-            pairs |= {(min(pair), max(pair)) for pair in found if pair[0] != pair[1]}
-    return [pair for pair in sorted(pairs) if _is_alike(*(thumbnails[index] for index in pair))]
+    pairs, passed = _candidates(thumbnails)
+    if passed > len(pairs):
+        warn(
+            f"At least {passed:,} pairs of photos are of one composition, as those of a fixed "
+            f"camera are; only the {len(pairs):,} most alike were compared in detail, so that some "
+            "near-duplicates may have been missed. Name what belongs together with `groups`."
+        )
+    found = _seen_in(thumbnails, pairs)
+    found[~found] = _seen_in(thumbnails, pairs[~found][:, ::-1])
+    return [(int(first), int(second)) for first, second in pairs[found]]
 
 
-def _is_alike(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether one of two thumbnails, or a part of it, shows the other."""
-    return max(_correlation(first, second), _correlation(second, first)) >= ALIKE
-
-
-def _correlation(picture: np.ndarray, other: np.ndarray) -> float:
-    """Of the grey steps of a thumbnail's views with those of another one, at the best of the shifts
-    by up to two pixels: -1 to 1.
+def _candidates(thumbnails: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
+    """Pairs whose coarse descriptors agree, the best of them if there are too many: int (p, 2) in
+    order, first < second; and how many there were at least.
     """
-    across, down = _steps(_views(picture))
-    other_across, other_down = _steps(other.astype(np.float32)[None])
-    products = _spectrum(across) * np.conj(_spectrum(other_across))
-    products += _spectrum(down) * np.conj(_spectrum(other_down))
-    found = np.fft.irfft2(products, s=(_THUMBNAIL, _THUMBNAIL))
-    near = found[:, [0, 1, 2, -2, -1]][:, :, [0, 1, 2, -2, -1]].max(axis=(1, 2))
-    lengths = np.sqrt((across**2 + down**2).sum(axis=(1, 2)))
-    other_length = np.sqrt((other_across**2 + other_down**2).sum())
-    return float((near / np.maximum(lengths * other_length, _FLAT**2)).max())
+    n = len(thumbnails)
+    plain = np.concatenate([_describe(picture, views=False) for picture in thumbnails])
+    keys, scores = np.empty(0, np.int64), np.empty(0, np.float32)
+    passed = 0
+    for start in range(0, n, _ROWS):
+        views = np.stack([_describe(picture) for picture in thumbnails[start : start + _ROWS]])
+        cosines = functools.reduce(np.maximum, (view @ plain.T for view in views.swapaxes(0, 1)))
+        rows, columns = np.nonzero(cosines >= CANDIDATE)
+        found = cosines[rows, columns]
+        rows += start
+        passed += int(np.count_nonzero(rows < columns))
+        both = np.minimum(rows, columns) * n + np.maximum(rows, columns)
+        apart = rows != columns
+        keys, scores = np.append(keys, both[apart]), np.append(scores, found[apart])
+        keys, scores = _highest(keys, scores)
+    return np.stack(np.divmod(keys, n), axis=1), passed
+
+
+def _highest(keys: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each key once with its highest score, in order; the ones with the highest scores."""
+    order = np.argsort(-scores, kind="stable")
+    keys, first = np.unique(keys[order], return_index=True)
+    scores = scores[order][first]
+    kept = np.sort(np.argsort(-scores, kind="stable")[:_MOST_PAIRS])
+    return keys[kept], scores[kept]
+
+
+def _seen_in(thumbnails: Sequence[np.ndarray], pairs: np.ndarray) -> np.ndarray:
+    """Whether a view of each pair's first picture shows its second one: bool (p,).
+
+    The grey steps of each view are correlated with those of the other picture, at the best of the
+    shifts by up to two pixels.
+    """
+    found = np.zeros(len(pairs), bool)
+    order = np.argsort(pairs[:, 0], kind="stable").tolist()
+    for first, rows in itertools.groupby(order, key=lambda row: int(pairs[row, 0])):
+        views = _flat(*_steps(_views(thumbnails[first])))
+        lengths = np.linalg.norm(views, axis=1, keepdims=True)
+        for row in rows:
+            other = _shifted(thumbnails[pairs[row, 1]])
+            length = np.linalg.norm(other[len(other) // 2])
+            likeness = views @ other.T / np.maximum(lengths * length, _FLAT**2)
+            found[row] = likeness.max() >= ALIKE
+    return found
+
+
+def _shifted(picture: np.ndarray) -> np.ndarray:
+    """Grey steps of a picture shifted by up to two pixels each way, 25 rows, the middle one as it
+    is; what a shift leaves empty is 0.
+    """
+    steps = np.concatenate(_steps(picture.astype(np.float32)[None]))
+    framed = np.pad(steps, [(0, 0), (_SHIFT, _SHIFT), (_SHIFT, _SHIFT)])
+    windows = np.lib.stride_tricks.sliding_window_view(framed, steps.shape)[0]
+    return windows.reshape(-1, steps.size)
+
+
+def _flat(across: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """Both kinds of steps of n pictures side by side: (n, numbers)."""
+    return np.concatenate([across.reshape(len(across), -1), down.reshape(len(down), -1)], axis=1)
 
 
 def _views(picture: np.ndarray) -> np.ndarray:
@@ -97,10 +152,6 @@ def _steps(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     inner = pictures[:, 3:-3, 3:-3]
     return np.diff(inner, axis=2)[:, :-1], np.diff(inner, axis=1)[:, :, :-1]
-
-
-def _spectrum(steps: np.ndarray) -> np.ndarray:
-    return np.fft.rfft2(steps, s=(_THUMBNAIL, _THUMBNAIL))
 
 
 def components(pairs: Sequence[tuple[int, int]]) -> list[list[int]]:

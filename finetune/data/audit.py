@@ -63,7 +63,8 @@ def audit(
         looks.append(one)
         advance(1)
     seen = [(p, one.thumbnail) for p, one in zip(dataset.photos, looks, strict=True)]
-    pairs = pairs_alike([(p, picture) for p, picture in seen if picture is not None])
+    cut: list[str] = []
+    pairs = pairs_alike([(p, picture) for p, picture in seen if picture is not None], cut.append)
     proposed = _connected(dataset, pairs)
     bad = [
         {"file": photo.file, "reason": one.reason}
@@ -91,7 +92,7 @@ def audit(
         "ignored": dataset.ignored,
         "imbalance": round(imbalance(dataset), 3),
         "majority_baseline": round(majority_baseline(dataset), 4),
-        "warnings": [*warnings_of(dataset), *_wide_warning(test)],
+        "warnings": [*warnings_of(dataset), *_wide_warning(test), *cut],
         "sizes": _sizes([one.sides for one in looks if not one.reason], size),
         "test": {"photos": test, "half_width": round(half_width(test), 4)},
         "ok": not bad and not shared,
@@ -214,9 +215,14 @@ def look_at(photo: Photo, size: int) -> Look:
     return Look(shape, thumbnail(pixels) if min(shape) >= SMALLEST else None)
 
 
-def pairs_alike(seen: Sequence[tuple[Photo, np.ndarray]]) -> list[tuple[Photo, Photo]]:
-    """Pairs of photos whose thumbnails look alike and whose bytes differ, in order."""
-    pairs = [(seen[a][0], seen[b][0]) for a, b in alike([picture for _, picture in seen])]
+def pairs_alike(
+    seen: Sequence[tuple[Photo, np.ndarray]], warn: Callable[[str], object]
+) -> list[tuple[Photo, Photo]]:
+    """Pairs of photos whose thumbnails look alike and whose bytes differ, in order.
+
+    ``warn`` is told if there were too many to compare them all.
+    """
+    pairs = [(seen[a][0], seen[b][0]) for a, b in alike([picture for _, picture in seen], warn)]
     return [(a, b) for a, b in pairs if a.sha256 != b.sha256]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
 # Part of every key of a cache entry: raise it when any pixel that this module returns changes.
 DECODE_VERSION = 1
@@ -91,6 +91,19 @@ def sides(data: bytes) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
             return photo.size
+    except Exception as error:
+        raise _bad(error) from error
+
+
+def upright_sides(data: bytes) -> tuple[int, int]:
+    """Width and height of a photo as it is looked at; raises BadPhoto.
+
+    For photos that ``decode`` has read: some formats have their orientation behind the pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
+            is_turned = photo.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+            return photo.size[::-1] if is_turned else photo.size
     except Exception as error:
         raise _bad(error) from error
 

@@ -114,7 +114,9 @@ def _compared(dataset: Dataset, reporter: Reporter) -> list[list[list[str]]]:
     """Pairs of (split, sha256)."""
     with reporter.stage("photos compared with each other", len(dataset.photos)) as advance:
         seen = list(_thumbnails(dataset.photos, advance))
-    return [[[photo.split, photo.sha256] for photo in pair] for pair in pairs_alike(seen)]
+    return [
+        [[photo.split, photo.sha256] for photo in pair] for pair in pairs_alike(seen, reporter.warn)
+    ]
 
 
 def _thumbnails(

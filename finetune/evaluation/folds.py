@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+_EQUAL = 1e-9  # accuracies that are equal differ in their last bits
+
 
 def resampled_t(values: np.ndarray, folds: int, tests: int = 1) -> dict[str, float]:
     """The corrected resampled t-test that a mean over folds is 0.
@@ -23,14 +25,16 @@ def resampled_t(values: np.ndarray, folds: int, tests: int = 1) -> dict[str, flo
         tests: how many are made at once; interval and p allow for as many (Bonferroni).
 
     Returns:
-        mean, low and high (95 % interval of the mean) and p (two-sided), which is 1 where all folds
-        are equal: few photos then hide a variance that cannot be estimated.
+        mean, low and high (95 % interval of the mean) and p (two-sided). Where all folds are equal,
+        few photos hide a variance that cannot be estimated: p is then 1, the interval a point.
     """
     n = len(values)
     mean = float(np.mean(values))
+    if np.ptp(values) < _EQUAL:
+        return {"mean": mean, "low": mean, "high": mean, "p": 1.0}
     error = float(np.sqrt((1 / n + 1 / (folds - 2)) * np.var(values, ddof=1)))
     reach = float(stats.t.isf(0.025 / tests, n - 1)) * error
-    p = float(2 * tests * stats.t.sf(abs(mean) / error, n - 1)) if error else 1.0
+    p = float(2 * tests * stats.t.sf(abs(mean) / error, n - 1))
     return {"mean": mean, "low": mean - reach, "high": mean + reach, "p": min(1.0, p)}
 
 
@@ -44,18 +48,21 @@ def compare_folds(accuracies: Mapping[str, np.ndarray], folds: int) -> dict[str,
     Returns:
         recipe -> accuracy (mean over folds), best (name of the most accurate), difference to it,
         difference_interval (95 %) and p; both allow for all pairs (Bonferroni), for the best was
-        chosen on these figures.
+        chosen on these figures. Where all folds differ alike nothing is known: -1 to 1, and p is 1.
     """
     best = max(accuracies, key=lambda name: float(np.mean(accuracies[name])))
     pairs = max(1, len(accuracies) * (len(accuracies) - 1) // 2)
     found = {}
     for name, values in accuracies.items():
         against = resampled_t(values - accuracies[best], folds, pairs)
+        reach = [against["low"], against["high"]]
+        if name != best and reach[0] == reach[1]:  # no variance is no certainty
+            reach = [-1.0, 1.0]
         found[name] = {
             "accuracy": float(np.mean(values)),
             "best": best,
             "difference": against["mean"],
-            "difference_interval": [against["low"], against["high"]],
+            "difference_interval": reach,
             "p": against["p"],
         }
     return found
@@ -72,9 +79,10 @@ def with_folds(
         ranking: rows with split and recipe.
         rows: those of the trials, with split, recipe and, where there are any, folds.
     """
+    keys = [(row["split"], row["recipe"]) for row in ranking]
     found: dict[tuple, dict[str, list]] = {}
     for row in rows:
-        if row.get("folds"):
+        if row.get("folds") and (row["split"], row["recipe"]) in keys:
             key = (row["split"], row["folds"]["folds"], row["folds"]["repeats"])
             values = row["folds"]["per_fold"]
             found.setdefault(key, {}).setdefault(row["recipe"], []).append(values)
@@ -85,6 +93,5 @@ def with_folds(
             {name: np.mean(values, axis=0) for name, values in recipes.items()}, folds
         ).items()
     }
-    keys = [(row["split"], row["recipe"]) for row in ranking]
     extra = [{"folds": compared[key]} if key in compared else {} for key in keys]
     return [{**row, **more} for row, more in zip(ranking, extra, strict=True)]

@@ -6,7 +6,7 @@ For many recipes at once see ``significance``.
 import math
 
 import numpy as np
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, norm, t
 
 
 def wilson(hits: float, n: float) -> tuple[float, float]:
@@ -22,7 +22,8 @@ def interval(correct: np.ndarray, groups: np.ndarray | None = None) -> tuple[flo
     """The 95 % interval of an accuracy: Wilson's, of as many photos as there are independent ones.
 
     Their number is what gives the variance between groups (Kish 1965, Survey Sampling: the design
-    effect), at most the number of photos; where all groups are right, it is that of the groups.
+    effect), at most the number of photos; where all groups are right, it is that of the groups. Of
+    few groups that variance is itself uncertain: the interval reaches further, as Student's does.
 
     Args:
         correct: (n,) bool, or a float 0-1 where it is a mean over seeds.
@@ -36,9 +37,18 @@ def interval(correct: np.ndarray, groups: np.ndarray | None = None) -> tuple[flo
         off = np.bincount(index, np.asarray(correct, dtype=float) - share)
         variance = float(off @ off) * len(off) / max(1, len(off) - 1) / n**2
         if len(names) < n:
-            effective = share * (1 - share) / variance if variance > 0 else float(len(names))
+            effective = float(len(names))
+            if variance > 0:
+                effective = share * (1 - share) / variance / _widening(len(names)) ** 2
     effective = min(effective, float(n))
     return wilson(share * effective, effective)
+
+
+def _widening(groups: int) -> float:
+    """How much further 95 % reach where the variance comes from few groups: Student's t over the
+    normal distribution's quantile.
+    """
+    return float(t.isf(0.025, groups - 1) / norm.isf(0.025)) if groups > 1 else 1.0
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

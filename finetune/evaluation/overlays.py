@@ -1,6 +1,5 @@
 """Heat and feature maps as pictures: on the photo, in contact sheets, in grids. No TensorFlow."""
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +9,13 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from finetune.data.decode import FORMATS
-from finetune.data.photos import decode
+from finetune.data.decode import decode, sides, upright_sides
 
 # Perceptually uniform, and brighter where hotter: it reads in grey, too.
 _HEAT = (matplotlib.colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
 _LIGHT, _OPACITY = 0.6, 0.8  # of the photo beneath, and of the greatest heat
 _INK, _SOFT, _PAPER = "#1a1a1a", "#5f5f5f", "white"
+_LARGEST = 2048  # pixels: of larger photos libjpeg decodes a half or less, as for a network
 TILE, _CELL, _GAP, _TEXT, _TITLE = 224, 112, 14, 13, 600  # pixels
 
 
@@ -32,15 +31,14 @@ def open_photo(data: bytes, side: int | None = None) -> Image.Image:
 
     Args:
         data: the file's bytes.
-        side: length of the longer side in pixels; None keeps the photo's own size.
+        side: length of the longer side in pixels; None keeps the photo's own size, up to 2,048.
 
     Raises:
         BadPhoto, OSError: the bytes cannot be decoded.
     """
-    with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
-        size = ImageOps.exif_transpose(photo).size
-    side = side or max(size)
-    return Image.fromarray(decode(data, side, "pad")).crop(_inside_bars(size, side))
+    side = side or min(max(sides(data)), _LARGEST)
+    padded = Image.fromarray(decode(data, side, "pad"))  # which refuses what costs too much
+    return padded.crop(_inside_bars(upright_sides(data), side))
 
 
 def spread(heat: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray:

@@ -132,7 +132,7 @@ def similarity(looked: Looked, reporter: Reporter) -> dict[str, Any]:
         with accuracy and its 95 % interval, see ``interval``; ``majority``: share of the largest
         class.
     """
-    chosen = np.sort(np.random.default_rng(0).permutation(len(looked.labels))[:_COMPARED])
+    chosen = _drawn(looked.labels, looked.groups)
     labels = looked.labels[chosen]
     own = _probed(looked.features[chosen], labels, looked.groups[chosen])
     random = own
@@ -149,6 +149,20 @@ def similarity(looked: Looked, reporter: Reporter) -> dict[str, Any]:
         "random": random,
         "majority": round(float(np.bincount(labels).max() / len(labels)), 4),
     }
+
+
+def _drawn(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """At most so many photos, in order; of a rare class, too, as many groups as folds need."""
+    order = np.random.default_rng(0).permutation(len(labels))
+    known: dict[int, set[int]] = {}
+    needed = []
+    for index in order:
+        own = known.setdefault(labels[index], set())
+        if len(own) < _FEWEST and groups[index] not in own:
+            own.add(groups[index])
+            needed.append(index)
+    others = order[~np.isin(order, needed)][: max(0, _COMPARED - len(needed))]
+    return np.sort(np.concatenate([needed, others]))
 
 
 def _random_features(

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from finetune.data.decode import FORMATS
-from finetune.data.photos import BadPhoto, decode, read_bytes, unprintable
+from finetune.data.decode import BadPhoto, decode, upright_sides
+from finetune.data.photos import read_bytes, unprintable
 from finetune.evaluation.overlays import percent
 from finetune.report.sections import Section
 
@@ -121,9 +121,8 @@ def thumbnail(root: Path | None, file: str) -> Mapping[str, Any]:
         return {"src": None}
     try:
         data = read_bytes(root / unprintable(file))
-        with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
-            width, height = ImageOps.exif_transpose(photo).size
-        pixels = decode(data, 2 * _SIDE, "squash")
+        pixels = decode(data, 2 * _SIDE, "squash")  # which refuses what costs too much
+        width, height = upright_sides(data)
     except (BadPhoto, OSError):
         return {"src": None}
     scale = _SIDE / max(width, height)

@@ -176,7 +176,9 @@ def _section(
     settings = {entry.name: read_settings(out / entry.shown["run"]) for entry in entries}
     kinds = {name: settings[name]["strategy"] for name in names}
     fixed = [name for name in names if _is_fixed(settings[name])]
-    design = Design(fixed, kinds, entries[0].test.groups)
+    # All recipes have the same test photos; if one names groups, they are not independent for any.
+    known = [entry.test.groups for entry in entries if entry.test.groups is not None]
+    design = Design(fixed, kinds, known[0] if known else None)
     pairs = compare_pairs(hits, nats, design)
     cost = {entry.name: entry.cost("seconds") for entry in entries}
     size = {entry.name: entry.cost("trainable") for entry in entries}

@@ -33,7 +33,8 @@ def verdict(
     if len(groups) == 1:
         return f"{groups['recipe'][0]} is the only recipe: there is nothing to compare it with"
     tied = groups[groups["group"] == 1]
-    leader = tied["recipe"][tied["accuracy"].idxmax()]
+    # the one of whom ``tie_groups`` knows what it beats; equally accurate ones may beat less
+    leader = min(tied.itertuples(), key=lambda row: (-row.accuracy, row.recipe)).recipe
     beaten = groups[groups["group"] > 1].sort_values("accuracy", ascending=False, kind="stable")
     fair = [name for name in beaten["recipe"] if name not in cut_short]
     short = [name for name in beaten["recipe"] if name in cut_short]

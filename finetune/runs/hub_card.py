@@ -136,7 +136,8 @@ def placeless(place: str) -> str:
 
 def _without(places: Sequence[str], text: str) -> str:
     """A text in which paths of this machine are but names."""
-    for place in sorted(places, key=len, reverse=True):  # one may lie in another
+    paths = [place for place in places if len(Path(place).parts) > 1]  # "." is in every sentence
+    for place in sorted(paths, key=len, reverse=True):  # one may lie in another
         text = text.replace(place, placeless(place))
     return text
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import finetune
 
+from finetune.activations.rows import _open
 from finetune.commands.advise import advise
 from finetune.errors import DataError
 
@@ -52,6 +53,7 @@ def test_backbones_are_ranked_and_a_second_call_extracts_nothing(
     first = advise(photos, **values, out=tmp_path / "a")
     assert len(first["scores"]) == 1
     assert first["similarity"]["random"] is not None
+    assert not _open, "no shard stays open"
     monkeypatch.setattr(
         "finetune.activations.trunk.open_trunk", lambda *_: pytest.fail("a trunk was run")
     )

@@ -245,6 +245,17 @@ def test_a_photo_opens_upright_at_its_own_size_or_smaller(size):
     assert np.asarray(small).min(axis=2).max(axis=(0, 1)) > 0, "no bars are left"
 
 
+def test_a_photo_of_48_megapixels_opens_smaller_and_one_of_169_as_a_tile():
+    """Both are read as a network's input; at their own size they would take over 850 MB."""
+    for size, side, shown in (
+        ((8064, 6048), None, (2048, 1536)),
+        ((13000, 13000), 224, (224, 224)),
+    ):
+        file = io.BytesIO()
+        Image.new("RGB", size, "red").save(file, "JPEG")
+        assert open_photo(file.getvalue(), side).size == shown
+
+
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
 @pytest.mark.parametrize(
     ("size", "spot"), [((200, 100), (88, 30)), ((90, 240), (70, 100)), ((120, 120), (20, 100))]

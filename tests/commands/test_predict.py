@@ -161,6 +161,8 @@ def test_a_table_row_is_one_line_without_control_sequences(classifier):
     first, second = written("table", rows, classifier).decode().splitlines()
     assert first.endswith(r"'two\nlines\x1b[31m.jpg'")
     assert second == "plums    50.0 %  ä b.jpg"
+    hostile = Prediction("a.jpg", (("\x1b[2Jplums", 1.0),))
+    assert b"\x1b" not in written("table", [hostile], classifier)
 
 
 def test_bad_photos_are_told_in_their_place_and_the_others_keep_their_rows(

@@ -198,6 +198,22 @@ def test_even_surfaces_are_not_alike():
     assert alike([]) == []
 
 
+def test_of_a_fixed_camera_the_most_alike_are_compared_and_that_is_said(monkeypatch):
+    """Every photo is of one composition: all pairs pass the coarse comparison."""
+    draw = np.random.default_rng(0)
+    scene = np.linspace(0, 190, 64)[None, :] + np.zeros((64, 64))
+    photos = [(scene + draw.integers(0, 60, (64, 64))).astype(np.uint8) for _ in range(300)]
+    photos += [np.clip(photo + 1, 0, 255).astype(np.uint8) for photo in photos[:10]]
+    monkeypatch.setattr("finetune.data.alike._MOST_PAIRS", 200)
+    said = []
+    found = alike(photos, said.append)
+    assert set(found) == {(index, index + 300) for index in range(10)}
+    assert len(said) == 1
+    assert "only the 200 most alike were compared" in said[0]
+    assert alike(photos[:10] + photos[300:], said.append) == [(i, i + 10) for i in range(10)]
+    assert len(said) == 1
+
+
 def changed(picture: Image.Image, how: str, rng: np.random.Generator) -> np.ndarray:
     """Saved again as JPEG, and also cropped by 5 %, shifted by 2 % or mirrored, at the size of
     224.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from finetune.evaluation.folds import compare_folds, resampled_t
+from finetune.evaluation.folds import compare_folds, resampled_t, with_folds
 
 
 def test_without_its_correction_it_is_the_ordinary_t_test():
@@ -77,3 +77,26 @@ def test_interval_and_p_agree_whatever_the_number_of_pairs():
         for row in compare_folds(values, folds=5).values():
             low, high = row["difference_interval"]
             assert (low > 0 or high < 0) == (row["p"] < 0.05)
+
+
+def test_folds_that_all_differ_alike_are_no_certainty():
+    """0.95 - 0.90 and 0.90 - 0.85 differ in their last bit."""
+    first = np.array([0.95, 0.90, 1.0, 0.85, 0.95])
+    found = compare_folds({"a": first, "b": first - 0.05}, folds=5)["b"]
+    assert found["difference"] == pytest.approx(-0.05)
+    assert (found["difference_interval"], found["p"]) == ([-1.0, 1.0], 1.0)
+    assert compare_folds({"a": first}, folds=5)["a"]["difference_interval"] == [0, 0]
+
+
+def test_recipes_that_are_not_ranked_are_not_compared_with():
+    def row(name, values):
+        return {
+            "split": "s",
+            "recipe": name,
+            "folds": {"folds": 3, "repeats": 1, "per_fold": values},
+        }
+
+    rows = [row("a", [0.8, 0.9, 0.7]), row("b", [0.7, 0.7, 0.7]), row("left-out", [1.0, 1.0, 0.9])]
+    ranking = [{"split": "s", "recipe": name} for name in "ab"]
+    found = with_folds(ranking, rows)
+    assert {entry["folds"]["best"] for entry in found} == {"a"}

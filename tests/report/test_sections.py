@@ -96,6 +96,9 @@ def test_groups_of_photos_widen_the_intervals(out):
     grouped = sections(out, cells)[0].pairs.iloc[0]
     assert grouped["p"] > 0.1 > alone["p"], "twenty mistakes on two animals"
     assert grouped["high"] - grouped["low"] > alone["high"] - alone["low"]
+    path = out / cells[0]["run"] / "predictions.csv"
+    pd.read_csv(path).drop(columns="group").to_csv(path, index=False)
+    assert sections(out, cells)[0].pairs.iloc[0]["p"] == grouped["p"], "b alone names groups"
 
 
 def range_of(start: int, stop: int) -> list[int]:
@@ -172,6 +175,18 @@ def test_the_claim_has_interval_and_scope():
     assert sentences.verdict(pairs, groups) == claim
     models = sentences.verdict(pairs.assign(scope="models"), groups)
     assert models == f"{claim}, as trained models"
+
+
+def test_of_equally_accurate_recipes_the_one_that_beats_another_is_said_to():
+    """b is cheaper and stands first; its difference to x may be chance."""
+    pairs = pairs_of(
+        ("a", "b", 0.0, -0.01, 0.01, 1.0, None),
+        ("a", "x", 0.015, 0.004, 0.026, 0.01, "a"),
+        ("b", "x", 0.015, -0.004, 0.034, 0.11, None),
+    )
+    groups = groups_of((1, "b", 0.975), (1, "a", 0.975), (2, "x", 0.96))
+    said = sentences.verdict(pairs, groups)
+    assert said.startswith("a beats x by 1.5 points (0.4 to 2.6, p = 0.01)")
 
 
 def test_no_difference_is_said_within_the_margin_alone():

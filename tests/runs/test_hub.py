@@ -22,9 +22,16 @@ from finetune.recipe.recipe import Recipe
 from finetune.runs.classifier import Classifier
 from finetune.runs.folder import read_run
 from finetune.runs.hub import fetch, is_address, repository
-from finetune.runs.hub_card import licence, stage
+from finetune.runs.hub_card import _without, licence, stage
 
 NAME = "teacher/fruit"
+
+
+def test_a_run_pushed_from_within_keeps_its_full_stops():
+    text = "Test accuracy 98.1 %. See /home/me/run/model.keras."
+    assert (
+        _without([".", "/home/me/run", "run"], text) == "Test accuracy 98.1 %. See run/model.keras."
+    )
 
 
 @pytest.fixture(scope="module")
