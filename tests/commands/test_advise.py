@@ -11,6 +11,7 @@ from conftest import finetune
 from finetune.activations.rows import _open
 from finetune.commands.advise import advise
 from finetune.errors import DataError
+from finetune.execution.advising import _drawn
 
 SMALL = ("--weights", "random", "--image-size", "32", "--precision", "float32")
 
@@ -114,3 +115,12 @@ def test_the_guide(photos_of_a_class, similarity, accuracy, strategy):
     found = recommended(look, {"value": similarity}, curve, dataset)
     assert found["strategy"] == strategy
     assert f"{photos_of_a_class:,} training photos" in found["why"]
+
+
+def test_of_a_rare_class_enough_is_compared_with_random_weights():
+    labels = np.repeat([0, 1], [5000, 3])
+    groups = np.arange(5003)
+    chosen = _drawn(labels, groups)
+    assert len(chosen) == len(set(chosen)) == 1000
+    assert (labels[chosen] == 1).sum() >= 2
+    assert len(_drawn(labels[:40], groups[:40])) == 40

@@ -97,6 +97,16 @@ def test_the_learning_curve_rises_and_its_band_holds_what_twice_the_photos_give(
     assert curve[5].interval[0] - 0.02 <= more.accuracy <= curve[5].interval[1] + 0.02
 
 
+@pytest.mark.parametrize("rare", [6, 9])
+def test_a_learning_curve_of_a_rare_class_begins_where_there_are_two_classes(rare):
+    features, labels = blobs(300 + rare, d=8, classes=2, apart=2.0)
+    labels = (np.arange(300 + rare) >= 300).astype(int)
+    each = np.arange(300 + rare)
+    curve = learning_curve(reduced(features), labels, folds(labels, each), 0.1, each)
+    assert curve[-1].extrapolated
+    assert curve[0].photos >= 300 // (2 * rare)
+
+
 def test_photos_of_one_group_widen_the_band_of_the_learning_curve():
     """Ten copies of each photo tell no more than one."""
     features, labels = blobs(100, classes=2, apart=0.25, seed=3)
