@@ -181,9 +181,9 @@ class _Question:
         title = f"{_one_line(shown)}, {layer}: {channels} most active channels of {size}"
         return self._save(maps_grid(values, self.channels, title), stem, layer, "maps")
 
-    def _save(self, picture: "Image.Image", *parts: str) -> str:
+    def _save(self, picture: "Image.Image", stem: str, *parts: str) -> str:
         """Names of classes and layers may hold what a file's name may not."""
-        name = ".".join(map(_short, parts)).translate(dict.fromkeys(map(ord, '/\\:*?"<>|\0'), "_"))
+        name = ".".join([stem, *map(_short, parts)]).translate(dict.fromkeys(map(ord, '/\\:*?"<>|\0'), "_"))
         return _save(picture, self.out / f"{name}.png")
 
 

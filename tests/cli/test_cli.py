@@ -444,6 +444,21 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(photos, tmp_path
     assert "photos in" not in done.stderr, "no activations were computed"
 
 
+def test_a_folder_where_a_file_is_wanted_and_a_name_that_is_too_long(tmp_path):
+    (tmp_path / "pics").mkdir()
+    for svg in (tmp_path / "pics", tmp_path / ("x" * 300)):
+        done = finetune_here("describe", "mini-cnn", "--image-size", 32, "--svg", svg)
+        one_paragraph(done, 2, "cannot be used")
+
+
+def test_a_control_sequence_in_a_file_s_name_reaches_no_terminal(photos):
+    (photos / "train/apples/\x1b]0;owned\x07.jpg").write_text("no picture")
+    done = finetune_here("check", photos)
+    assert done.returncode == 3
+    assert "owned" in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+
+
 def test_what_a_terminal_cannot_say_is_escaped(photos):
     command = [sys.executable, "-m", "finetune", "check", str(photos)]
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}

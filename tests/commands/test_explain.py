@@ -4,6 +4,7 @@ command, the runs.
 
 import io
 import json
+import shutil
 import sys
 import zlib
 from pathlib import Path
@@ -431,6 +432,16 @@ def test_folders_pages_and_equal_names(classifier, trained, tmp_path):
     np.testing.assert_allclose(
         [row["probability"] for row in found["photos"]], predicted.max(axis=1), atol=1e-5
     )
+
+
+def test_names_as_long_as_a_file_system_allows(classifier, trained, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for end in "ab":
+        copied = tmp_path / "photos" / f"{'ä' * 110}{end}.png"
+        shutil.copy(trained[1] / "test/plums/0.png", copied)
+    found = explain(classifier, [tmp_path / "photos"], precision="float32", out=tmp_path / "out")
+    drawn = [picture for row in found["photos"] for picture in row["layers"].values()]
+    assert len({row["overlay"] for row in drawn}) == 2
 
 
 def test_nothing_is_written_for_a_wrong_question(classifier, trained, tmp_path):
