@@ -4,6 +4,7 @@ place in a data set, an empty task.
 python -m benchmarks.scale_constants
 """
 
+import itertools
 import os
 import pickle
 import tempfile
@@ -38,8 +39,8 @@ def commit(folder: Path) -> float:
     """Seconds that a part of ResNet50's rows holds its entry: written, synced, hashed."""
     store = Store(folder, {"cut": "benchmark"}, "float16")
     rows = np.random.default_rng(0).random((PHOTOS, 7, 7, 2048), np.float32).astype(np.float16)
-    numbers = iter(range(100))
-    return best(lambda: store.add([f"{next(numbers)}-{i}" for i in range(PHOTOS)], rows))
+    names = map(str, itertools.count())
+    return best(lambda: store.add(list(itertools.islice(names, PHOTOS)), rows))
 
 
 def listed() -> tuple[float, float]:
@@ -60,7 +61,7 @@ def empty_tasks() -> float:
     import ray
 
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    task = ray.remote(num_cpus=1)(os.getpid)
+    task = ray.remote(num_cpus=1)(lambda: None)
     ray.get([task.remote() for _ in range(20)])
     seconds = best(lambda: ray.get([task.remote() for _ in range(TASKS)]), 3)
     ray.shutdown()
