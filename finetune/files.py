@@ -86,7 +86,7 @@ def commit(path: Path, write: Callable[[BinaryIO], object], size: int = 0) -> No
             os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes files for their owner alone
             os.replace(temporary, path)
         except BaseException:
-            os.unlink(temporary)
+            Path(temporary).unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
 
@@ -106,7 +106,7 @@ def commit_by_name(path: Path, write: Callable[[Path], object], size: int = 0) -
         ) as folder:
             temporary = Path(folder, path.name)
             write(temporary)
-            with temporary.open("rb") as file:
+            with temporary.open("rb+") as file:  # Windows syncs only what may be written
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         sync_folder(path.parent)

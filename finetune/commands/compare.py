@@ -31,10 +31,11 @@ from finetune.execution.sharing import (
 from finetune.execution.worker import Job, Run
 from finetune.files import commit_json, locked, make_folder
 from finetune.model.backbones import INPUT
+from finetune.model.weight_places import content_of
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.matrix import Trial, collect
 from finetune.recipe.recipe import missing_tracker
-from finetune.runs.folder import RunResult, finished_run
+from finetune.runs.folder import RESULT, RunResult, finished_run
 from finetune.runs.interruption import said_if_interrupted
 from finetune.training.trackers import Tracker, tracked
 
@@ -235,13 +236,16 @@ def _status(trial: Trial, folder: Path, data: Dataset | FinetuneError) -> str:
     (folder / FAILURE).unlink(missing_ok=True)
     if isinstance(data, FinetuneError):
         return _fail(folder, "failed", str(data))
-    is_same = same_recipe(folder / "recipe.yaml", settled(trial.recipe))
+    recipe = settled(trial.recipe)
+    is_same = same_recipe(folder / "recipe.yaml", recipe)
     result = finished_run(folder)
-    if is_same and result and result.listed == data.digest:
+    content = content_of(recipe.weights)
+    if is_same and result and (result.listed, result.content) == (data.digest, content):
         drop_checkpoints(folder)  # who was killed right after the result left them
         return "done"
-    if folder.exists() and (not is_same or (folder / "metrics.json").exists()):
-        with locked(folder):  # what is of other photos, or damaged; but not another process's
+    is_damaged = not result and (folder / RESULT).exists()
+    if folder.exists() and not result and (is_damaged or not is_same):
+        with locked(folder):  # a finished run stays until its trial begins, see ``worker.work``
             shutil.rmtree(folder, ignore_errors=True)
     make_folder(folder)
     return ""

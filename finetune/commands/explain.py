@@ -183,7 +183,9 @@ class _Question:
 
     def _save(self, picture: "Image.Image", stem: str, *parts: str) -> str:
         """Names of classes and layers may hold what a file's name may not."""
-        name = ".".join([stem, *map(_short, parts)]).translate(dict.fromkeys(map(ord, '/\\:*?"<>|\0'), "_"))
+        name = ".".join([stem, *map(_short, parts)]).translate(
+            dict.fromkeys(map(ord, '/\\:*?"<>|\0'), "_")
+        )
         return _save(picture, self.out / f"{name}.png")
 
 

@@ -117,6 +117,10 @@ def _write(row: Format, classifier: "Classifier", out: Path, format: str) -> _Ch
         folder.mkdir()
         with library_writes(folder):
             row.write(model, folder / row.file, _labels(classifier))
+            if format == "keras":  # opened by itself it wants what a run's folder says
+                commit_json(folder / "classes.json", list(classifier.classes))
+                taken = {"resize": classifier.resize, "precision": classifier.computed_in}
+                commit_json(folder / "input.json", taken)
         names, difference = _verify(row, folder / row.file, photos, expected)
         checked = _Checked(*names, difference, len(photos), source)
         sidecar = _sidecar(classifier, format, checked)

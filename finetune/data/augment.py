@@ -1,5 +1,6 @@
 """Random views of a photo: a pure function of (pixels, settings, key), which can be stored."""
 
+import math
 import random
 from collections.abc import Mapping
 
@@ -10,7 +11,7 @@ from finetune.data.randaugment import randaugment
 
 # Part of every store key of augmented activations: raise it when any pixel that this module returns
 # changes.
-AUGMENT_VERSION = 1
+AUGMENT_VERSION = 2
 
 NONE = {
     "flip": False,
@@ -52,8 +53,11 @@ def augment(photo: np.ndarray, settings: Mapping[str, float | bool], key: str) -
     contrast = 1 + draw.uniform(-1, 1) * settings["contrast"]
 
     size = photo.shape[0]
-    padded = Image.fromarray(np.pad(photo, ((size, size), (size, size), (0, 0)), mode="symmetric"))
-    shift = (np.eye(2) - inverse[:, :2]) @ np.full(2, size / 2) + inverse[:, 2] * size + size
+    # How far from its centre, in sides, the view looks along each axis: half a side is the photo.
+    reach = (np.abs(inverse[:, :2]).sum(axis=1) / 2 + np.abs(inverse[:, 2])).max()
+    edge = size * max(1, math.ceil(reach - 0.5))
+    padded = Image.fromarray(np.pad(photo, ((edge, edge), (edge, edge), (0, 0)), mode="symmetric"))
+    shift = (np.eye(2) - inverse[:, :2]) @ np.full(2, size / 2) + inverse[:, 2] * size + edge
     coefficients = (*inverse[0, :2], shift[0], *inverse[1, :2], shift[1])
     view = padded.transform(
         (size, size), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR

@@ -56,7 +56,8 @@ def attempt(
     optuna = need("optuna", "tune")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(pruner=optuna.pruners.MedianPruner(**_PRUNER))
-    study.add_trials(finished)
+    # The loss that is watched is the recipe's own: focal loss is several times smaller.
+    study.add_trials([t for t in finished if t.params.get("loss", recipe.loss) == recipe.loss])
     watch = _Pruning(study.ask())
     try:
         probabilities, labels = try_trial(recipe, dataset, bench, watch, reporter)

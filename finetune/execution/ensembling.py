@@ -85,8 +85,8 @@ def _combine(
 
 
 def _computed_in(members: Sequence[Member]) -> str:
-    """``float32`` where all runs were: their backbones may need it; else ``auto``."""
-    is_float32 = all(member.recipe.precision == "float32" for member in members)
+    """``float32`` where one run was: its backbone may need it; else ``auto``."""
+    is_float32 = any(member.recipe.precision == "float32" for member in members)
     return "float32" if is_float32 else "auto"
 
 

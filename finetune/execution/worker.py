@@ -4,6 +4,7 @@ A worker is replaced after ``CALLS`` of them, so that what a training leaves in 
 add up; docs/reliability.md has what was measured.
 """
 
+import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from finetune.data.dataset import Dataset
 from finetune.errors import BusyError, FinetuneError
 from finetune.execution.board import Board
+from finetune.files import locked, make_folder
 from finetune.progress import Reporter
 from finetune.recipe.matrix import Trial
+from finetune.runs.folder import RESULT
 
 if TYPE_CHECKING:
     from finetune.execution.bench import Bench
@@ -64,6 +67,16 @@ def bench() -> "Bench":
     return _bench
 
 
+def _make_way(folder: Path) -> None:
+    """A finished run of other settings, photos or weights goes when its trial begins, not before:
+    a comparison that is interrupted has lost no more than it began.
+    """
+    if (folder / RESULT).exists():
+        with locked(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        make_folder(folder)
+
+
 def work(job: Job) -> Outcome | None:
     """Run a trial; everything that goes wrong becomes its outcome. None if it is done."""
     own = bench()
@@ -71,6 +84,10 @@ def work(job: Job) -> Outcome | None:
     from finetune.training.fit import Diverged
 
     own.shared.together = job.together or {}
+    try:
+        _make_way(job.folder)
+    except BusyError as error:
+        return "busy", str(error)
     with (job.folder / "log.txt").open("a", encoding="utf-8") as log:
         reporter = Reporter(file=log)
         try:

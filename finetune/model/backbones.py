@@ -29,7 +29,7 @@ class Backbone:
     ``blocks`` names the layer whose output closes each block, from the photo upwards; a cut below
     the top N blocks is ``blocks[-N - 1]``. ``weights_hash`` is the md5 or sha256 that Keras itself
     pins for its file, or "" where it pins none; ``layer_digests`` pins the weights themselves (see
-    ``weights.layer_digest``), where we have had the real file to compute them from. ``files`` has
+    ``weight_files.layer_digest``), where we had the real file to compute them from. ``files`` has
     (name, address, hash) of the weights for each ``alpha``, the width multiplier of the MobileNets.
     ``head`` is the head of a recipe that names none.
     """

@@ -61,10 +61,11 @@ def join(models: Sequence[keras.Model], weights: Sequence[float]) -> keras.Model
     """
     photo = keras.Input(models[0].input.shape[1:], dtype=models[0].input.dtype, name=INPUT)
     made: dict[tuple, keras.KerasTensor] = {}
+    taken: set[str] = set()
     parts = []
     for number, (model, weight) in enumerate(zip(models, weights, strict=True), start=1):
         if weight:
-            probabilities = _replay(model, photo, "" if number == 1 else f"_{number}", made)
+            probabilities = _replay(model, photo, "" if number == 1 else f"_{number}", made, taken)
             scale = keras.layers.Rescaling(weight, dtype="float32", name=f"weight_{number}")
             parts.append(scale(probabilities))
     mean = keras.layers.Add(dtype="float32", name="blend")(parts) if len(parts) > 1 else parts[0]
@@ -93,23 +94,43 @@ def audit(joined: keras.Model, models: Sequence[keras.Model], weights: Sequence[
 
 
 def _replay(
-    model: keras.Model, photo: keras.KerasTensor, suffix: str, made: dict[tuple, keras.KerasTensor]
+    model: keras.Model,
+    photo: keras.KerasTensor,
+    suffix: str,
+    made: dict[tuple, keras.KerasTensor],
+    taken: set[str],
 ) -> keras.KerasTensor:
-    """A model's output for another photo tensor; ``made``: (layer, its inputs) -> output."""
+    """A model's output for another photo tensor.
+
+    ``made``: (layer, its inputs) -> output; ``taken``: the names of its layers. Both are added to.
+    """
     moved = {id(model.input): photo}
     for layer in model.operations[1:]:  # in topological order; the first is the input
-        inputs = keras.tree.map_structure(lambda tensor: moved[id(tensor)], layer.input)
-        key = (_identity(layer), *(id(tensor) for tensor in keras.tree.flatten(inputs)))
+        call = layer._inbound_nodes[0].arguments  # an operation may take numbers, too: x + 3
+        args, options = keras.tree.map_structure(
+            lambda value: moved.get(id(value), value), (call.args, call.kwargs)
+        )
+        given = [
+            id(value) if isinstance(value, keras.KerasTensor) else repr(value)
+            for value in keras.tree.flatten((args, options))
+        ]
+        key = (_identity(layer), *given)
         if key not in made:
-            copy = type(layer).from_config({**layer.get_config(), "name": layer.name + suffix})
-            made[key] = copy(inputs)
-            copy.set_weights(layer.get_weights())
+            name = layer.name + suffix
+            while name in taken:  # activation_2 may be a layer of the first member
+                name += suffix
+            taken.add(name)
+            copy = type(layer).from_config({**layer.get_config(), "name": name})
+            made[key] = copy(*args, **options)
+            if isinstance(layer, keras.Layer):
+                copy.set_weights(layer.get_weights())
         moved[id(layer.output)] = made[key]
     return moved[id(model.output)]
 
 
-def _identity(layer: keras.Layer) -> str:
+def _identity(layer: keras.Operation) -> str:
     """Equal for layers that compute the same, whatever they are called and may learn."""
     config = {k: value for k, value in layer.get_config().items() if k not in ("name", "trainable")}
-    digests = [hashlib.sha256(values.tobytes()).hexdigest() for values in layer.get_weights()]
+    weights = layer.get_weights() if isinstance(layer, keras.Layer) else []
+    digests = [hashlib.sha256(values.tobytes()).hexdigest() for values in weights]
     return json.dumps([type(layer).__name__, config, digests], sort_keys=True)

@@ -69,6 +69,8 @@ def in_float32(model: "keras.Model") -> "keras.Model":
         return model
 
     def clone(layer: "keras.Layer") -> "keras.Layer":
+        if not isinstance(layer, keras.Layer):
+            return layer  # an operation without a state
         return layer.__class__.from_config({**layer.get_config(), "dtype": "float32"})
 
     copy = keras.models.clone_model(model, clone_function=clone, recursive=True)

@@ -5,6 +5,7 @@ A ``.keras`` or ``.h5`` file from elsewhere can make Keras run or read what it s
 before a byte of data is read.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,25 @@ from finetune.model.backbones import OURS
 from finetune.model.hdf5 import check_hdf5
 
 Arrays = dict[str, list[np.ndarray]]  # layer name -> its weights, in the layer's own order
+
+
+def layer_digest(arrays: list[np.ndarray]) -> str:
+    """sha256 over one layer's weights: each array's shape and its float32 little-endian bytes, in
+    the layer's order.
+    """
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(repr(tuple(array.shape)).encode())
+        sha.update(np.ascontiguousarray(array, dtype="<f4").data)
+    return sha.hexdigest()
+
+
+def weights_digest(arrays: Arrays) -> str:
+    """sha256 over a backbone's weights in canonical order: layers sorted by name, each by
+    ``layer_digest``.
+    """
+    lines = [f"{name} {layer_digest(arrays[name])}\n" for name in sorted(arrays)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def weighted_layers(base: keras.Model) -> list[keras.Layer]:

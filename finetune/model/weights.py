@@ -18,8 +18,21 @@ from finetune.model.backbones import CONTROLS, Backbone, backbone, is_foreign, p
 from finetune.model.preprocessing import PREPROCESSING
 from finetune.model.remote_weights import fetched, is_remote
 from finetune.model.saved import load_model
-from finetune.model.weight_files import Arrays, check_shapes, read_hdf5, weighted_layers
-from finetune.model.weight_places import OFFLINE_PACKAGE, keras_file, packaged_file, weights_folder
+from finetune.model.weight_files import (
+    Arrays,
+    check_shapes,
+    layer_digest,
+    read_hdf5,
+    weighted_layers,
+    weights_digest,
+)
+from finetune.model.weight_places import (
+    OFFLINE_PACKAGE,
+    content_of,
+    keras_file,
+    packaged_file,
+    weights_folder,
+)
 
 _DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
 # Random weights are the same in every run, so that recipes which differ in seed share a store
@@ -28,29 +41,13 @@ _RANDOM_SEED = 0
 
 @dataclass(frozen=True)
 class Loaded:
-    """Which weights a base holds: where they came from and the sha256 over all of them."""
+    """Which weights a base holds: where they came from, the sha256 over all of them, and what
+    ``content_of`` says of their file.
+    """
 
     source: str
     digest: str
-
-
-def layer_digest(arrays: list[np.ndarray]) -> str:
-    """sha256 over one layer's weights: each array's shape and its float32 little-endian bytes, in
-    the layer's order.
-    """
-    sha = hashlib.sha256()
-    for array in arrays:
-        sha.update(repr(tuple(array.shape)).encode())
-        sha.update(np.ascontiguousarray(array, dtype="<f4").data)
-    return sha.hexdigest()
-
-
-def weights_digest(arrays: Arrays) -> str:
-    """sha256 over a backbone's weights in canonical order: layers sorted by name, each by
-    ``layer_digest``.
-    """
-    lines = [f"{name} {layer_digest(arrays[name])}\n" for name in sorted(arrays)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    content: str
 
 
 def load_weights(
@@ -103,7 +100,7 @@ def load_weights(
     if is_foreign(weights):
         pixels = preprocessing_of(name, weights, preprocessing)
         base.get_layer("preprocess").set_weights(pixels.affine())
-    return Loaded(source, weights_digest(arrays))
+    return Loaded(source, weights_digest(arrays), content_of(weights))
 
 
 def _read_file(path: Path, base: keras.Model, row: Backbone) -> Arrays:

@@ -77,8 +77,8 @@ def collect(paths: Sequence[Path | str]) -> list[Trial]:
     """Trials of recipe files and of the YAML files directly in folders.
 
     Raises:
-        UsageError: no recipe, a mistake in any of them (all are reported), or two trials of one
-            name.
+        UsageError: no recipe, a mistake in any of them (all are reported), two trials of one name,
+            or other recipes under the name of one.
     """
     files: list[Path] = []
     for path in map(Path, paths):
@@ -96,12 +96,19 @@ def collect(paths: Sequence[Path | str]) -> list[Trial]:
     if mistakes:
         raise UsageError("\n".join(mistakes))
     seen: set[str] = set()
+    first: dict[str, Recipe] = {}
     for trial in trials:
         if trial.name in seen:
             raise UsageError(
                 f"Two trials are called {trial.name}. Give the recipe files names that differ."
             )
         seen.add(trial.name)
+        one = trial.recipe.model_copy(update={"seed": 0})
+        if first.setdefault(trial.group, one) != one:
+            raise UsageError(
+                f"Two recipes that differ in more than the seed are called {trial.group}, and the "
+                "table would take them for one. Give the recipe files names that differ."
+            )
     return trials
 
 

@@ -68,7 +68,8 @@ class Classifier:
     def open(cls, path: str | PathLike[str]) -> "Classifier":
         """Open a run folder, or a ``.keras`` file.
 
-        The classes of a bare file are in ``classes.json`` beside it, or are numbered.
+        The classes of a bare file are in ``classes.json`` beside it, or are numbered. The file of a
+        run stands for its folder, where it says how it wants its photos.
 
         Raises:
             DataError: there is no finished run, or no such file.
@@ -76,6 +77,8 @@ class Classifier:
                 than classes.
         """
         path = Path(path)
+        if path.name == "model.keras" and (path.parent / "recipe.yaml").exists():
+            path = path.parent
         folder = path if path.is_dir() else path.parent
         file = path / "model.keras" if path.is_dir() else path
         if not path.exists():

@@ -34,7 +34,7 @@ class RunResult:
         entries: key of each cache entry that was used -> cut, seconds (to compute its rows,
             whenever that was) and bytes.
         cost: extraction_seconds, stored_bytes, peak_memory (bytes), multiply_adds.
-        weights: source and digest of the backbone's weights.
+        weights: source and digest of the backbone's weights, and the content of their file.
         head: how it was fitted: solver, c, validation_loss, and path, pairs of c and loss.
         audit: frozen (variables compared) and moved.
         validation, test: see ``evaluation.metrics.summarize``, and per_class.
@@ -74,6 +74,11 @@ class RunResult:
     warnings: list[str] = field(default_factory=list)
     folds: dict[str, Any] | None = None
     files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def content(self) -> str:
+        """See ``model.weight_places.content_of``; earlier versions noted none."""
+        return self.weights.get("content", "")
 
     def __fspath__(self) -> str:
         """Its folder: a result can be given wherever a run folder can."""

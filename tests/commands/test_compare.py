@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import pandas as pd
 import pytest
 from conftest import finetune, paint
@@ -221,6 +222,51 @@ def test_running_again_repeats_only_what_changed(photos, tmp_path):
     assert compare_trials(cells, tmp_path / "out", QUIET)["cells"][0]["test"]["n"] == 8, (
         "other photos are another measurement"
     )
+
+
+def test_a_finished_trial_stays_until_its_successor_begins(photos, tmp_path, monkeypatch):
+    path = recipe(tmp_path, photos, "strategy: cached-features\nmatrix: {head: [gap, gmp]}")
+    compare_trials(expand(path), tmp_path / "out", QUIET)
+    changed = recipe(
+        tmp_path, photos, "strategy: cached-features\nstore: float32\nmatrix: {head: [gap, gmp]}"
+    )
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            compare_trials(expand(changed), tmp_path / "out", QUIET)
+    cells = [tmp_path / "out" / "cells" / f"r-{head}" / "metrics.json" for head in ("gap", "gmp")]
+    assert all(path.exists() for path in cells)
+    rows = compare_trials(expand(changed), tmp_path / "out", QUIET)["cells"]
+    assert [row["status"] for row in rows] == ["done", "done"]
+    assert "store: float32" in (cells[0].parent / "recipe.yaml").read_text()
+
+
+def test_weights_that_changed_under_their_name_are_another_result(photos, tmp_path):
+    base = keras.applications.MobileNet((32, 32, 3), 0.25, include_top=False, weights=None)
+    base.save_weights(tmp_path / "w.weights.h5")
+    path = recipe(tmp_path, photos, "strategy: cached-features\nbackbone: mobilenet\nalpha: 0.25")
+    path.write_text(path.read_text().replace("random", str(tmp_path / "w.weights.h5")))
+    trials = expand(path)
+    compare_trials(trials, tmp_path / "out", QUIET)
+    metrics = tmp_path / "out" / "cells" / "r" / "metrics.json"
+    first = json.loads(metrics.read_text())["weights"]
+    compare_trials(trials, tmp_path / "out", QUIET)
+    assert json.loads(metrics.read_text())["weights"] == first
+    base.set_weights([1.1 * values for values in base.get_weights()])
+    base.save_weights(tmp_path / "w.weights.h5")
+    compare_trials(trials, tmp_path / "out", QUIET)
+    assert json.loads(metrics.read_text())["weights"]["digest"] != first["digest"]
+
+
+def test_other_recipes_under_one_name_are_refused(tmp_path):
+    first = recipe(tmp_path / "a", "sketches", "strategy: cached-features", "top")
+    second = recipe(tmp_path / "b", "sketches", "matrix: {seed: [0, 1]}", "top")
+    with pytest.raises(UsageError, match="differ in more than the seed are called top"):
+        collect([first, second])
 
 
 def test_a_comparison_killed_after_a_trial_goes_on_to_the_same_table(photos, tmp_path):

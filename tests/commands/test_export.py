@@ -163,6 +163,12 @@ def test_a_format_runs_in_its_runtime_on_one_photo_and_on_three(classifier, expo
         agrees(classifier.model, form, Path(exported[form]["out"]), photos[:count])
 
 
+def test_an_exported_keras_file_alone_keeps_names_and_how_it_wants_photos(exported, run, tmp_path):
+    alone = Classifier.open(Path(exported["keras"]["out"], "model.keras"))
+    assert (alone.classes, alone.resize, alone.computed_in) == (CLASSES, "squash", "float32")
+    assert Classifier.open(run / "model.keras").path == run, "the file stands for its folder"
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_result_and_the_sidecar_say_what_was_written_and_checked(
     run, classifier, exported, form

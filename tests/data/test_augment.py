@@ -94,6 +94,13 @@ def test_nothing_but_the_photo_shows_beyond_the_border(settings: dict) -> None:
         assert (augment(white, settings, str(key)) == 255).all()
 
 
+def test_extreme_settings_show_no_black_beyond_the_border() -> None:
+    white = np.full((24, 24, 3), 255, np.uint8)
+    settings = NONE | {"rotation": 180.0, "zoom": 0.5, "shear": 45.0, "translation": 0.5}
+    for key in range(300):
+        assert (augment(white, settings, str(key)) == 255).all()
+
+
 def dot_positions(settings: dict, n: int = 100) -> np.ndarray:
     """(n, 2) x, y of where a dot right of the centre goes, in sides from the centre."""
     size, photo = 64, np.zeros((64, 64, 3), np.uint8)

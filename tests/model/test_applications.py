@@ -18,7 +18,8 @@ from finetune.model.cut import single_tensors, split
 from finetune.model.heads import add_head
 from finetune.model.network import audit, freeze, frozen_digests
 from finetune.model.preprocessing import PREPROCESSING
-from finetune.model.weights import base_arrays, load_weights, weights_digest
+from finetune.model.weight_files import weights_digest
+from finetune.model.weights import base_arrays, load_weights
 
 # Families and the size of their photos; the fast suite takes three of them
 SIZES = {

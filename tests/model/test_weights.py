@@ -14,8 +14,8 @@ from finetune.model import weights
 from finetune.model.backbones import BACKBONES
 from finetune.model.base import build_base
 from finetune.model.hdf5 import check_hdf5
-from finetune.model.weight_files import check_shapes, read_hdf5
-from finetune.model.weights import base_arrays, layer_digest, load_weights, weights_digest
+from finetune.model.weight_files import check_shapes, layer_digest, read_hdf5, weights_digest
+from finetune.model.weights import base_arrays, load_weights
 
 
 @pytest.fixture(scope="module")
