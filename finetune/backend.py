@@ -123,12 +123,13 @@ def reset_peak() -> None:
 
 
 def peak_bytes() -> int:
-    """Largest resident memory of this process since ``reset_peak``, in bytes; elsewhere than on
-    Linux since its start.
+    """Largest resident memory of this process since ``reset_peak``, in bytes; since its start where
+    the system does not count anew: elsewhere than on Linux, and in gVisor.
     """
-    if _STATUS.exists():
-        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+    status = _STATUS.read_text().splitlines() if _STATUS.exists() else []
+    peaks = [line.split()[1] for line in status if line.startswith("VmHWM")]
+    if peaks:  # gVisor says none
+        return int(peaks[0]) * 1024
     if sys.platform == "win32":
         return _windows_peak()
     import resource  # Unix only

@@ -55,6 +55,14 @@ def test_windows_is_asked_in_its_own_way(monkeypatch):
     assert backend.peak_bytes() == 123
 
 
+def test_a_linux_whose_status_names_no_peak_is_asked_as_any_unix(monkeypatch, tmp_path):
+    """gVisor's /proc/self/status has VmSize and VmRSS alone."""
+    status = tmp_path / "status"
+    status.write_text("Name:\tpython\nVmSize:\t  900000 kB\nVmRSS:\t  500000 kB\n")
+    monkeypatch.setattr(backend, "_STATUS", status)
+    assert backend.peak_bytes() > 2**20
+
+
 def test_it_imports_where_there_is_no_resource_module():
     code = "import sys; sys.modules['resource'] = None; import finetune.backend as b; b.threads()"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
