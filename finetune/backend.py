@@ -12,13 +12,29 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 
+from finetune.errors import UsageError
+
+
+def backend_problem() -> str:
+    """What is wrong with KERAS_BACKEND, in a sentence; empty if nothing is."""
+    wanted = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if wanted == "tensorflow":
+        return ""
+    return f"KERAS_BACKEND is '{wanted}'; allowed is tensorflow."
+
 
 def load_keras() -> None:
     """Import Keras and TensorFlow quietly, unless TF_CPP_MIN_LOG_LEVEL is 0, which -v sets.
 
     TensorFlow's C++ side writes to file descriptor 2 before it reads that variable, so the
     descriptor is turned away while it loads. A failing import still raises.
+
+    Raises:
+        UsageError: KERAS_BACKEND names another backend.
     """
+    problem = backend_problem()
+    if problem:
+        raise UsageError(f"{problem} `unset KERAS_BACKEND`, and run again.")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     loud = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0"
     with nullcontext() if loud or "tensorflow" in sys.modules else stderr_to_nowhere():
