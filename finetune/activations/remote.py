@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,8 @@ class Remote:
         with self._reported("read"):
             if not self._list(self._root) and self._bucket:
                 self._files.invalidate_cache()
-                self._files.ls(self._bucket, detail=False, **self._limit)
+                with suppress(PermissionError):  # of rights to the prefix alone, which has answered
+                    self._files.ls(self._bucket, detail=False, **self._limit)
 
     def holds(self, store: Store, names: Sequence[str]) -> set[str]:
         """Those of the names that had a row here when this process last asked."""

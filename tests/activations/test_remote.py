@@ -270,6 +270,21 @@ def test_a_url_is_a_url_and_a_folder_a_folder(monkeypatch, tmp_path):
     assert cache_dir().name == "finetune"
 
 
+def test_rights_to_an_empty_prefix_alone_are_enough(url, monkeypatch):
+    remote = remote_store()
+    root = remote._root
+    remote._bucket = root.rpartition("/")[0]
+
+    def ls(folder, **_):
+        raise FileNotFoundError(folder) if folder == root else PermissionError("denied")
+
+    monkeypatch.setattr(remote._files, "ls", ls)
+    remote.check()
+    remote._root = "/elsewhere"
+    with pytest.raises(DataError, match="denied"):
+        remote.check()
+
+
 def test_a_password_is_not_shown(monkeypatch, tmp_path):
     use(monkeypatch, tmp_path, "memory://me:secret@somewhere/x")
     assert remote_store().url == "memory://somewhere/x"
