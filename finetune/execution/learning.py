@@ -95,9 +95,15 @@ class Learner:
             return {}
         labels = self.dataset.labels("train")
         photos = len(labels) * (1 + stored_views(self.recipe))
-        is_linear = not self.recipe.head.hidden and fits_memory(photos, self.network.features)
-        if self.recipe.head.solver == "keras" and not (self.learns_head_only and is_linear):
-            return {"history": self._train_head()}
+        if self.recipe.head.solver == "keras":
+            if self.learns_head_only and not fits_memory(photos, self.network.features):
+                return {}  # the tail is the head alone, and its epochs stream what it learns from
+            if self.recipe.head.hidden or not self.learns_head_only:
+                return {"history": self._train_head()}
+        return self._fit_linear()
+
+    def _fit_linear(self) -> dict[str, Any]:
+        """Fit a linear head by L-BFGS; returns how."""
         linear = self._linear()
         self.network.set_classifier(linear.kernel, linear.bias)
         if self.learns_head_only and self.recipe.head.solver == "lbfgs":
@@ -141,7 +147,7 @@ class Learner:
         return self.bench.heads[key]
 
     def _train_head(self) -> list[dict[str, Any]]:
-        """By epochs, where it has a hidden layer or its features do not fit into memory."""
+        """By epochs, on features in memory: a hidden head, or one before blocks that learn."""
         views, validation = self._features()
         train = self._training(read_views(views), feature_mix_of(self.recipe))
         size = self.recipe.batch_size
