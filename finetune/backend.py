@@ -12,13 +12,29 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 
+from finetune.errors import UsageError
+
+
+def backend_problem() -> str:
+    """What is wrong with KERAS_BACKEND, in a sentence; empty if nothing is."""
+    wanted = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if wanted == "tensorflow":
+        return ""
+    return f"KERAS_BACKEND is '{wanted}'; allowed is tensorflow."
+
 
 def load_keras() -> None:
     """Import Keras and TensorFlow quietly, unless TF_CPP_MIN_LOG_LEVEL is 0, which -v sets.
 
     TensorFlow's C++ side writes to file descriptor 2 before it reads that variable, so the
     descriptor is turned away while it loads. A failing import still raises.
+
+    Raises:
+        UsageError: KERAS_BACKEND names another backend.
     """
+    problem = backend_problem()
+    if problem:
+        raise UsageError(f"{problem} `unset KERAS_BACKEND`, and run again.")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     loud = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0"
     with nullcontext() if loud or "tensorflow" in sys.modules else stderr_to_nowhere():
@@ -123,12 +139,13 @@ def reset_peak() -> None:
 
 
 def peak_bytes() -> int:
-    """Largest resident memory of this process since ``reset_peak``, in bytes; elsewhere than on
-    Linux since its start.
+    """Largest resident memory of this process since ``reset_peak``, in bytes; since its start where
+    the system does not count anew: elsewhere than on Linux, and in gVisor.
     """
-    if _STATUS.exists():
-        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+    status = _STATUS.read_text().splitlines() if _STATUS.exists() else []
+    peaks = [line.split()[1] for line in status if line.startswith("VmHWM")]
+    if peaks:  # gVisor says none
+        return int(peaks[0]) * 1024
     if sys.platform == "win32":
         return _windows_peak()
     import resource  # Unix only

@@ -10,8 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from finetune import backend
+from finetune.errors import UsageError
 
 
 def test_the_peak_begins_anew_and_counts_what_was_held():
@@ -53,6 +55,20 @@ def test_windows_is_asked_in_its_own_way(monkeypatch):
     monkeypatch.setattr(backend, "_STATUS", Path("nowhere"))
     monkeypatch.setattr(sys, "platform", "win32")
     assert backend.peak_bytes() == 123
+
+
+def test_a_linux_whose_status_names_no_peak_is_asked_as_any_unix(monkeypatch, tmp_path):
+    """gVisor's /proc/self/status has VmSize and VmRSS alone."""
+    status = tmp_path / "status"
+    status.write_text("Name:\tpython\nVmSize:\t  900000 kB\nVmRSS:\t  500000 kB\n")
+    monkeypatch.setattr(backend, "_STATUS", status)
+    assert backend.peak_bytes() > 2**20
+
+
+def test_another_backend_of_keras_is_refused_before_keras_is_loaded(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    with pytest.raises(UsageError, match="KERAS_BACKEND is 'jax'; allowed is tensorflow. `unset"):
+        backend.load_keras()
 
 
 def test_it_imports_where_there_is_no_resource_module():

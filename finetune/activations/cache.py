@@ -13,7 +13,7 @@ from finetune.activations.store import Rows, Store, row_name
 from finetune.activations.trunk import Kept, Trunk
 from finetune.data.photos import MIRRORED, Photo, Pixels, chunks, read_photos, through
 from finetune.errors import BusyError, DataError
-from finetune.files import cache_dir, commit_text, digest_of
+from finetune.files import cache_dir, digest_of, sync_folder
 from finetune.model.backbones import INPUT
 from finetune.model.backbones import backbone as row_of
 from finetune.model.heads import pool_maps
@@ -159,7 +159,10 @@ class ActivationCache:
         """Store the rows of a cut as float32 from now on."""
         store = self.entry(cut, view)
         if store.dtype == np.float16:
-            commit_text(store.folder / _OVERFLOW, f"{error}\n")
+            # Nothing but its name counts, so that no lock is needed: a commit would be, for whoever
+            # holds the entry removes the temporary files of others.
+            (store.folder / _OVERFLOW).touch()
+            sync_folder(store.folder)
             self.reporter.warn(f"{error}: the activations at {cut} are stored as float32.")
             del self._entries[cut, min(view, 1)]
 

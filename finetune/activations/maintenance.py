@@ -49,7 +49,7 @@ def verify(root: Path, advance: Callable[[int], object] = lambda shards: None) -
     damaged = []
     size = 0
     for shard in found:
-        if not intact(shard):
+        if not intact(shard) and shard.with_suffix(".json").exists():  # else removed meanwhile
             damaged.append(shard)
         size += shard.stat().st_size if shard.exists() else 0
         advance(1)
@@ -60,7 +60,8 @@ def verify(root: Path, advance: Callable[[int], object] = lambda shards: None) -
     size += sum(network.size for network in networks)
     try:
         for path in damaged + broken:
-            set_aside(path)
+            with suppress(FileNotFoundError):  # another process was first
+                set_aside(path)
         for network in unsound:
             ir.set_aside(network)
             broken.append(network.folder)

@@ -16,14 +16,14 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from finetune.activations.store import Store, parse_shard, read_shard
+from finetune.data.photos import map_ahead
 from finetune.disk import need_space
 from finetune.errors import DataError, FinetuneError, UsageError, need
 from finetune.files import cache_dir, cache_url, digest_of, shown_url
@@ -116,7 +116,8 @@ class Remote:
         with self._reported("read"):
             if not self._list(self._root) and self._bucket:
                 self._files.invalidate_cache()
-                self._files.ls(self._bucket, detail=False, **self._limit)
+                with suppress(PermissionError):  # of rights to the prefix alone, which has answered
+                    self._files.ls(self._bucket, detail=False, **self._limit)
 
     def holds(self, store: Store, names: Sequence[str]) -> set[str]:
         """Those of the names that had a row here when this process last asked."""
@@ -134,12 +135,8 @@ class Remote:
             sizes = [int(np.prod(content["shape"])) for content in chosen.values()]
             need_space(store.folder, sum(sizes) * store.dtype.itemsize)
             label = f"activations fetched from {self.url}"
-            with (
-                reporter.stage(label, len(chosen), "shard") as advance,
-                ThreadPoolExecutor(_FETCHED_AT_ONCE) as pool,
-                self._reported("read"),
-            ):
-                fetched = pool.map(functools.partial(self._fetch, store), chosen)
+            fetched = map_ahead(functools.partial(self._fetch, store), chosen, _FETCHED_AT_ONCE)
+            with reporter.stage(label, len(chosen), "shard") as advance, self._reported("read"):
                 for (digest, content), rows in zip(chosen.items(), fetched, strict=True):
                     if rows is None:
                         self._broken.add(digest)

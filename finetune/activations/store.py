@@ -216,10 +216,14 @@ def _verified(shard: Path) -> bool:
 
 
 def read_shard(path: Path) -> dict[str, Any] | None:
-    """What a shard's .json says: sha256, shape, seconds, rows; None if it is damaged."""
+    """What a shard's .json says: sha256, shape, seconds, rows; None if it is damaged or gone.
+
+    Raises:
+        OSError: it cannot be read now, and what it says is not known.
+    """
     try:
         return parse_shard(path.read_bytes())
-    except OSError:
+    except FileNotFoundError:
         return None
 
 
@@ -259,7 +263,10 @@ def _parse(text: bytes) -> dict[str, Any] | None:
 def intact(shard: Path) -> bool:
     """Whether a shard has the sha256 that its .json recorded, and its .json is whole."""
     content = read_shard(shard.with_suffix(".json"))
-    return content is not None and shard.exists() and sha256_of(shard) == content["sha256"]
+    try:
+        return content is not None and sha256_of(shard) == content["sha256"]
+    except FileNotFoundError:
+        return False
 
 
 def set_aside(shard: Path) -> None:

@@ -140,7 +140,10 @@ class Trunk:
 
         wanted = chain.from_iterable(self._kept.together.values())
         cuts = [name for name in dict.fromkeys([cut, *wanted]) if name != INPUT]
-        return quantized(cache_dir(), self._fields(), cuts, self._build, photos)[cut]
+        return quantized(cache_dir(), self._fields(), cuts, self._build, photos, self._waits)[cut]
+
+    def _waits(self) -> None:
+        self.reporter.say("another process makes the int8 trunk: waiting for it")
 
     def _build(self, cuts: Sequence[str]) -> keras.Model:
         outputs = [self._network.tensor(name) for name in cuts]

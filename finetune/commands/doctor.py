@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 
 from finetune import __version__
 from finetune.activations.remote import check_remote
+from finetune.backend import backend_problem
 from finetune.errors import FinetuneError
 from finetune.files import cache_dir
 
@@ -115,11 +116,9 @@ def _requirements() -> Iterator[dict[str, str]]:
 
 def _environment() -> Iterator[dict[str, str]]:
     """Variables that point nowhere."""
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if backend != "tensorflow":
-        yield _problem(
-            f"KERAS_BACKEND is '{backend}'; allowed is tensorflow.", "`unset KERAS_BACKEND`."
-        )
+    problem = backend_problem()
+    if problem:
+        yield _problem(problem, "`unset KERAS_BACKEND`.")
     for name in ("FINETUNE_DATA_DIR", "FINETUNE_WEIGHTS_DIR"):
         folder = os.environ.get(name)
         if folder and not Path(folder).is_dir():
@@ -162,7 +161,7 @@ def _openvino() -> tuple[dict[str, Any], dict[str, str] | None]:
 
 def _gpus() -> list[str]:
     """GPUs that TensorFlow sees; it is imported only where there is a device to see."""
-    if not any(Path("/dev").glob("nvidia[0-9]*")):
+    if backend_problem() or not any(Path("/dev").glob("nvidia[0-9]*")):
         return []
     from finetune.backend import load_keras
 

@@ -1,4 +1,6 @@
-"""One trial of `tune`, wherever it runs: trained, judged on validation photos, perhaps pruned."""
+"""One trial of `tune`, wherever it runs: drawn, trained, judged on validation photos, perhaps
+pruned.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from finetune.execution.bench import Bench
 from finetune.execution.trial import try_trial
 from finetune.progress import SILENT, Reporter
 from finetune.recipe.recipe import Recipe
+from finetune.recipe.search import Domain
 from finetune.training.fit import Diverged
 
 # A trial is stopped where its best validation loss so far is above the median of the others'; not
@@ -35,6 +38,24 @@ class Tried(NamedTuple):
     losses: tuple[float, ...] = ()
     scores: np.ndarray | None = None
     problem: str = ""
+
+
+def draw(trial: Any, key: str, domain: Domain) -> Any:
+    """What Optuna's trial takes of a domain."""
+    if domain.choices:
+        return trial.suggest_categorical(key, list(domain.choices))
+    if domain.whole:
+        return trial.suggest_int(key, int(domain.low), int(domain.high), log=domain.log)
+    return trial.suggest_float(key, domain.low, domain.high, log=domain.log)
+
+
+def listed(settings: dict[str, Any]) -> str:
+    """What was drawn, for people."""
+    values = {
+        key: f"{value:.3g}" if isinstance(value, float) else value
+        for key, value in settings.items()
+    }
+    return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
 def attempt(

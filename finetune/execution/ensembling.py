@@ -17,7 +17,7 @@ from finetune.evaluation.metrics import confusion, measure, per_photo
 from finetune.evaluation.pairs import compare_pairs
 from finetune.evaluation.significance import Design
 from finetune.execution.bench import read_dataset
-from finetune.execution.members import Member, Mixed, read_members
+from finetune.execution.members import Member, Mixed, changed_files, read_members
 from finetune.files import commit, commit_by_name, commit_csv, commit_json, commit_text, locked
 from finetune.progress import SILENT, Reporter, count
 from finetune.runs.card import render_ensemble
@@ -204,14 +204,15 @@ def _scored(
 
     recipe = member.recipe
     wanted = [file for split in splits.values() for file in split.files]
-    photos = {photo.file: photo for photo in read_dataset(recipe).photos}
-    gone = sorted(set(wanted) - set(photos))
-    if gone:
+    dataset = read_dataset(recipe)
+    changed = changed_files(member, dataset)
+    if changed:
         raise DataError(
-            f"{len(gone)} of {count(len(wanted), 'photo')} are not in {recipe.data} any more, such "
-            f"as {gone[0]}. Put them back, or leave --precision out: what the runs predicted is "
-            "blended then."
+            f"{len(changed)} of {count(len(wanted), 'photo')} are not in {recipe.data} any more, "
+            f"or are other photos now, such as {min(changed)}. Put them back, or leave --precision "
+            "out: what the runs predicted is blended then."
         )
+    photos = {photo.file: photo for photo in dataset.photos}
     taken = (recipe.image_size, recipe.resize)
     classifier = Classifier(member.path, member.classes, *taken, model=model)
     rows = {}

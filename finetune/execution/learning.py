@@ -15,9 +15,11 @@ from finetune.execution.bench import Bench, StoredRows
 from finetune.execution.methods import (
     anchors_of,
     balance,
-    loss_name,
+    feature_mix_of,
+    head_settings,
     mix_of,
     rates_of,
+    settings_of,
     strategy_of,
     targets_of,
     thawed,
@@ -42,17 +44,9 @@ from finetune.training.batches import Batches, Read, read_views, repeats
 from finetune.training.fit import Bar, Settings, best_epoch, fit
 from finetune.training.joined_head import fit_joined
 from finetune.training.linear_head import Linear, fit_linear, fits_memory
+from finetune.training.mixing import Mix
 from finetune.training.range_test import range_test
 from finetune.training.trackers import Tracker, log_epoch
-
-_SETTINGS = "epochs patience batch_size learning_rate schedule warmup weight_decay average seed"
-_HEAD_SETTINGS = {  # with a hidden layer
-    "epochs": 100,
-    "patience": 5,
-    "learning_rate": 1e-3,
-    "optimizer": "adam",
-    "momentum": 0.0,
-}
 
 
 @dataclass(eq=False)
@@ -101,9 +95,15 @@ class Learner:
             return {}
         labels = self.dataset.labels("train")
         photos = len(labels) * (1 + stored_views(self.recipe))
-        is_linear = not self.recipe.head.hidden and fits_memory(photos, self.network.features)
-        if self.recipe.head.solver == "keras" and not (self.learns_head_only and is_linear):
-            return {"history": self._train_head()}
+        if self.recipe.head.solver == "keras":
+            if self.learns_head_only and not fits_memory(photos, self.network.features):
+                return {}  # the tail is the head alone, and its epochs stream what it learns from
+            if self.recipe.head.hidden or not self.learns_head_only:
+                return {"history": self._train_head()}
+        return self._fit_linear()
+
+    def _fit_linear(self) -> dict[str, Any]:
+        """Fit a linear head by L-BFGS; returns how."""
         linear = self._linear()
         self.network.set_classifier(linear.kernel, linear.bias)
         if self.learns_head_only and self.recipe.head.solver == "lbfgs":
@@ -147,16 +147,16 @@ class Learner:
         return self.bench.heads[key]
 
     def _train_head(self) -> list[dict[str, Any]]:
-        """By epochs, where it has a hidden layer or its features do not fit into memory."""
+        """By epochs, on features in memory: a hidden head, or one before blocks that learn."""
         views, validation = self._features()
-        train = self._training(read_views(views))
+        train = self._training(read_views(views), feature_mix_of(self.recipe))
         size = self.recipe.batch_size
         held_out = Batches(read_views([validation]), self._targets("validation"), size)
         head = self.network.head()
-        return self._fit(head, train, held_out, "head", self._settings(**_HEAD_SETTINGS))
+        return self._fit(head, train, held_out, "head", head_settings(self.recipe))
 
-    def _training(self, read: Read, devices: int = 1) -> Batches:
-        """Training photos in the order of the recipe's seed, weighed and mixed as it says."""
+    def _training(self, read: Read, mix: Mix | None, devices: int = 1) -> Batches:
+        """Training photos in the order of the recipe's seed, weighed as it says."""
         recipe = self.recipe
         return Batches(
             read,
@@ -165,7 +165,7 @@ class Learner:
             recipe.seed,
             weights_of(recipe, self.dataset),
             balanced=recipe.sampling == "balanced",
-            mix=mix_of(recipe),
+            mix=mix,
             devices=devices,
         )
 
@@ -189,7 +189,7 @@ class Learner:
             with thawed(model, recipe, blocks):
                 history = self._fit(
                     model,
-                    self._training(self._reader(), devices),
+                    self._training(self._reader(), mix_of(recipe), devices),
                     self._batches("validation", devices=devices),
                     "tail" if is_last else f"tail-{number}",
                     settings,
@@ -207,7 +207,7 @@ class Learner:
 
     def _tail_settings(self) -> Settings:
         anchors = anchors_of(self.recipe, self.network)
-        return self._settings(rates=rates_of(self.recipe, self.network), anchors=anchors)
+        return settings_of(self.recipe, rates=rates_of(self.recipe, self.network), anchors=anchors)
 
     def find_rate(self) -> dict[str, Any]:
         """The range test of the tail's learning rate, see ``range_test``; nothing is learned."""
@@ -290,10 +290,3 @@ class Learner:
         self.reporter.epoch(row)
         if self.tracker:
             log_epoch(self.tracker, row)
-
-    def _settings(self, **changes: Any) -> Settings:
-        recipe = self.recipe
-        values = {name: getattr(recipe, name) for name in _SETTINGS.split()}
-        values |= {"optimizer": recipe.optimizer.name, "momentum": recipe.optimizer.momentum}
-        values["loss"] = loss_name(recipe)
-        return Settings(**values | changes)

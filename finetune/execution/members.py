@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.data.dataset import Dataset
 from finetune.errors import DataError, UsageError
 from finetune.recipe.reading import reopen
 from finetune.recipe.recipe import Recipe
-from finetune.runs.folder import checked, read_recipe, read_result
+from finetune.runs.folder import checked, read_digests, read_recipe, read_result
 from finetune.runs.predictions import Predictions, read_predictions
 
 if TYPE_CHECKING:
@@ -78,6 +79,14 @@ def _read(name: str, path: Path) -> Member:
     recipe = read_recipe(path)
     checked(path, "recipe.yaml", "classes.json", "predictions.csv")
     return Member(name, path, reopen(recipe), result, *read_predictions(path))
+
+
+def changed_files(member: Member, dataset: Dataset) -> set[str]:
+    """Files that a run predicted and that are gone now, or hold another photo."""
+    now = {photo.file: photo.sha256 for photo in dataset.photos}
+    then = now | read_digests(member.path)  # an early run kept no digests
+    files = {file for split in member.splits.values() for file in split.files}
+    return {file for file in files if file not in now or now[file] != then[file]}
 
 
 def _check_alike(first: Member, other: Member) -> None:

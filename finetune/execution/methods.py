@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,13 +14,35 @@ from finetune.model.cut import depths
 from finetune.model.network import Network
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
+from finetune.training.fit import Settings
 from finetune.training.mixing import Mix, one_hot
 from finetune.training.parallel import strategy
+
+_SETTINGS = "epochs patience batch_size learning_rate schedule warmup weight_decay average seed"
+
+
+def settings_of(recipe: Recipe, **changes: Any) -> Settings:
+    """What training by epochs depends on, as the recipe says, but for the changes."""
+    values = {name: getattr(recipe, name) for name in _SETTINGS.split()}
+    values |= {"optimizer": recipe.optimizer.name, "momentum": recipe.optimizer.momentum}
+    values["loss"] = loss_name(recipe)
+    return Settings(**values | changes)
+
+
+def head_settings(recipe: Recipe) -> Settings:
+    """Those of a head that is trained by epochs before the blocks below it."""
+    fixed = {"epochs": 100, "patience": 5, "learning_rate": 1e-3}
+    return settings_of(recipe, **fixed, optimizer="adam", momentum=0.0)
 
 
 def mix_of(recipe: Recipe) -> Mix | None:
     """How the recipe mixes photos, if it does."""
     return Mix(recipe.mixup, recipe.cutmix) if recipe.mixup or recipe.cutmix else None
+
+
+def feature_mix_of(recipe: Recipe) -> Mix | None:
+    """How pooled features (n, d) are mixed: they have no maps that a rectangle could go into."""
+    return Mix(recipe.mixup) if recipe.mixup else None
 
 
 def has_soft_labels(recipe: Recipe) -> bool:

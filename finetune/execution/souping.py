@@ -11,7 +11,7 @@ from finetune.activations.rows import close_shards
 from finetune.errors import DataError, UsageError
 from finetune.evaluation.metrics import per_photo
 from finetune.execution.bench import Bench, StoredRows, gather, read_dataset
-from finetune.execution.members import Member, Mixed
+from finetune.execution.members import Member, Mixed, changed_files
 from finetune.execution.sharing import Need, settled, shown_views
 from finetune.model.network import Network, frozen_digests
 from finetune.progress import Reporter, count
@@ -45,8 +45,10 @@ def greedy_soup(members: Sequence[Member], reporter: Reporter) -> Mixed:
     views = shown_views(recipe)
     needs = [Need(recipe.cut, split, view) for split in members[0].splits for view in views]
     dataset, rows = gather(recipe, read_dataset(recipe), cache, needs)
+    changed = changed_files(members[0], dataset)
     for name, split in members[0].splits.items():
-        if [photo.file for photo in dataset.split(name)] != list(split.files):
+        files = [photo.file for photo in dataset.split(name)]
+        if files != list(split.files) or changed.intersection(files):
             raise DataError(
                 f"The {name} photos of {recipe.data} are not those of the runs any more. Put them "
                 "back, or choose --blend mean."

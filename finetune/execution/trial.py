@@ -269,4 +269,5 @@ def find_rate(recipe: Recipe, reporter: Reporter = SILENT) -> dict[str, Any]:
 def _check_memory(recipe: Recipe, dataset: Dataset, network: Network) -> None:
     if recipe.head.solver == "lbfgs":
         photos = len(dataset.split("train")) * (1 + stored_views(recipe))
-        check_size(photos, network.features)
+        learns_head_only = STRATEGIES[recipe.strategy].learns == "head"
+        check_size(photos, network.features, learns_head_only)

@@ -6,6 +6,7 @@ been.
 """
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ import pandas as pd
 from finetune.data import catalog
 from finetune.data.dataset import Dataset
 from finetune.data.overlap import look_alikes
-from finetune.errors import SomeCellsFailed, UsageError, need
+from finetune.errors import FinetuneError, SomeCellsFailed, Terminated, UsageError, need
 from finetune.evaluation import plots
 from finetune.evaluation.optimism import corrected_choice
-from finetune.execution.attempt import Tried, Tries, trying
+from finetune.execution.attempt import Tried, Tries, draw, listed, trying
 from finetune.execution.bench import Bench
 from finetune.execution.crossing import check_folds
 from finetune.execution.sharing import settled
@@ -26,12 +27,13 @@ from finetune.execution.trial import run_trial
 from finetune.files import commit, commit_csv, commit_json, commit_text, digest_of, locked
 from finetune.progress import Reporter, count
 from finetune.recipe.recipe import Recipe
-from finetune.recipe.search import Domain, Search
+from finetune.recipe.search import Search
 from finetune.runs.folder import read_run
 
 STUDY = "study.db"
 _CHOSEN = "chosen"  # attribute of the study, the number of a trial; from then on no more are made
 _REASON = "reason"  # attribute of a trial without result
+_INTERRUPTED = "interrupted"  # attribute of a trial that is not to blame for its end
 _TRIES = 3  # of a trial that ends with the process
 _ENDED = f"its process ended {_TRIES} times while it ran (memory?)"
 
@@ -153,19 +155,30 @@ class _Tuning:
                     self._tell(trial, Tried(problem=str(error)))
         complete = self.finished("COMPLETE")
         recipes = [recipe for _, recipe in to_train]
-        found = tries(recipes, self.dataset, complete)
+        try:
+            found = tries(recipes, self.dataset, complete)
+        except (KeyboardInterrupt, Terminated, FinetuneError):
+            self._interrupt([*(trial for trial, _ in to_train), *again])
+            raise
         for (trial, _), tried in zip(to_train, found, strict=True):
             self._tell(trial, tried)
         for trial in again:
             self._is_told(trial)
+
+    def _interrupt(self, trials: list[Any]) -> None:
+        """End trials that a signal or a full disk has stopped, so that they are made again."""
+        with suppress(Exception):  # the full disk: what stopped them is to be reported
+            for trial in trials:
+                trial.set_user_attr(_INTERRUPTED, True)
+                self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
 
     def _ask(self, number: int) -> tuple[Any, dict[str, Any]]:
         """A new trial and its settings."""
         seed = (self.seed * 9_973 + number) % 2**32
         self.study.sampler = self.optuna.samplers.TPESampler(seed=seed)
         trial = self.study.ask()
-        settings = {key: _draw(trial, key, domain) for key, domain in self.search.domains.items()}
-        self.reporter.say(f"trial {number + 1}: {_listed(settings)}")
+        settings = {key: draw(trial, key, domain) for key, domain in self.search.domains.items()}
+        self.reporter.say(f"trial {number + 1}: {listed(settings)}")
         return trial, settings
 
     def _is_told(self, trial: Any) -> bool:
@@ -174,7 +187,8 @@ class _Tuning:
         """
         twin = next((old for old in self.finished() if old.params == trial.params), None)
         failed = self.study.get_trials(states=[self.optuna.trial.TrialState.FAIL])
-        has_ended = sum(old.params == trial.params for old in failed) >= _TRIES
+        ended = [old for old in failed if _INTERRUPTED not in old.user_attrs]
+        has_ended = sum(old.params == trial.params for old in ended) >= _TRIES
         if twin and _REASON not in twin.user_attrs:
             value = twin.value if twin.state.name == "COMPLETE" else None
             self.study.tell(trial, value, state=twin.state)
@@ -189,7 +203,7 @@ class _Tuning:
         for step, loss in enumerate(tried.losses, start=1):
             trial.report(loss, step)
         if tried.problem:
-            self.reporter.warn(f"{_listed(trial.params)}: no result: {tried.problem}")
+            self.reporter.warn(f"{listed(trial.params)}: no result: {tried.problem}")
             trial.set_user_attr(_REASON, tried.problem)
             self.study.tell(trial, state=state.FAIL)
         elif tried.scores is None:
@@ -279,19 +293,3 @@ class _Tuning:
             for number, trial in enumerate(finished)
         ]
         commit_csv(self.out / "trials.csv", pd.DataFrame(rows))
-
-
-def _draw(trial: Any, key: str, domain: Domain) -> Any:
-    if domain.choices:
-        return trial.suggest_categorical(key, list(domain.choices))
-    if domain.whole:
-        return trial.suggest_int(key, int(domain.low), int(domain.high), log=domain.log)
-    return trial.suggest_float(key, domain.low, domain.high, log=domain.log)
-
-
-def _listed(settings: dict[str, Any]) -> str:
-    values = {
-        key: f"{value:.3g}" if isinstance(value, float) else value
-        for key, value in settings.items()
-    }
-    return ", ".join(f"{key} {value}" for key, value in values.items())

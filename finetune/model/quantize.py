@@ -12,14 +12,17 @@ import importlib.util
 import io
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from finetune.backend import load_openvino
 from finetune.errors import UsageError
+from finetune.files import LOCK, make_folder
 from finetune.model.ir import Artefact, cached_folder, convert, find, keep
 
 if TYPE_CHECKING:
@@ -75,14 +78,37 @@ def find_quantized(cache: Path, fields: Mapping[str, Any], cut: str) -> Artefact
     return find(cache, quantized_fields(fields), [cut])
 
 
+def _all_found(cache: Path, fields: Mapping[str, Any], cuts: Sequence[str]) -> dict[str, Artefact]:
+    each = {cut: find_quantized(cache, fields, cut) for cut in cuts}
+    return {cut: artefact for cut, artefact in each.items() if artefact is not None}
+
+
+@contextmanager
+def _turn(folder: Path, waits: Callable[[], object]) -> Iterator[None]:
+    """Hold a folder after whoever holds it, which may take minutes: ``waits`` is called then."""
+    make_folder(folder)
+    lock = FileLock(folder / LOCK)
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        waits()
+        held = lock.acquire()
+    with held:
+        yield
+
+
 def quantized(
     cache: Path,
     fields: Mapping[str, Any],
     cuts: Sequence[str],
     build: Callable[[Sequence[str]], "keras.Model"],
     photos: Callable[[], Iterable[np.ndarray]],
+    waits: Callable[[], object] = lambda: None,
 ) -> dict[str, Artefact]:
     """The int8 trunk of every cut; one is made for all cuts that have none.
+
+    Of processes that want the same trunk one makes it and the others wait: two would have other
+    digests, and what both store must be of one.
 
     Args:
         cache: the cache directory.
@@ -91,6 +117,7 @@ def quantized(
         build: called with the cuts that have no trunk yet: the float32 model from photos to these
             cuts.
         photos: called if a trunk is made: uint8 batches of training photos.
+        waits: called if another process makes one now.
 
     Returns:
         Cut -> its artefact. Cuts of one artefact are computed in one pass.
@@ -98,12 +125,16 @@ def quantized(
     Raises:
         UsageError: a trunk is to be made, and NNCF is not installed.
     """
-    found = {cut: find_quantized(cache, fields, cut) for cut in cuts}
-    missing = [cut for cut in cuts if found[cut] is None]
-    if missing:
-        check_extra()
-        graph = quantize(convert(build(missing)), photos())
-        key = quantized_fields(fields)
-        made = keep(cached_folder(cache, key, missing), graph, key, missing)
-        found |= dict.fromkeys(missing, made)
-    return {cut: artefact for cut, artefact in found.items() if artefact is not None}
+    found = _all_found(cache, fields, cuts)
+    if len(found) == len(set(cuts)):
+        return found
+    check_extra()
+    key = quantized_fields(fields)
+    with _turn(cached_folder(cache, key, ()), waits):  # ``keep`` takes the lock of its own folder
+        found = _all_found(cache, fields, cuts)
+        missing = [cut for cut in cuts if cut not in found]
+        if missing:
+            graph = quantize(convert(build(missing)), photos())
+            made = keep(cached_folder(cache, key, missing), graph, key, missing)
+            found |= dict.fromkeys(missing, made)
+    return found

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import DataError, IntegrityError
-from finetune.files import commit_json, digest_of, sha256_of
+from finetune.files import commit_json, digest_of, from_text, sha256_of
 
 RESULT = "metrics.json"
 PHOTOS = "photos.csv"  # the sha256 of every photo, with its split
@@ -190,12 +190,28 @@ def read_contents(folder: Path) -> dict[str, str] | None:
     Raises:
         IntegrityError: the table is not as the run wrote it.
     """
+    rows = _photo_rows(folder)
+    if rows is None:
+        return None
+    # of copies the first counts: splits begin with training
+    return {row["sha256"]: row["split"] for row in reversed(rows)}
+
+
+def read_digests(folder: Path) -> dict[str, str]:
+    """File -> sha256 of every photo of a run; empty if it did not keep them.
+
+    Raises:
+        IntegrityError: the table is not as the run wrote it.
+    """
+    return {from_text(row["file"]): row["sha256"] for row in _photo_rows(folder) or []}
+
+
+def _photo_rows(folder: Path) -> list[dict[str, str]] | None:
     if not (folder / PHOTOS).is_file():
         return None
     checked(folder, PHOTOS)
     with (folder / PHOTOS).open(newline="", encoding="utf-8") as file:
-        rows = [(row["sha256"], row["split"]) for row in csv.DictReader(file)]
-    return dict(reversed(rows))  # of copies the first counts: splits begin with training
+        return list(csv.DictReader(file))
 
 
 def read_recipe(out: Path) -> Path:

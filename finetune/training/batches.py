@@ -75,6 +75,11 @@ class Batches(keras.utils.PyDataset):
     def __len__(self) -> int:
         return math.ceil(len(self._labels) / self._size)
 
+    @property
+    def has_soft_labels(self) -> bool:
+        """Whether labels are shares of all classes, (n, classes), and not indices, (n,)."""
+        return self._labels.ndim == 2
+
     def __getitem__(self, batch: int) -> tuple[np.ndarray, ...]:
         order = self._order()
         indices = order[batch * self._size : (batch + 1) * self._size]

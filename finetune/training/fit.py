@@ -96,7 +96,7 @@ def fit(
     # validation loss is that of the averages, and training goes on with the weights themselves
     swaps = [keras.callbacks.SwapEMAWeights()] if settings.average == "ema" else []
     with model.distribute_strategy.scope():
-        signature = make_ready(model, settings, len(train))
+        signature = make_ready(model, settings, train)
         best = BestWeights(train, phase, recipe, settings, checkpoint, on_epoch)
         best.begin(model, validation)
         if not best.finished:
@@ -117,7 +117,7 @@ def fit(
 _compiled: weakref.WeakKeyDictionary[keras.Model, tuple] = weakref.WeakKeyDictionary()
 
 
-def make_ready(model: keras.Model, settings: Settings, steps: int) -> tuple:
+def make_ready(model: keras.Model, settings: Settings, train: Batches) -> tuple:
     """Make a model ready to be trained from the beginning; returns what its traced functions hold.
 
     A model that was trained with the same constants keeps its functions: its optimizer begins anew.
@@ -129,12 +129,14 @@ def make_ready(model: keras.Model, settings: Settings, steps: int) -> tuple:
     rate: Any = settings.learning_rate
     scheduled: tuple = ()
     if settings.schedule != "constant" or settings.warmup:
-        scheduled = (rate, max(1, settings.epochs * steps), settings.schedule, settings.warmup)
+        scheduled = (rate, max(1, settings.epochs * len(train)), settings.schedule, settings.warmup)
         rate = Schedule(*scheduled)
     options = (settings.optimizer, settings.momentum, settings.weight_decay, settings.average)
     learning = tuple(layer.name for layer in model.layers if layer.trainable_variables)
     tables = (tuple(settings.rates.items()), tuple(settings.anchors.items()))
-    signature = (*options, *scheduled, *tables, settings.loss, learning)
+    # "accuracy" becomes the metric of the labels that it sees first, also where the loss is focal
+    labels = (settings.loss, train.has_soft_labels)
+    signature = (*options, *scheduled, *tables, *labels, learning)
     if _compiled.pop(model, None) == signature:
         for variable in model.optimizer.variables:
             if variable is not getattr(model.optimizer, "_learning_rate", None):

@@ -46,13 +46,17 @@ def fits_memory(photos: int, features: int) -> bool:
     return photos * features * 4 <= _MAX_BYTES
 
 
-def check_size(photos: int, features: int) -> None:
-    """UsageError if L-BFGS cannot hold the features in memory."""
+def check_size(photos: int, features: int, learns_head_only: bool = True) -> None:
+    """UsageError if L-BFGS cannot hold the features in memory.
+
+    Where blocks learn after the head, it is fitted on features in memory by either solver.
+    """
     if not fits_memory(photos, features):
+        streams = "head.solver=keras, which streams them, or " if learns_head_only else ""
         raise UsageError(
             f"head.solver lbfgs would hold {photos:,} rows of {features:,} features, "
             f"{photos * features * 4 / 2**30:.1f} GiB, in memory; at most 1 GiB is allowed. Set "
-            "head.solver=keras, which streams them, or head.pool=gap."
+            f"{streams}head.pool=gap."
         )
 
 

@@ -82,7 +82,7 @@ def range_test(
     rates = np.geomspace(_LOWEST, _HIGHEST, steps)
     first = model.get_weights()
     plain = replace(settings, schedule="constant", warmup=0.0, average="none")
-    make_ready(model, plain, steps)
+    make_ready(model, plain, batches)
     before = _Rising(rates)
     model.evaluate(batches, callbacks=[before], verbose=0)
     after = _Rising(rates, before.losses)

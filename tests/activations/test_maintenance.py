@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import finetune_here
 
+from finetune.activations import maintenance
 from finetune.activations.listing import nearest_difference
 from finetune.activations.maintenance import DAY, HOUR, collect, shards, verify
 from finetune.activations.store import Store
@@ -118,6 +119,24 @@ def test_verify_ends_with_4_once_and_names_the_file(cache):
     )
     assert "error: 1 of 2 shards fail their checksum; they were set aside" in first.stderr
     assert "shards: 1 (0.0 MiB), damaged: none\n" in second.stdout
+
+
+@pytest.mark.parametrize("moment", ["before it is hashed", "before it is set aside"])
+def test_a_shard_that_another_process_removes_meanwhile_is_no_error(cache, monkeypatch, moment):
+    store = filled(cache)
+    flip(gone := shard(store, "p0"))
+    name = "intact" if moment == "before it is hashed" else "set_aside"
+    function = getattr(maintenance, name)
+
+    def late(path: Path) -> object:
+        if path == gone:
+            gone.unlink()
+            gone.with_suffix(".json").unlink()
+        return function(path)
+
+    monkeypatch.setattr(maintenance, name, late)
+    found = verify(cache)
+    assert found["damaged"] == ([] if name == "intact" else [str(gone)])
 
 
 def test_damage_in_a_cache_that_cannot_be_written_is_said(cache, monkeypatch):

@@ -114,6 +114,28 @@ def test_only_the_shards_that_are_needed_are_copied(url, tmp_path):
     assert len(other) == 10
 
 
+def test_few_shards_wait_in_memory_however_slow_the_disk_is(url, tmp_path, monkeypatch):
+    Remote(url).push(machine(tmp_path / "one", *(range(i, i + 1) for i in range(24))), NAMES)
+    fetch = Remote._fetch
+    adopt = Store.adopt
+    fetched = []
+    waiting = []
+
+    def counted(remote, store, digest):
+        fetched.append(digest)
+        return fetch(remote, store, digest)
+
+    def slow(store, content, rows):
+        time.sleep(0.02)
+        waiting.append(len(fetched) - len(waiting))
+        adopt(store, content, rows)
+
+    monkeypatch.setattr(Remote, "_fetch", counted)
+    monkeypatch.setattr(Store, "adopt", slow)
+    assert same(pulled(url, tmp_path / "other"))
+    assert max(waiting) <= 4
+
+
 def test_writers_of_the_same_rows_leave_one_valid_set(url, tmp_path):
     """Machines that computed the same rows in shards of their own put them there at once."""
     cuts = [(0, 24), (0, 12, 24), (0, 5, 9, 24), (0, 1, 23, 24)] * 2
@@ -246,6 +268,21 @@ def test_a_url_is_a_url_and_a_folder_a_folder(monkeypatch, tmp_path):
     assert same(pulled(os.environ["FINETUNE_CACHE"], tmp_path / "other"))
     monkeypatch.delenv("FINETUNE_CACHE_LOCAL")
     assert cache_dir().name == "finetune"
+
+
+def test_rights_to_an_empty_prefix_alone_are_enough(url, monkeypatch):
+    remote = remote_store()
+    root = remote._root
+    remote._bucket = root.rpartition("/")[0]
+
+    def ls(folder, **_):
+        raise FileNotFoundError(folder) if folder == root else PermissionError("denied")
+
+    monkeypatch.setattr(remote._files, "ls", ls)
+    remote.check()
+    remote._root = "/elsewhere"
+    with pytest.raises(DataError, match="denied"):
+        remote.check()
 
 
 def test_a_password_is_not_shown(monkeypatch, tmp_path):

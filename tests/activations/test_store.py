@@ -162,6 +162,20 @@ def test_a_damaged_json_is_set_aside_and_stops_nobody(tmp_path, harm):
     assert Store(tmp_path, FIELDS, "float16").missing(["a", "b"]) == []
 
 
+def test_a_json_that_cannot_be_read_now_is_no_damage(tmp_path, monkeypatch):
+    store = Store(tmp_path, FIELDS, "float16")
+    store.add(["a"], rows(1))
+
+    def fail(path: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            Store(tmp_path, FIELDS, "float16")
+    assert Store(tmp_path, FIELDS, "float16").missing(["a"]) == []
+
+
 def test_a_file_that_goes_while_the_store_is_listed_is_nothing(tmp_path):
     store = Store(tmp_path, FIELDS, "float16")
     store.add(["a"], rows(1))

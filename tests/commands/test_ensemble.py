@@ -134,6 +134,17 @@ def test_a_precision_scores_the_joined_model_anew(made, ensembled, tmp_path):
         ensemble(*members, precision="float64", out=tmp_path / "wrong")
 
 
+def test_a_photo_that_is_another_one_now_is_not_scored(made, photos, tmp_path):
+    file = photos / "test/apples/3.png"
+    kept = file.read_bytes()
+    paint(file, (150, 90, 90), seed=99, size=(60, 40))
+    try:
+        with pytest.raises(DataError, match="1 of 54 photos .* or are other .* test/apples/3.png"):
+            ensemble(made["gap"], made["gmp"], precision="float32", out=tmp_path / "out")
+    finally:
+        file.write_bytes(kept)
+
+
 def test_int8_is_refused_with_what_to_choose():
     with pytest.raises(UsageError, match="Allowed are auto, float32 and bfloat16"):
         ensemble("a", "b", precision="int8")

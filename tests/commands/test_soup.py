@@ -5,10 +5,11 @@ import csv
 import keras
 import numpy as np
 import pytest
+from conftest import paint
 
 from finetune.commands.ensemble import ensemble
 from finetune.data.photos import decode
-from finetune.errors import UsageError
+from finetune.errors import DataError, UsageError
 from finetune.execution import trial as runs
 from finetune.progress import Reporter
 from finetune.recipe.reading import load
@@ -68,3 +69,6 @@ def test_soup_averages_the_weights_of_the_runs_that_lower_validation_loss(
     runs.run_trial(load(None, values, []), other, QUIET)
     with pytest.raises(UsageError, match="differs from .* in head"):
         ensemble(members[0], other, blend="soup", out=tmp_path / "refused")
+    paint(photos / "validation/apples/0.png", (200, 60, 50), seed=99)
+    with pytest.raises(DataError, match="validation photos of .* are not those of the runs any"):
+        ensemble(*members, blend="soup", out=tmp_path / "changed")

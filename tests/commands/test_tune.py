@@ -18,7 +18,7 @@ from PIL import Image
 
 from finetune.cli.train import _draws_failed, _tune
 from finetune.commands.tune import tune
-from finetune.errors import SomeCellsFailed, UsageError
+from finetune.errors import BusyError, SomeCellsFailed, Terminated, UsageError
 from finetune.progress import Reporter
 from finetune.recipe.reading import load
 
@@ -142,9 +142,9 @@ def _stop(learned, at: int, recipe) -> float:
 
 
 def test_a_trial_that_ends_its_process_is_given_up(recipe, tmp_path, learned):
-    learned.errors += [KeyboardInterrupt()] * 3
+    learned.errors += [SystemExit()] * 3  # nobody tells the study of it, as of a kill
     for _ in range(3):
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit):
             tune(recipe, trials=2, out=tmp_path / "tuned")
     found = tune(recipe, trials=2, out=tmp_path / "tuned")
     assert (found["trials"], found["failed"]) == (2, 1)
@@ -153,6 +153,17 @@ def test_a_trial_that_ends_its_process_is_given_up(recipe, tmp_path, learned):
     assert failure.exit_code == 5
     assert "1 of 2 trials has no result" in str(failure)
     assert _draws_failed({**found, "failed": 0}) is None
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Terminated, BusyError])
+def test_a_trial_that_is_interrupted_is_not_to_blame(recipe, tmp_path, learned, error):
+    learned.errors += [error("the disk is full")] * 3
+    for _ in range(3):
+        with pytest.raises(error):
+            tune(recipe, trials=2, out=tmp_path / "tuned")
+    found = tune(recipe, trials=2, out=tmp_path / "tuned")
+    assert (found["trials"], found["failed"]) == (2, 0)
+    assert draws(tmp_path / "tuned")[0][0] == "complete"
 
 
 def test_a_trial_that_lags_behind_is_pruned(recipe, tmp_path, learned):

@@ -1,5 +1,6 @@
 """Rows of a trial: of one dtype, whatever is met on the way."""
 
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ from finetune.data.dataset import read_folder
 from finetune.data.photos import Pixels
 from finetune.execution.bench import gather
 from finetune.execution.sharing import Need
-from finetune.files import cache_dir
+from finetune.files import cache_dir, sweep
 from finetune.progress import SILENT
 
 WANTED = [Need("block", split, 0) for split in ("train", "validation", "test")]
@@ -48,6 +49,22 @@ def widening_cache(monkeypatch, large: set[str]) -> ActivationCache:
         engine=lambda *_: engine,
     )
     return found
+
+
+def test_two_processes_may_meet_the_same_overflow(monkeypatch):
+    """The one that holds the entry removes what it takes for left over of killed writers."""
+    cache = widening_cache(monkeypatch, set())
+    folder = cache.entry("block").folder
+    folder.mkdir(parents=True)
+    fsync = os.fsync
+
+    def swept(handle: int) -> None:
+        sweep(folder)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", swept)
+    cache._widen("block", 0, OverflowError("too large"))
+    assert cache.entry("block").dtype == np.float32
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])

@@ -107,6 +107,28 @@ def test_what_is_frozen_in_a_stage_does_not_move_in_it(photos, tmp_path, monkeyp
     assert {name.split("_")[0] for name in second - first} == {"stage2"}
 
 
+@pytest.mark.parametrize("mixup", [0.0, 0.2])
+def test_a_hidden_head_learns_its_pooled_features_without_cutmix(photos, tmp_path, mixup):
+    values = {"backbone": "mini-resnet", "strategy": "top-blocks", "cutmix": 1.0, "mixup": mixup}
+    resolved = recipe(photos, **values, head={"hidden": 8}, epochs=1)
+    runs.run_trial(resolved, tmp_path / "run", QUIET)
+    lines = (tmp_path / "run/history.csv").read_text().splitlines()[1:]
+    assert {line.split(",")[0] for line in lines} == {"head", "tail"}
+
+
+@pytest.mark.parametrize("hidden", [0, 8])
+def test_a_head_whose_features_do_not_fit_into_memory_streams_them(
+    photos, tmp_path, monkeypatch, hidden
+):
+    monkeypatch.setattr(learning, "fits_memory", lambda photos, features: False)
+    monkeypatch.setattr(learning.Learner, "_features", lambda learner: pytest.fail("all at once"))
+    head = {"solver": "keras", "hidden": hidden}
+    values = {"backbone": "mini-resnet", "strategy": "frozen-base", "head": head}
+    runs.run_trial(recipe(photos, **values), tmp_path / "run", QUIET)
+    lines = (tmp_path / "run/history.csv").read_text().splitlines()[1:]
+    assert {line.split(",")[0] for line in lines} == {"tail"}
+
+
 def test_find_lr_suggests_a_rate_and_draws_it(photos, tmp_path):
     values = {"data": str(photos), "backbone": "mini-resnet", **SMALL}
     found = find_lr(values, out=tmp_path)

@@ -2,10 +2,14 @@
 network.
 """
 
+import functools
 import importlib.util
 import json
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -65,6 +69,33 @@ def test_a_trunk_is_quantized_once_and_its_digest_stays(base, cache):
     assert 1e-3 < error < 0.2
     four, five = next(compile_graph(first["block5_pool"].graph(), "int8")([PHOTOS]))
     assert (four.shape[1:], five.shape[1:]) == ((2, 2, 512), (1, 1, 512))
+
+
+def test_of_two_that_want_the_same_trunk_one_makes_it_and_the_other_waits(cache, monkeypatch):
+    kept, waited = {}, []
+    begin = threading.Barrier(2)
+
+    def keep(folder, graph, key, cuts):
+        kept.update(dict.fromkeys(cuts, graph))
+        return graph
+
+    def slow(graph, photos):
+        time.sleep(0.5)
+        return object()
+
+    changes = {"check_extra": begin.wait, "convert": lambda model: model, "quantize": slow}
+    changes |= {"keep": keep, "find_quantized": lambda cache, fields, cut: kept.get(cut)}
+    for name, change in changes.items():
+        monkeypatch.setattr(quantizing, name, change)
+
+    def make(_):
+        wait = functools.partial(waited.append, 1)
+        return quantized(cache, FIELDS, ["block2_pool"], list, list, wait)["block2_pool"]
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(make, range(2))
+    assert first is second
+    assert waited == [1]
 
 
 @needs_nncf

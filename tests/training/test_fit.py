@@ -12,6 +12,7 @@ from finetune.errors import IntegrityError
 from finetune.training.batches import Batches, read_views
 from finetune.training.checkpoint import read_progress
 from finetune.training.fit import Diverged, Settings, best_epoch, fit
+from finetune.training.mixing import one_hot
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(37, 6, 6, 3)).astype(np.float16)
@@ -294,3 +295,21 @@ def test_weights_of_photos_count_in_the_loss():
         fit(model, batches, Batches(read_views([X]), Y, 16), SETTINGS, "tail")
         shares.append(model.predict(X.astype(np.float32), verbose=0)[:, 1].mean())
     assert shares[0] > shares[1]
+
+
+@pytest.mark.parametrize("order", [(False, True), (True, False)])
+def test_focal_loss_of_indices_and_of_shares_in_turn_is_that_of_a_model_of_its_own(order):
+    focal = Settings(**{**vars(SETTINGS), "loss": "focal", "epochs": 1})
+
+    def trained(model, is_soft):
+        labels = one_hot(Y, 2, 0.1) if is_soft else Y
+        held_out = one_hot(Y, 2) if is_soft else Y
+        batches = Batches(read_views([X]), labels, 8, 3)
+        history = fit(model, batches, Batches(read_views([X]), held_out, 16), focal, "tail")
+        return [(row["accuracy"], row["val_accuracy"]) for row in history]
+
+    shared = small(0.0)
+    start = shared.get_weights()
+    for is_soft in order:
+        shared.set_weights(start)
+        assert trained(shared, is_soft) == trained(small(0.0), is_soft)

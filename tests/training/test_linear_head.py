@@ -60,6 +60,8 @@ def test_what_would_not_fit_into_memory_is_refused_before_it_is_computed():
     check_size(2000, 25088)
     with pytest.raises(UsageError, match=r"head.solver=keras"):
         check_size(20_000, 25088)
+    with pytest.raises(UsageError, match=r"allowed. Set head.pool=gap."):
+        check_size(20_000, 25088, learns_head_only=False)
 
 
 @pytest.mark.parametrize("pool", HEADS)
