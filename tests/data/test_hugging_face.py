@@ -10,6 +10,7 @@ import pytest
 from conftest import finetune, paint
 from hub import serving
 
+from finetune.data import hugging_face
 from finetune.data.catalog import resolve, resolve_labelled
 from finetune.errors import DataError
 
@@ -173,3 +174,40 @@ def test_a_data_set_of_the_hub_is_fetched_once_and_a_dry_run_fetches_nothing(tmp
     done = finetune("check", "hf:teacher/none", **there, HF_HUB_OFFLINE="1")
     assert done.returncode == 3
     assert "no route to it" in done.stderr
+
+
+@pytest.fixture
+def fetched(tmp_path, monkeypatch):
+    """The folder of a commit, as the hub's client leaves it in its cache."""
+    root = tmp_path / "snapshots/cccc"
+    root.mkdir(parents=True)
+    monkeypatch.setattr(hugging_face, "snapshot", lambda *_, **__: root)
+    return root
+
+
+def put(root: Path, file: str, photos: int, seed: int = 0) -> None:
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table(root.parent, photos, seed), root / file)
+
+
+@pytest.mark.parametrize("file", ["{}/{}/0000.parquet", "{}/{}-00000-of-00001.parquet"])
+def test_one_of_several_configurations_of_the_hub_is_named(file, fetched):
+    for config, seed in (("green", 0), ("red", 10), ("train-later", 20)):
+        for number, split in enumerate(("train", "validation", "test")):
+            put(fetched, file.format(config, split), seed + 4 + 2 * number, seed + number)
+    with pytest.raises(DataError, match="green, red, train-later, which .*hf:teacher/fruit/green"):
+        resolve("hf:teacher/fruit")
+    with pytest.raises(DataError, match="and 'blue' is none of them"):
+        resolve("hf:teacher/fruit/blue")
+    assert sizes("hf:teacher/fruit/green") == {"train": 4, "validation": 6, "test": 8}
+    assert sizes("hf:teacher/fruit/red") == {"train": 14, "validation": 16, "test": 18}
+    assert sizes("hf:teacher/fruit/train-later") == {"train": 24, "validation": 26, "test": 28}
+    put(fetched, file.format("default", "train"), 20, 30)
+    assert sizes("hf:teacher/fruit") == {"train": 12, "validation": 4, "test": 4}
+
+
+def test_the_only_configuration_of_the_hub_need_not_be_named(fetched):
+    put(fetched, "data/train-00000-of-00001.parquet", 20)
+    put(fetched, "data/test-00000-of-00001.parquet", 8, 1)
+    for data in ("hf:teacher/fruit", "hf:fruit", "hf:teacher/fruit/data"):
+        assert sizes(data) == {"train": 16, "validation": 4, "test": 8}
