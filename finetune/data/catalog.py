@@ -128,7 +128,7 @@ def need_here(data: str) -> None:
         DataError: the set is neither in ``FINETUNE_DATA_DIR`` nor in the cache.
     """
     if data.startswith(hugging_face.PREFIX):
-        hugging_face.hub_table(data, only_here=True)
+        hugging_face.hub_files(data, only_here=True)
     if data not in NAMES or not NAMES[data].from_copy:
         return  # the package makes it itself
     copies = os.environ.get("FINETUNE_DATA_DIR")

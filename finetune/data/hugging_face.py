@@ -67,8 +67,20 @@ def saved_table(folder: Path) -> Path:
     return unpacked(str(folder), key, files)
 
 
-def hub_table(data: str, only_here: bool = False) -> Path:
+def hub_table(data: str) -> Path:
     """The table of photos of ``hf:USER/SET`` or ``hf:USER/SET/CONFIG``, unpacked into the cache.
+
+    Raises:
+        UsageError, DataError: see ``hub_files``; or it holds no photos with classes.
+    """
+    root, files = hub_files(data)
+    # A set that was fetched in part is another one: its files count, and not the commit alone.
+    held = [[str(path.relative_to(root)), path.stat().st_size] for _, path in files]
+    return unpacked(data, digest_of([hub_address(data), root.name, held]), files)
+
+
+def hub_files(data: str, only_here: bool = False) -> tuple[Path, list[tuple[str, Path]]]:
+    """The folder of a commit of ``hf:USER/SET``, fetched if need be, and (split, file) in it.
 
     Args:
         data: its name with the prefix.
@@ -76,17 +88,20 @@ def hub_table(data: str, only_here: bool = False) -> Path:
 
     Raises:
         UsageError: the extra ``hf`` is missing.
-        DataError: there is no such data set, no route to it, it has several configurations and
-            none was named, or it holds no photos with classes.
+        DataError: there is no such data set, no route to it, or it has several configurations and
+            none was named.
     """
-    user, *rest = data.removeprefix(PREFIX).split("/", 2)
-    name = "/".join([user, *rest[:1]])
-    config = "/".join(rest[1:])
+    name, config = hub_address(data)
     root = snapshot(name, _TABLES, kind="dataset", only_here=only_here)
     if not any(root.rglob("*.parquet")):
         root = snapshot(name, _TABLES, kind="dataset", revision=_CONVERTED, only_here=only_here)
-    files = _of_config(name, config, root)
-    return unpacked(data, digest_of([name, root.name, config]), files)  # the folder is the commit's
+    return root, _of_config(name, config, root)
+
+
+def hub_address(data: str) -> tuple[str, str]:
+    """``hf:USER/SET/CONFIG`` -> (``USER/SET``, ``CONFIG``), which is "" where none is named."""
+    user, *rest = data.removeprefix(PREFIX).split("/", 2)
+    return "/".join([user, *rest[:1]]), "/".join(rest[1:])
 
 
 def _of_config(name: str, config: str, root: Path) -> list[tuple[str, Path]]:

@@ -11,8 +11,9 @@ from conftest import finetune, paint
 from hub import serving
 
 from finetune.data import hugging_face
-from finetune.data.catalog import resolve, resolve_labelled
+from finetune.data.catalog import need_here, resolve, resolve_labelled
 from finetune.errors import DataError
+from finetune.files import cache_dir
 
 COLORS = {"apple": (200, 60, 50), "plum": (70, 60, 160)}
 FEATURES = {
@@ -211,3 +212,18 @@ def test_the_only_configuration_of_the_hub_need_not_be_named(fetched):
     put(fetched, "data/test-00000-of-00001.parquet", 8, 1)
     for data in ("hf:teacher/fruit", "hf:fruit", "hf:teacher/fruit/data"):
         assert sizes(data) == {"train": 16, "validation": 4, "test": 8}
+
+
+def test_a_data_set_that_was_fetched_in_part_does_not_stand_for_the_whole(fetched):
+    put(fetched, "data/train-00000-of-00002.parquet", 10)
+    need_here("hf:teacher/fruit")
+    assert not list(cache_dir().glob("data/hf-*"))  # a dry run only looks
+    assert sizes("hf:teacher/fruit") == {"train": 6, "validation": 2, "test": 2}
+    put(fetched, "data/train-00001-of-00002.parquet", 10, 1)
+    assert sizes("hf:teacher/fruit") == {"train": 12, "validation": 4, "test": 4}
+
+
+def test_the_hub_knows_a_data_set_without_its_configuration():
+    assert hugging_face.hub_address("hf:teacher/fruit/red") == ("teacher/fruit", "red")
+    assert hugging_face.hub_address("hf:teacher/fruit") == ("teacher/fruit", "")
+    assert hugging_face.hub_address("hf:fruit") == ("fruit", "")
