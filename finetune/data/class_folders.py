@@ -9,6 +9,7 @@ from pathlib import Path
 
 from finetune.data.photos import MAX_BYTES, Photo, kind, map_ahead, printable, walk
 from finetune.data.splits import SPLITS
+from finetune.errors import DataError
 
 _SPLIT_FOLDERS = {split: split for split in SPLITS} | {"val": "validation", "valid": "validation"}
 
@@ -88,6 +89,14 @@ class ClassFolders:
         except OSError as error:
             self.problems.append(f"{error.filename} cannot be listed ({error.strerror})")
             return []
+
+
+def open_folder(root: Path, needed: str) -> ClassFolders:
+    """A reading of a folder; DataError, ended by ``needed``, if it is none."""
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "does not exist"
+        raise DataError(f"{root} {what}. {needed}")
+    return ClassFolders(root)
 
 
 def class_problems(keys: Iterable[tuple[str, str]]) -> list[str]:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from finetune.data.class_folders import listed
-from finetune.data.dataset import Dataset, ordered, too_few
+from finetune.data.dataset import Dataset, drawn
 from finetune.data.photos import Photo
-from finetune.data.splits import SPLITS, draw_photos
 from finetune.errors import DataError, UsageError
 
 
@@ -36,14 +35,7 @@ def groups(dataset: Dataset, rule: str) -> Dataset:
     photos = [replace(photo, group=group) for photo, group in found.items()]
     if not dataset.hashed:
         return replace(dataset, photos=tuple(photos))
-    drawn = replace(dataset, photos=ordered(draw_photos(photos)))
-    keys = [(split, name) for split in SPLITS for name in dataset.classes]
-    if problems := too_few(drawn.photos, dataset.classes, keys, 1, dataset.photos):
-        raise DataError(
-            f"{dataset.root} cannot be split by groups: {rule}: {'; '.join(problems)}. "
-            "Needed: at least 3 groups in each class; or give splits by folders."
-        )
-    return drawn
+    return drawn(dataset, photos, f": {rule}")
 
 
 # By folder, by the name to its last or first separator, and by the name without its last number.
