@@ -14,6 +14,7 @@ from PIL import Image
 
 from finetune.data.dataset import SPLITS, Dataset, all_copies, find_bad, leaks, read_folder, without
 from finetune.data.groups import groups
+from finetune.data.labelled import read_labelled
 from finetune.data.splits import draw
 from finetune.errors import DataError, UsageError
 
@@ -100,6 +101,22 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     for name in ("train", "plane"):
         put_class(tmp_path, name, 20)
     assert read_folder(tmp_path).classes == ("plane", "train")
+
+
+@pytest.mark.parametrize("splits", [(".",), SPLITS])
+def test_a_class_folder_whose_name_is_no_text_gives_a_class_that_files_can_hold(
+    splits: tuple[str, ...], tmp_path: Path
+) -> None:
+    names = {"bar": os.fsdecode(b"caf\xe9"), "pub": "caf\\xe9"}
+    for split in splits:
+        for name in (*names, "tea"):
+            put_class(tmp_path, f"{split}/{name}", 5)
+        for name, called in names.items():
+            (tmp_path / split / name).rename(tmp_path / split / called)
+    dataset = read_folder(tmp_path)
+    assert dataset.classes == ("caf\\x5cxe9", "caf\\xe9", "tea")
+    assert all(photo.path.is_file() for photo in dataset.photos)
+    assert read_labelled(tmp_path, dataset.classes, "all").classes == dataset.classes
 
 
 def test_linked_class_folders_are_read(tmp_path: Path) -> None:
