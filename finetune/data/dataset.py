@@ -164,7 +164,8 @@ def drawn(dataset: Dataset, photos: Sequence[Photo], how: str = "") -> Dataset:
     if problems := too_few(found, dataset.classes, keys, 1, photos):
         raise DataError(
             f"{dataset.root} cannot be split by groups{how}: {'; '.join(problems)}. "
-            "Needed: at least 3 groups in each class; or give splits by folders."
+            "Needed: at least 3 groups in each class, where identical photos are of one group; or "
+            "give splits."
         )
     return replace(dataset, photos=found)
 
