@@ -152,12 +152,12 @@ class Recipe(BaseModel):
         """A missing package is said now and not after the extraction; a recipe that is only read
         needs none.
         """
-        if not (info.context or {}).get("finished") and (problem := missing_tracker(name)):
+        if not _is_finished(info) and (problem := missing_tracker(name)):
             raise ValueError(problem)
         return name
 
     @model_validator(mode="after")
-    def _views_fit(self) -> "Recipe":
+    def _views_fit(self, info: ValidationInfo) -> "Recipe":
         augmented = self.augment.model_dump() != NONE
         problems = []
         if self.views == "fresh" and not STRATEGIES[self.strategy].streams:
@@ -190,7 +190,7 @@ class Recipe(BaseModel):
                 "folds are cross-validated over stored activations, and this recipe streams photos "
                 "through the whole network. Set views: 0, or a strategy with a cut"
             )
-        problems += method_problems(self)
+        problems += method_problems(self, _is_finished(info))
         if problems:
             raise ValueError(". ".join(problems))
         return self
@@ -223,6 +223,10 @@ class Recipe(BaseModel):
     def dump(self) -> str:
         """The recipe as YAML, every key written out."""
         return dump(self.model_dump())
+
+
+def _is_finished(info: ValidationInfo) -> bool:
+    return bool((info.context or {}).get("finished"))
 
 
 def missing_tracker(name: str) -> str:

@@ -80,6 +80,10 @@ def test_all_mistakes_are_reported_at_once_with_line_and_suggestion(tmp_path):
         ({"data": 2020}, "data is 2020"),
         ({"solver": "lbfgs"}, "unknown key 'solver'"),
         ({"strategy": "cached-features", "mixup": 0.2}, "mixup changes training by epochs, and"),
+        (
+            {"strategy": "cached-features", "head": {"dropout": 0.5}, "weight_decay": 0.01},
+            "head.dropout, weight_decay changes training by epochs, and L-BFGS fits this head",
+        ),
         ({"strategy": "cached-features", "schedule": "one-cycle"}, "Leave it out, set head.solver"),
         (
             {"strategy": "cached-features", "head": {"solver": "keras"}, "cutmix": 1.0},
@@ -96,6 +100,17 @@ def test_all_mistakes_are_reported_at_once_with_line_and_suggestion(tmp_path):
 )
 def test_contradictions_are_refused_when_the_recipe_is_read(values, reason):
     assert reason in refused(**values)
+
+
+def test_dropout_where_no_epoch_takes_it_is_refused_only_of_a_new_recipe(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("strategy: cached-features\nhead: {dropout: 0.5}\n")
+    assert reopen(tmp_path / "recipe.yaml").head.dropout == 0.5
+    chosen = {"strategy": "cached-features", "backbone": "mini-cnn"}
+    published = load(None, chosen, ["head.hidden=0"])
+    assert (published.head.solver, published.head.dropout) == ("lbfgs", 0.5)
+    for strategy, solver in (("cached-features", "keras"), ("top-blocks", "lbfgs")):
+        head = {"dropout": 0.5, "solver": solver}
+        assert load(None, {"strategy": strategy, "head": head, "weight_decay": 0.1})
 
 
 def test_views_follow_from_strategy_and_augmentation():
