@@ -81,9 +81,9 @@ class Recipe(BaseModel):
             values = {key: value for key, value in values.items() if key != "tensorboard"}
         # An unknown strategy is the field's own mistake to report; the other keys are checked with
         # the default's.
-        strategy = STRATEGIES.get(
-            values.get("strategy", ""), STRATEGIES[cls.model_fields["strategy"].default]
-        )
+        named = values.get("strategy")
+        known = isinstance(named, str) and named in STRATEGIES
+        strategy = STRATEGIES[named if known else cls.model_fields["strategy"].default]
         values = {**strategy.defaults, **values}
         head = full_head(values.get("head", {}), values.get("backbone"), strategy.solver)
         optimizer = full_optimizer(values.get("optimizer", {}))
