@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
 from finetune.data.augment import NONE, PRESETS
+from finetune.data.groups import group_rule
 from finetune.data.photos import RESIZE_MODES
 from finetune.errors import UsageError
 from finetune.model.backbones import INPUT, backbone, block_cut, features_cut, known_backbones
@@ -133,6 +134,17 @@ class Recipe(BaseModel):
         except UsageError as error:
             raise ValueError(str(error).removesuffix(".")) from error
         return weights
+
+    @field_validator("groups")
+    @classmethod
+    def _is_a_rule(cls, groups: str | None) -> str | None:
+        """Refused before photos are listed, which may take minutes."""
+        try:
+            if groups:
+                group_rule(groups)
+        except UsageError as error:
+            raise ValueError(str(error).removesuffix(".")) from error
+        return groups
 
     @field_validator("augment", mode="before")
     @classmethod

@@ -96,6 +96,10 @@ def test_all_mistakes_are_reported_at_once_with_line_and_suggestion(tmp_path):
         ({"blocks": [1, 5]}, "blocks is 5; vgg16 has 5"),
         ({"strategy": "full", "blocks": [1, 2]}, "only strategy: top-blocks does"),
         ({"blocks": []}, "blocks is []"),
+        ({"groups": "("}, "groups: '(' is no regular expression"),
+        ({"groups": "(a{99999999999})"}, "is no regular expression"),
+        ({"groups": "patient"}, "groups: 'patient' captures nothing; allowed: folder:N"),
+        ({"groups": "(a)" * 400}, "groups has 1,200 characters; allowed are 1,000"),
     ],
 )
 def test_contradictions_are_refused_when_the_recipe_is_read(values, reason):
