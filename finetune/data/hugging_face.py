@@ -13,7 +13,7 @@ from finetune.data.hub import snapshot
 from finetune.data.splits import SPLITS
 from finetune.data.unpacking import unpacked
 from finetune.errors import DataError
-from finetune.files import digest_of, sha256_of
+from finetune.files import digest_of, expanded, sha256_of
 
 PREFIX = "hf:"
 METADATA = "metadata.csv"  # of an image folder: file_name, label
@@ -30,7 +30,7 @@ _LONGEST = 10_000  # characters of a head line
 
 def table_of(data: str) -> Path:
     """The path that was given, or the table of photos that stands for it."""
-    path = Path(data).expanduser()
+    path = expanded(data)
     if data.startswith(PREFIX):
         return hub_table(data)
     if is_saved(path):

@@ -83,10 +83,9 @@ def _photos(source: str, split: str, path: Path, new: Path) -> Iterator[_Row]:
             file = f"{split}/{number:07d}{suffix if suffix in SUFFIXES else '.png'}"
             (new / file).write_bytes(content)
             number += 1
-            if names and not 0 <= value < len(names):
-                raise DataError(
-                    f"{source} has a label {value}, and {count(len(names), 'class')}. {_NEEDED}"
-                )
+            if names and not (isinstance(value, int) and 0 <= value < len(names)):
+                there = count(len(names), "class")
+                raise DataError(f"{source} has a label {value!r:.100}, and {there}. {_NEEDED}")
             name = names[value] if names else str(value)
             yield _Row(file, name, split, hashlib.sha256(content).hexdigest())
 

@@ -149,6 +149,15 @@ def test_features_that_do_not_fit_the_columns_are_refused(features, tmp_path):
         resolve(str(tmp_path / "fruit"))
 
 
+def test_classes_that_are_text_under_numbered_names_are_refused(tmp_path):
+    kinds = pa.array(["apple", "plum"] * 4)
+    found = table(tmp_path, 8)
+    index = found.schema.get_field_index("kind")
+    save(found.set_column(index, "kind", kinds), tmp_path / "fruit")
+    with pytest.raises(DataError, match="has a label 'apple', and 2 classes"):
+        resolve(str(tmp_path / "fruit"))
+
+
 def test_a_data_set_of_the_hub_is_fetched_once_and_a_dry_run_fetches_nothing(tmp_path):
     files = {}
     for split, photos, seed in (("train", 20, 0), ("validation", 6, 1), ("test", 6, 2)):

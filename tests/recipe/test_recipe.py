@@ -253,6 +253,8 @@ def test_what_yaml_allows_and_a_recipe_does_not_is_said_with_its_line(tmp_path, 
 
 def test_a_plain_value_has_no_keys_of_its_own(tmp_path):
     assert "epochs is 3 and has no keys" in refused(settings=["epochs.x=3"], epochs=3)
+    message = refused(settings=["augment.rotation=20"], augment="ligth")
+    assert "augment is 'ligth' and has no keys of its own; allowed are none, light" in message
     (tmp_path / "r.yaml").write_text("epochs: 3\nmatrix: {epochs.x: [1, 2]}\n")
     with pytest.raises(UsageError, match=r"r.yaml \(epochs.x: 1\): epochs is 3 and has no keys"):
         expand(tmp_path / "r.yaml")
