@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import filelock
 
-from finetune.data.photos import SUFFIXES
+from finetune.data.photos import MAX_BYTES, SUFFIXES
 from finetune.data.splits import SPLITS
 from finetune.disk import need_space
 from finetune.errors import BusyError, DataError, need
@@ -20,6 +20,12 @@ from finetune.progress import count
 
 TABLE = "photos.csv"
 _LOCK_SECONDS = 600
+_ROWS = 8  # photos that are held at once; a few bytes of Parquet may stand for very many
+# A data set may take this many bytes, and this many times the bytes of its tables: photos are
+# compressed, so that tables hardly compress them any further.
+_SPARE = 2**30
+_GROWTH = 20
+_BLOCK = 4096  # bytes that the smallest file takes
 _NEEDED = "Needed: one column of images with their bytes, and one of class labels."
 
 
@@ -52,7 +58,18 @@ def unpacked(source: str, key: str, files: Sequence[tuple[str, Path]]) -> Path:
 
 
 def _write(source: str, files: Sequence[tuple[str, Path]], new: Path) -> None:
-    rows = [row for split, path in files for row in _photos(source, split, path, new)]
+    tables = sum(path.stat().st_size for _, path in files)
+    most = _SPARE + _GROWTH * tables
+    rows: list[_Row] = []
+    written = 0
+    for row in (row for split, path in files for row in _photos(source, split, path, new)):
+        written += max(_BLOCK, (new / row.file).stat().st_size)
+        if written > most:
+            raise DataError(
+                f"{source} unpacks to more than {most:,} bytes of photos; no more are allowed for "
+                f"{tables:,} bytes of tables. Unpack it yourself, and give its folder."
+            )
+        rows.append(row)
     if not rows:
         raise DataError(f"{source} holds no labelled photos. {_NEEDED}")
     rows = _settled(rows)
@@ -67,39 +84,55 @@ def _write(source: str, files: Sequence[tuple[str, Path]], new: Path) -> None:
 
 def _photos(source: str, split: str, path: Path, new: Path) -> Iterator[_Row]:
     """Write the photos of one table; those without a label (-1, as hidden ones have) are left."""
-    batches, schema = _batches(path)
+    schema, read = _opened(path)
     image, label, names = _columns(source, schema)
     (new / split).mkdir(exist_ok=True)
     number = len(list((new / split).iterdir()))
-    for batch in batches:
+    for batch in read([image, label]):
         cells = zip(batch.column(image).to_pylist(), batch.column(label).to_pylist(), strict=True)
         for photo, value in cells:
             if value in (None, -1):
                 continue
-            content = (photo or {}).get("bytes")
-            if not content:
-                raise DataError(f"{source} names photos without holding them. {_NEEDED}")
+            name = _class_of(source, value, names)
+            content = _content(source, photo or {})
             suffix = Path(photo.get("path") or "").suffix.lower()
             file = f"{split}/{number:07d}{suffix if suffix in SUFFIXES else '.png'}"
             (new / file).write_bytes(content)
             number += 1
-            if names and not (isinstance(value, int) and 0 <= value < len(names)):
-                there = count(len(names), "class")
-                raise DataError(f"{source} has a label {value!r:.100}, and {there}. {_NEEDED}")
-            name = names[value] if names else str(value)
             yield _Row(file, name, split, hashlib.sha256(content).hexdigest())
 
 
-def _batches(path: Path) -> tuple[Iterator[Any], Any]:
-    """The record batches of an Arrow stream or a Parquet file, and its schema."""
+def _content(source: str, photo: Mapping[str, Any]) -> bytes:
+    content = photo.get("bytes")
+    if not content:
+        raise DataError(f"{source} names photos without holding them. {_NEEDED}")
+    if len(content) > MAX_BYTES:
+        raise DataError(
+            f"{source} holds a photo of {len(content):,} bytes; allowed are {MAX_BYTES:,}. Unpack "
+            "it yourself, and give its folder."
+        )
+    return content
+
+
+def _class_of(source: str, value: Any, names: Sequence[str]) -> str:
+    if names and not (isinstance(value, int) and 0 <= value < len(names)):
+        there = count(len(names), "class")
+        raise DataError(f"{source} has a label {value!r:.100}, and {there}. {_NEEDED}")
+    return names[value] if names else str(value)
+
+
+def _opened(path: Path) -> tuple[Any, Callable[[list[str]], Iterator[Any]]]:
+    """The schema of an Arrow stream or a Parquet file, and what reads record batches of columns."""
     pa = need("pyarrow", "hf")
     pq = need("pyarrow.parquet", "hf")
     with _readable(path):
         if path.suffix == ".parquet":
             table = pq.ParquetFile(path)
-            return _each(path, table.iter_batches(batch_size=256)), table.schema_arrow
+            return table.schema_arrow, lambda columns: _each(
+                path, table.iter_batches(batch_size=_ROWS, columns=columns)
+            )
         reader = pa.ipc.open_stream(pa.memory_map(str(path)))
-        return _each(path, reader), reader.schema
+        return reader.schema, lambda columns: _each(path, reader)
 
 
 def _each(path: Path, batches: Iterable[Any]) -> Iterator[Any]:

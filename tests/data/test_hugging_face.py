@@ -10,7 +10,7 @@ import pytest
 from conftest import finetune, paint
 from hub import serving
 
-from finetune.data import hugging_face
+from finetune.data import hugging_face, unpacking
 from finetune.data.catalog import need_here, resolve, resolve_labelled
 from finetune.errors import DataError
 from finetune.files import cache_dir
@@ -230,6 +230,38 @@ def test_a_data_set_that_was_fetched_in_part_does_not_stand_for_the_whole(fetche
     assert sizes("hf:teacher/fruit") == {"train": 6, "validation": 2, "test": 2}
     put(fetched, "data/train-00001-of-00002.parquet", 10, 1)
     assert sizes("hf:teacher/fruit") == {"train": 12, "validation": 4, "test": 4}
+
+
+def test_a_table_that_stands_for_more_bytes_than_photos_have_is_refused(fetched, monkeypatch):
+    """Parquet keeps a value that comes again once: a few bytes may fill any memory and disk."""
+    rows = table(fetched.parent, 2000)
+    one = pa.array([{"bytes": bytes(100_000), "path": "0.png"}] * 2000, rows.schema.field(0).type)
+    rows = rows.set_column(0, rows.schema.field(0), one)
+    pq.write_table(rows, fetched / "train.parquet", compression="zstd")
+    assert (fetched / "train.parquet").stat().st_size < 2**20
+    monkeypatch.setattr(unpacking, "_SPARE", 2**22)
+    with pytest.raises(DataError, match=r"unpacks to more than [\d,]* bytes of photos; no more"):
+        resolve("hf:teacher/fruit")
+    monkeypatch.setattr(unpacking, "MAX_BYTES", 99_999)
+    with pytest.raises(DataError, match="a photo of 100,000 bytes; allowed are 99,999"):
+        resolve("hf:teacher/fruit")
+    assert not list(cache_dir().glob("data/hf-*/*"))
+
+
+def test_only_the_columns_that_are_needed_are_read_and_a_few_rows_at_once(fetched, monkeypatch):
+    seen = []
+    each = unpacking._each
+
+    def noted(path, batches):
+        for batch in each(path, batches):
+            seen.append((batch.num_rows, batch.schema.names))
+            yield batch
+
+    monkeypatch.setattr(unpacking, "_each", noted)
+    put(fetched, "train.parquet", 20)
+    assert sizes("hf:teacher/fruit") == {"train": 12, "validation": 4, "test": 4}
+    assert [rows for rows, _ in seen] == [8, 8, 4]
+    assert {column for _, names in seen for column in names} == {"image", "kind"}
 
 
 def test_the_hub_knows_a_data_set_without_its_configuration():
