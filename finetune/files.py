@@ -44,7 +44,15 @@ def cache_dir() -> Path:
     """
     variable = "FINETUNE_CACHE_LOCAL" if cache_url() else "FINETUNE_CACHE"
     cache = os.environ.get(variable)
-    return Path(cache).expanduser() if cache else platformdirs.user_cache_path("finetune")
+    return expanded(cache) if cache else platformdirs.user_cache_path("finetune")
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with its ``~`` written out, or as it is: where no such user is, no file is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def cache_url() -> str:

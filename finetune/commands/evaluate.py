@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import DataError, UsageError
-from finetune.files import commit, commit_csv, commit_json, locked
+from finetune.files import commit, commit_csv, commit_json, expanded, locked
 from finetune.progress import SILENT, Reporter, count
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _warnings(
 def _place(data: str) -> str | Path:
     from finetune.data import catalog
 
-    return data if data in catalog.NAMES else Path(data).expanduser().resolve()
+    return data if data in catalog.NAMES else expanded(data).resolve()
 
 
 def _score(

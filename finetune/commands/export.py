@@ -165,10 +165,10 @@ def _test_photos(classifier: "Classifier") -> list[Path]:
 
 def _data_root(data: str) -> Path | None:
     from finetune.data import catalog
-    from finetune.files import cache_dir
+    from finetune.files import cache_dir, expanded
 
     if data not in catalog.NAMES:
-        roots = [Path(data).expanduser()]
+        roots = [expanded(data)]
     else:
         roots = [cache_dir() / "data" / catalog.NAMES[data].folder()]
         copies = os.environ.get("FINETUNE_DATA_DIR")

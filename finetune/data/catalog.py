@@ -23,7 +23,7 @@ from finetune.data.mnist import write_mnist
 from finetune.disk import FULL
 from finetune.errors import BusyError, DataError, UsageError
 from finetune.files import cache_dir as cache_dir  # until all callers take it from there
-from finetune.files import commit_folder, sha256_of
+from finetune.files import commit_folder, expanded, sha256_of
 
 MANIFESTS = (".csv", ".parquet")
 LOCK_SECONDS = 600  # how long to wait for another process that builds the same data set
@@ -77,7 +77,7 @@ def resolve_labelled(data: str, classes: Sequence[str], split: str | None = None
 
 def _named(dataset: Dataset, data: str, table: Path) -> Dataset:
     """The data set called as it was given, and not as the table that was found for it."""
-    is_given = table == Path(data).expanduser()
+    is_given = table == expanded(data)
     return dataset if is_given else replace(dataset, name=Path(data).name)
 
 
@@ -128,7 +128,7 @@ def need_here(data: str) -> None:
         DataError: the set is neither in ``FINETUNE_DATA_DIR`` nor in the cache.
     """
     if data.startswith(hugging_face.PREFIX):
-        hugging_face.hub_table(data, only_here=True)
+        hugging_face.hub_files(data, only_here=True)
     if data not in NAMES or not NAMES[data].from_copy:
         return  # the package makes it itself
     copies = os.environ.get("FINETUNE_DATA_DIR")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from finetune.data.photos import MAX_BYTES, Photo, kind, map_ahead, printable, walk
 from finetune.data.splits import SPLITS
+from finetune.errors import DataError
 
 _SPLIT_FOLDERS = {split: split for split in SPLITS} | {"val": "validation", "valid": "validation"}
 
@@ -29,13 +30,14 @@ class ClassFolders:
         """
         folders = self._folders(self.root, "it")
         if not _has_splits(folders):
-            return {("", folder.name): folder for folder in folders}
+            return {("", _class_name(folder)): folder for folder in folders}
         named = [(_SPLIT_FOLDERS.get(folder.name.lower(), ""), folder) for folder in folders]
         self.ignored["outside class folders"] += sum(not split for split, _ in named)
         chosen = [(split, folder) for split, folder in named if split in (only or SPLITS)]
         found: dict[tuple[str, str], Path] = {}
         for split, folder in chosen:
-            found |= {(split, path.name): path for path in self._folders(folder, f"{folder.name}/")}
+            inside = self._folders(folder, f"{folder.name}/")
+            found |= {(split, _class_name(path)): path for path in inside}
         splits = Counter(split for split, _ in chosen)
         self.problems += [
             f"more than one folder stands for {split}/" for split, n in splits.items() if n > 1
@@ -90,6 +92,14 @@ class ClassFolders:
             return []
 
 
+def open_folder(root: Path, needed: str) -> ClassFolders:
+    """A reading of a folder; DataError, ended by ``needed``, if it is none."""
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "does not exist"
+        raise DataError(f"{root} {what}. {needed}")
+    return ClassFolders(root)
+
+
 def class_problems(keys: Iterable[tuple[str, str]]) -> list[str]:
     """Of (split, class name): classes that the training split has and another lacks, or reverse."""
     names: dict[str, set[str]] = {}
@@ -124,6 +134,11 @@ def listed(names: Sequence[str], at_most: int = 10) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - at_most:,} more" if len(names) > at_most else ""
     return ", ".join(names[:at_most]) + more
+
+
+def _class_name(folder: Path) -> str:
+    """What a class folder is called, as text that a model and its files can hold."""
+    return printable(Path(folder.name))
 
 
 def _has_splits(folders: list[Path]) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.data.class_folders import ClassFolders, class_problems, listed
+from finetune.data.class_folders import class_problems, listed, open_folder
 from finetune.data.photos import SUFFIXES, Photo, Pixels, read_photos
 from finetune.data.splits import SPLITS as SPLITS
 from finetune.data.splits import draw_photos
@@ -19,11 +19,9 @@ from finetune.errors import DataError
 _FEWEST = {"": 3, "train": 2, "validation": 1, "test": 1}
 _NEEDED = (
     "Needed: either folders train/, validation/ (or val/, valid/) and test/, each with the same "
-    "two "
-    "or more class folders of photos (per class at least 2 for training, 1 for validation, 1 for "
-    "test), or one folder with two or more class folders of at least 3 different photos each, "
-    "which "
-    f"is then split 60/20/20. Photos end in {', '.join(sorted(SUFFIXES))}."
+    "two or more class folders of photos (per class at least 2 for training, 1 for validation, "
+    "1 for test), or one folder with two or more class folders of at least 3 different photos "
+    f"each, which is then split 60/20/20. Photos end in {', '.join(sorted(SUFFIXES))}."
 )
 
 
@@ -150,9 +148,26 @@ def settle(
             f"{dataset.root} cannot be used as a data set: {'; '.join(problems)}. {needed}"
         )
     hashed = "" in splits
-    photos = ordered(draw_photos(photos) if hashed else photos)
-    left_out = tuple(small.items())
-    return replace(dataset, classes=classes, photos=photos, hashed=hashed, left_out=left_out)
+    dataset = replace(dataset, classes=classes, hashed=hashed, left_out=tuple(small.items()))
+    return drawn(dataset, photos) if hashed else replace(dataset, photos=ordered(photos))
+
+
+def drawn(dataset: Dataset, photos: Sequence[Photo], how: str = "") -> Dataset:
+    """The data set with these photos, whose splits are drawn, see ``draw_photos``; ``how`` is for
+    the error.
+
+    Raises:
+        DataError: groups or copies leave a class too few photos for a split.
+    """
+    found = ordered(draw_photos(photos))
+    keys = [(split, name) for split in SPLITS for name in dataset.classes]
+    if problems := too_few(found, dataset.classes, keys, 1, photos):
+        raise DataError(
+            f"{dataset.root} cannot be split by groups{how}: {'; '.join(problems)}. "
+            "Needed: at least 3 groups in each class, where identical photos are of one group; or "
+            "give splits."
+        )
+    return replace(dataset, photos=found)
 
 
 def find_bad(
@@ -213,14 +228,6 @@ def leaks(dataset: Dataset) -> list[tuple[Photo, ...]]:
 def duplicates(dataset: Dataset) -> list[tuple[Photo, ...]]:
     """Groups of files with identical content within one class of one split."""
     return [group for group in _identical(dataset) if len(group) > 1 and len(_places(group)) == 1]
-
-
-def open_folder(root: Path, needed: str) -> ClassFolders:
-    """A reading of a folder; DataError, ended by ``needed``, if it is none."""
-    if not root.is_dir():
-        what = "is a file, not a folder" if root.exists() else "does not exist"
-        raise DataError(f"{root} {what}. {needed}")
-    return ClassFolders(root)
 
 
 def _counts(photos: Iterable[Photo], classes: Sequence[str]) -> Counter[tuple[str, str]]:

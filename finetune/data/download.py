@@ -1,6 +1,7 @@
 """Files from the network: resumed, checked, committed whole; zip archives unpacked safely."""
 
 import hashlib
+import lzma
 import os
 import shutil
 import stat
@@ -33,6 +34,8 @@ MAX_MEMBER = (
 MAX_UNPACKED = 4 * 2**30  # bytes of all unpacked files
 
 MAX_DOWNLOAD = 4 * 2**30  # bytes of a file whose size is not known beforehand
+# What zipfile and its decompressors raise of a damaged archive.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
 
 Report = Callable[[int, int | None], None]
 
@@ -185,7 +188,7 @@ def extract_members(archive: Path, wanted: Callable[[str], str | None], folder: 
                     shutil.copyfileobj(
                         source, target
                     )  # zipfile never yields more than the member's declared size
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except _DAMAGED as error:
         raise DataError(
             f"{archive} cannot be unpacked: {error}. Get it again, or unpack it yourself."
         ) from error

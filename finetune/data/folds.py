@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from finetune.data.alike import components
 from finetune.data.dataset import Dataset, ordered
 from finetune.data.photos import Photo
+from finetune.data.splits import label_of, units
 from finetune.errors import DataError
 
 
@@ -29,16 +29,16 @@ def cross_folds(
     Raises:
         DataError: a class has fewer independent photos than there are folds.
     """
-    units = _units(dataset.photos, alike)
+    together = units(dataset.photos, alike)
     for label, name in enumerate(dataset.classes):
-        found = sum(_label(unit) == label for unit in units)
+        found = sum(label_of(unit) == label for unit in together)
         if found < folds:
             raise DataError(
                 f"folds: {folds} needs as many independent photos in each class; {name} has "
                 f"{found} (copies, look-alikes and photos of a group count once). Set fewer folds."
             )
     for repeat in range(repeats):
-        place = _deal(units, folds, repeat)
+        place = _deal(together, folds, repeat)
         for fold in range(folds):
             splits = {fold: "test", (fold + 1) % folds: "validation"}
             photos = [
@@ -48,25 +48,7 @@ def cross_folds(
             yield replace(dataset, photos=ordered(photos))
 
 
-def _units(photos: Sequence[Photo], alike: Sequence[tuple[Photo, Photo]]) -> list[list[Photo]]:
-    """Photos that copies, looks or a group connect; every photo is in one unit."""
-    number = {photo.file: index for index, photo in enumerate(photos)}
-    first: dict[str, int] = {}
-    pairs = [(number[a.file], number[b.file]) for a, b in alike]
-    for index, photo in enumerate(photos):
-        for key in (photo.sha256, f"group {photo.group}"):
-            if key != "group ":
-                pairs.append((first.setdefault(key, index), index))
-    return [[photos[index] for index in sorted(set(unit))] for unit in components(pairs)]
-
-
-def _label(unit: Sequence[Photo]) -> int:
-    """The class that most photos of a unit have."""
-    counts = Counter(photo.label for photo in unit)
-    return min(counts, key=lambda label: (-counts[label], label))
-
-
-def _deal(units: Sequence[list[Photo]], folds: int, repeat: int) -> dict[str, int]:
+def _deal(together: Sequence[list[Photo]], folds: int, repeat: int) -> dict[str, int]:
     """File -> fold: large units first, each to the fold that has fewest of its class so far."""
 
     def rank(unit: list[Photo]) -> tuple[int, str]:
@@ -76,8 +58,8 @@ def _deal(units: Sequence[list[Photo]], folds: int, repeat: int) -> dict[str, in
     place: dict[str, int] = {}
     photos = [0] * folds
     of_class: Counter[tuple[int, int]] = Counter()
-    for unit in sorted(units, key=rank):
-        label = _label(unit)
+    for unit in sorted(together, key=rank):
+        label = label_of(unit)
         fold = min(range(folds), key=lambda n: (of_class[label, n], photos[n]))
         of_class[label, fold] += len(unit)
         photos[fold] += len(unit)

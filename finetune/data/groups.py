@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from finetune.data.class_folders import listed
-from finetune.data.dataset import Dataset, ordered, too_few
+from finetune.data.dataset import Dataset, drawn
 from finetune.data.photos import Photo
-from finetune.data.splits import SPLITS, draw_photos
 from finetune.errors import DataError, UsageError
 
 
@@ -26,7 +25,7 @@ def groups(dataset: Dataset, rule: str) -> Dataset:
         UsageError: the rule is neither.
         DataError: it finds no group for a photo, or there are too few groups to split.
     """
-    find = _group_rule(rule)
+    find = group_rule(rule)
     found = {photo: find(photo.file) for photo in dataset.photos}
     if lost := [photo.file for photo, group in found.items() if not group]:
         raise DataError(
@@ -36,16 +35,10 @@ def groups(dataset: Dataset, rule: str) -> Dataset:
     photos = [replace(photo, group=group) for photo, group in found.items()]
     if not dataset.hashed:
         return replace(dataset, photos=tuple(photos))
-    drawn = replace(dataset, photos=ordered(draw_photos(photos)))
-    keys = [(split, name) for split in SPLITS for name in dataset.classes]
-    if problems := too_few(drawn.photos, dataset.classes, keys, 1, dataset.photos):
-        raise DataError(
-            f"{dataset.root} cannot be split by groups: {rule}: {'; '.join(problems)}. "
-            "Needed: at least 3 groups in each class; or give splits by folders."
-        )
-    return drawn
+    return drawn(dataset, photos, f": {rule}")
 
 
+_LONGEST = 1_000  # characters of a rule
 # By folder, by the name to its last or first separator, and by the name without its last number.
 _RULES = ("folder:3", "folder:2", r"^(.+)[-_. ].+\.", r"^([^-_. ]+)[-_. ]", r"^(.*[^0-9])[0-9]+\.")
 
@@ -62,7 +55,7 @@ def propose_rule(dataset: Dataset, together: Sequence[Sequence[Photo]]) -> str |
     """
     fitting: list[tuple[int, str]] = []
     for rule in _RULES if together else ():
-        find = _group_rule(rule)
+        find = group_rule(rule)
         whole = all(len({find(photo.file) for photo in group}) == 1 for group in together)
         names = {(photo.label, find(photo.file)) for photo in dataset.photos}
         if whole and "" not in {name for _, name in names} and len(names) < len(dataset.photos):
@@ -72,13 +65,23 @@ def propose_rule(dataset: Dataset, together: Sequence[Sequence[Photo]]) -> str |
     return max(fitting)[1] if fitting else None
 
 
-def _group_rule(rule: str) -> Callable[[str], str]:
+def group_rule(rule: str) -> Callable[[str], str]:
+    """From a file, as ``Photo.file``, to its group, "" where the rule finds none.
+
+    Raises:
+        UsageError: it is no rule, see ``groups``.
+    """
+    if len(rule) > _LONGEST:
+        raise UsageError(
+            f"groups has {len(rule):,} characters; allowed are {_LONGEST:,}. Give a simpler rule, "
+            "or a table of photos with a column group."
+        )
     if level := re.fullmatch(r"folder:([1-9][0-9]*)", rule):
         number = int(level[1])
         return lambda file: "".join(file.split("/")[:-1][number - 1 : number])
     try:
         pattern = re.compile(rule)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(f"groups: {rule!r} is no regular expression: {error}.") from error
     if pattern.groups < 1:
         raise UsageError(

@@ -3,28 +3,19 @@
 Their tables hold the photos' bytes. They are unpacked once, into the cache, as a table of files.
 """
 
-import csv
-import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from finetune.data.hub import snapshot
-from finetune.data.photos import SUFFIXES
 from finetune.data.splits import SPLITS
-from finetune.disk import need_space
-from finetune.errors import BusyError, DataError, need
-from finetune.files import cache_dir, commit_folder, digest_of, sha256_of
-from finetune.progress import count
+from finetune.data.unpacking import unpacked
+from finetune.errors import DataError
+from finetune.files import digest_of, expanded, sha256_of
 
 PREFIX = "hf:"
-TABLE = "photos.csv"
 METADATA = "metadata.csv"  # of an image folder: file_name, label
 _TABLES = ("*.parquet",)
 _CONVERTED = "refs/convert/parquet"  # where the hub keeps its own Parquet of other data sets
@@ -34,29 +25,12 @@ _SPLITS = {split: split for split in SPLITS} | {
     "dev": "validation",
     "training": "train",
 }
-_LOCK_SECONDS = 600
 _LONGEST = 10_000  # characters of a head line
-_NEEDED = "Needed: one column of images with their bytes, and one of class labels."
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A photo that was unpacked: its file, class, split, and the sha256 of its bytes."""
-
-    file: str
-    label: str
-    split: str
-    sha256: str
-
-
-def is_unpacked(data: str) -> bool:
-    """Whether this is a data set whose photos are unpacked into the cache."""
-    return data.startswith(PREFIX) or is_saved(Path(data).expanduser())
 
 
 def table_of(data: str) -> Path:
     """The path that was given, or the table of photos that stands for it."""
-    path = Path(data).expanduser()
+    path = expanded(data)
     if data.startswith(PREFIX):
         return hub_table(data)
     if is_saved(path):
@@ -90,11 +64,23 @@ def saved_table(folder: Path) -> Path:
     if missing := [str(path) for _, path in files if not path.is_file()]:
         raise DataError(f"{missing[0]} is missing. Save the data set again.")
     key = digest_of([[split, sha256_of(path)] for split, path in files])
-    return _unpacked(str(folder), key, files)
+    return unpacked(str(folder), key, files)
 
 
-def hub_table(data: str, only_here: bool = False) -> Path:
-    """The table of photos of ``hf:USER/SET``, fetched and unpacked into the cache.
+def hub_table(data: str) -> Path:
+    """The table of photos of ``hf:USER/SET`` or ``hf:USER/SET/CONFIG``, unpacked into the cache.
+
+    Raises:
+        UsageError, DataError: see ``hub_files``; or it holds no photos with classes.
+    """
+    root, files = hub_files(data)
+    # A set that was fetched in part is another one: its files count, and not the commit alone.
+    held = [[str(path.relative_to(root)), path.stat().st_size] for _, path in files]
+    return unpacked(data, digest_of([hub_address(data), root.name, held]), files)
+
+
+def hub_files(data: str, only_here: bool = False) -> tuple[Path, list[tuple[str, Path]]]:
+    """The folder of a commit of ``hf:USER/SET``, fetched if need be, and (split, file) in it.
 
     Args:
         data: its name with the prefix.
@@ -102,14 +88,40 @@ def hub_table(data: str, only_here: bool = False) -> Path:
 
     Raises:
         UsageError: the extra ``hf`` is missing.
-        DataError: there is no such data set, no route to it, or it holds no photos with classes.
+        DataError: there is no such data set, no route to it, or it has several configurations and
+            none was named.
     """
-    name = data.removeprefix(PREFIX)
+    name, config = hub_address(data)
     root = snapshot(name, _TABLES, kind="dataset", only_here=only_here)
     if not any(root.rglob("*.parquet")):
         root = snapshot(name, _TABLES, kind="dataset", revision=_CONVERTED, only_here=only_here)
-    files = [(_split_of(path.relative_to(root)), path) for path in sorted(root.rglob("*.parquet"))]
-    return _unpacked(data, digest_of([name, root.name]), files)  # the folder is the commit's
+    return root, _of_config(name, config, root)
+
+
+def hub_address(data: str) -> tuple[str, str]:
+    """``hf:USER/SET/CONFIG`` -> (``USER/SET``, ``CONFIG``), which is "" where none is named."""
+    user, *rest = data.removeprefix(PREFIX).split("/", 2)
+    return "/".join([user, *rest[:1]]), "/".join(rest[1:])
+
+
+def _of_config(name: str, config: str, root: Path) -> list[tuple[str, Path]]:
+    """(split, file) of the tables of one configuration; of the only one, or of ``default``, where
+    none is named.
+    """
+    found: dict[str, list[tuple[str, Path]]] = {}
+    for path in sorted(root.rglob("*.parquet")):
+        folder, split = _place_of(path.relative_to(root))
+        found.setdefault(folder, []).append((split, path))
+    if len(found) <= 1 and not config:
+        return [file for files in found.values() for file in files]
+    wanted = config or "default"
+    if wanted not in found:
+        named = f"and {config!r} is none of them" if config else "which hold different photos"
+        raise DataError(
+            f"{name} has the configurations {', '.join(sorted(found)) or 'none'}, {named}. "
+            f"Name one of them, as in {PREFIX}{name}/{min(found, default='CONFIG')}."
+        )
+    return found[wanted]
 
 
 def _saved(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -141,134 +153,13 @@ def _read(path: Path, part: Callable[[Any], list[str]]) -> list[str]:
         ) from error
 
 
-def _split_of(path: Path) -> str:
-    """``data/train-00000-of-00001.parquet`` or ``default/train/0000.parquet`` -> train."""
-    words = re.split(r"[^a-z]+", path.as_posix().lower())
-    return next((_SPLITS[word] for word in words if word in _SPLITS), "train")
-
-
-def _unpacked(source: str, key: str, files: Sequence[tuple[str, Path]]) -> Path:
-    """The table in the cache, made under a lock if it is not there."""
-    folder = cache_dir() / "data" / f"hf-{key[:32]}"
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with filelock.FileLock(folder.with_name(f".{folder.name}.lock"), _LOCK_SECONDS):
-                if not folder.is_dir():
-                    need_space(folder, sum(path.stat().st_size for _, path in files))
-                    commit_folder(folder, lambda new: _write(source, files, new))
-        except filelock.Timeout as error:
-            raise BusyError(
-                f"Another process has been unpacking {source} for {_LOCK_SECONDS} s. Try again "
-                "later."
-            ) from error
-    return folder / TABLE
-
-
-def _write(source: str, files: Sequence[tuple[str, Path]], new: Path) -> None:
-    rows = [row for split, path in files for row in _photos(source, split, path, new)]
-    if not rows:
-        raise DataError(f"{source} holds no labelled photos. {_NEEDED}")
-    rows = _settled(rows)
-    splits = {row.split for row in rows}
-    with (new / TABLE).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["file", "label", *(["split"] if len(splits) > 1 else [])])
-        for row in rows:
-            split = [row.split] if len(splits) > 1 else []
-            writer.writerow([row.file, row.label, *split])
-
-
-def _photos(source: str, split: str, path: Path, new: Path) -> Iterator[_Row]:
-    """Write the photos of one table; those without a label (-1, as hidden ones have) are left."""
-    batches, schema = _batches(path)
-    image, label, names = _columns(source, schema)
-    (new / split).mkdir(exist_ok=True)
-    number = len(list((new / split).iterdir()))
-    for batch in batches:
-        cells = zip(batch.column(image).to_pylist(), batch.column(label).to_pylist(), strict=True)
-        for photo, value in cells:
-            if value in (None, -1):
-                continue
-            content = (photo or {}).get("bytes")
-            if not content:
-                raise DataError(f"{source} names photos without holding them. {_NEEDED}")
-            suffix = Path(photo.get("path") or "").suffix.lower()
-            file = f"{split}/{number:07d}{suffix if suffix in SUFFIXES else '.png'}"
-            (new / file).write_bytes(content)
-            number += 1
-            if names and not 0 <= value < len(names):
-                raise DataError(
-                    f"{source} has a label {value}, and {count(len(names), 'class')}. {_NEEDED}"
-                )
-            name = names[value] if names else str(value)
-            yield _Row(file, name, split, hashlib.sha256(content).hexdigest())
-
-
-def _batches(path: Path) -> tuple[Iterator[Any], Any]:
-    """The record batches of an Arrow stream or a Parquet file, and its schema."""
-    pa = need("pyarrow", "hf")
-    pq = need("pyarrow.parquet", "hf")
-    with _readable(path):
-        if path.suffix == ".parquet":
-            table = pq.ParquetFile(path)
-            return _each(path, table.iter_batches(batch_size=256)), table.schema_arrow
-        reader = pa.ipc.open_stream(pa.memory_map(str(path)))
-        return _each(path, reader), reader.schema
-
-
-def _each(path: Path, batches: Iterable[Any]) -> Iterator[Any]:
-    with _readable(path):
-        yield from batches
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise DataError(f"{path} cannot be read: {error}. Fetch or save it again.") from error
-
-
-def _columns(source: str, schema: Any) -> tuple[str, str, list[str]]:
-    """The columns of images and of labels, and the class names, by the features that they have."""
-    features = _features(schema)
-    kinds = {name: row.get("_type") for name, row in features.items() if isinstance(row, dict)}
-    images = [name for name, kind in kinds.items() if kind == "Image" and _holds(schema, name)]
-    labels = [name for name, kind in kinds.items() if kind == "ClassLabel" and name in schema.names]
-    if len(images) != 1 or len(labels) != 1:
-        found = ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "none of a type"
-        raise DataError(f"{source} has the columns {found}. {_NEEDED}")
-    return images[0], labels[0], features[labels[0]].get("names") or []
-
-
-def _features(schema: Any) -> dict[str, Any]:
-    """What `datasets` wrote of each column; nothing where it is not there, or damaged."""
-    try:
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return {}
-    return features if isinstance(features, dict) else {}
-
-
-def _holds(schema: Any, name: str) -> bool:
-    """Whether a column holds the bytes of photos."""
-    kind = schema.field(name).type if name in schema.names else None
-    return "bytes" in [field.name for field in getattr(kind, "fields", [])]
-
-
-def _settled(rows: list[_Row]) -> list[_Row]:
-    """Where train and one other split are there, a fifth of train becomes the third one."""
-    missing = set(SPLITS) - {row.split for row in rows}
-    if len(missing) != 1 or "train" in missing:
-        return rows
-    (split,) = missing
-    contents: dict[str, set[str]] = {}
-    for row in rows:
-        if row.split == "train":
-            contents.setdefault(row.label, set()).add(row.sha256)
-    taken = {sha for found in contents.values() for sha in sorted(found)[: max(1, len(found) // 5)]}
-    return [
-        replace(row, split=split) if row.split == "train" and row.sha256 in taken else row
-        for row in rows
-    ]
+def _place_of(path: Path) -> tuple[str, str]:
+    """(configuration, split): ``red/train/0000.parquet`` and ``red/train-00000-of-00001.parquet``
+    -> ("red", "train"). The part of the path nearest to the file that names a split counts.
+    """
+    for part in (path, *path.parents):
+        words = re.split(r"[^a-z]+", part.name.lower())
+        split = next((_SPLITS[word] for word in words if word in _SPLITS), "")
+        if split:
+            return part.parent.as_posix(), split
+    return path.parent.as_posix(), "train"

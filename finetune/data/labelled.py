@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from finetune.data.class_folders import listed, near
-from finetune.data.dataset import Dataset, open_folder
+from finetune.data.class_folders import listed, near, open_folder
+from finetune.data.dataset import Dataset
 from finetune.data.splits import SPLITS
 from finetune.errors import DataError, UsageError
 

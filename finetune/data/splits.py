@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from finetune.data.alike import components
 from finetune.data.photos import Photo
 
 SPLITS = ("train", "validation", "test")
@@ -44,28 +45,38 @@ def draw(weights: Mapping[str, int], share: float = 0.2) -> dict[str, str]:
 def draw_photos(photos: Sequence[Photo]) -> list[Photo]:
     """The photos with their splits drawn class by class; copies, and photos of a group, together.
 
-    A group is drawn in the class that most of its photos have.
+    What copies or groups connect is one unit, drawn in the class that most of its photos have.
     """
-    labels: dict[str, Counter[int]] = {}
-    for photo in photos:
-        labels.setdefault(photo.group, Counter())[photo.label] += 1
+    together = units(photos)
+    weights: dict[int, dict[str, int]] = {}
+    for unit in together:
+        contents = {photo.sha256 for photo in unit}
+        weights.setdefault(label_of(unit), {})[_hash(unit)] = len(contents)
+    drawn = {label: draw(of_class) for label, of_class in weights.items()}
+    splits = {photo.file: drawn[label_of(unit)][_hash(unit)] for unit in together for photo in unit}
+    return [replace(photo, split=splits[photo.file]) for photo in photos]
 
-    def unit(photo: Photo) -> tuple[int, str]:
-        if not photo.group:
-            return photo.label, photo.sha256
-        counts = labels[photo.group]
-        digest = hashlib.sha256(photo.group.encode()).hexdigest()
-        return min(counts, key=lambda label: (-counts[label], label)), digest
 
-    units = [unit(photo) for photo in photos]
-    contents: dict[int, dict[str, set[str]]] = {}
-    for photo, (label, key) in zip(photos, units, strict=True):
-        contents.setdefault(label, {}).setdefault(key, set()).add(photo.sha256)
-    drawn = {
-        label: draw({key: len(found) for key, found in of_class.items()})
-        for label, of_class in contents.items()
-    }
-    return [
-        replace(photo, split=drawn[label][key])
-        for photo, (label, key) in zip(photos, units, strict=True)
-    ]
+def units(photos: Sequence[Photo], alike: Sequence[tuple[Photo, Photo]] = ()) -> list[list[Photo]]:
+    """Photos that copies, a group or the pairs of ``alike`` connect; every photo is in one unit."""
+    number = {photo.file: index for index, photo in enumerate(photos)}
+    first: dict[str, int] = {}
+    pairs = [(number[a.file], number[b.file]) for a, b in alike]
+    for index, photo in enumerate(photos):
+        for key in (photo.sha256, f"group {photo.group}"):
+            if key != "group ":
+                pairs.append((first.setdefault(key, index), index))
+    return [[photos[index] for index in sorted(set(unit))] for unit in components(pairs)]
+
+
+def label_of(unit: Sequence[Photo]) -> int:
+    """The class that most photos of a unit have."""
+    counts = Counter(photo.label for photo in unit)
+    return min(counts, key=lambda label: (-counts[label], label))
+
+
+def _hash(unit: Sequence[Photo]) -> str:
+    """What orders a unit: the smallest digest of its groups' names, and of its lone contents."""
+    groups = {photo.group for photo in unit} - {""}
+    lone = {photo.sha256 for photo in unit if not photo.group}
+    return min(lone | {hashlib.sha256(group.encode()).hexdigest() for group in groups})

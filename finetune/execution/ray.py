@@ -22,7 +22,7 @@ from finetune.execution.board import Board
 from finetune.execution.cluster import connected, cores, resources, sentence, slots
 from finetune.execution.sharing import cuts_together, needs, settled
 from finetune.execution.worker import CALLS, Job, Outcome, Run
-from finetune.files import cache_dir, commit_text
+from finetune.files import cache_dir, commit_text, expanded
 from finetune.progress import Reporter, count
 from finetune.recipe.matrix import Trial
 from finetune.recipe.recipe import Recipe
@@ -106,7 +106,7 @@ def _shared(ray: Any, jobs: Sequence[Job]) -> Iterator[node.Common]:
 
 def _absolute(place: str) -> str:
     """A folder as every node finds it, whatever its working directory is; a URL as it is."""
-    return place if "://" in place else str(Path(place).expanduser().absolute())
+    return place if "://" in place else str(expanded(place).absolute())
 
 
 def _probe(ray: Any, common: node.Common) -> None:

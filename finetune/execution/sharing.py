@@ -5,7 +5,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune.activations.engine import resolve_precision
@@ -13,7 +12,7 @@ from finetune.activations.store import entry_fields
 from finetune.data.catalog import NAMES
 from finetune.data.hugging_face import PREFIX
 from finetune.data.photos import MIRRORED, Pixels
-from finetune.files import digest_of
+from finetune.files import digest_of, expanded
 from finetune.model.backbones import INPUT, NEEDS_FLOAT32, preprocessing_of
 from finetune.model.remote_weights import is_remote
 from finetune.recipe.matrix import Trial
@@ -43,10 +42,10 @@ def settled(recipe: Recipe) -> Recipe:
     wanted = "float32" if needs_float32 else recipe.precision
     changes = {"precision": resolve_precision(wanted, recipe.engine)}
     if recipe.data not in NAMES and not recipe.data.startswith(PREFIX):
-        changes["data"] = str(Path(recipe.data).expanduser().absolute())
+        changes["data"] = str(expanded(recipe.data).absolute())
     is_named = recipe.weights in ("imagenet", "random") or is_remote(recipe.weights)
-    if not is_named and Path(recipe.weights).expanduser().exists():
-        changes["weights"] = str(Path(recipe.weights).expanduser().absolute())
+    if not is_named and expanded(recipe.weights).exists():
+        changes["weights"] = str(expanded(recipe.weights).absolute())
     return recipe.model_copy(update=changes)
 
 

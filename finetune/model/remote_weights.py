@@ -136,7 +136,7 @@ def _hf(remote: Remote, folder: Path) -> Path:
         found = hub.hf_hub_download(
             repository, file, revision=revision, local_dir=folder, endpoint=endpoint
         )
-    except (hub.errors.HfHubHTTPError, OSError, ValueError) as error:
+    except (hub.errors.HTTPError, OSError, ValueError) as error:  # also where there is no route
         raise _unreachable(remote, error) from error
     return Path(found)
 

@@ -8,6 +8,7 @@ then Keras's own safe mode is on, too.
 
 import io
 import json
+import math
 import re
 import tempfile
 import zipfile
@@ -18,6 +19,7 @@ from typing import Any
 import h5py
 import keras
 import numpy as np
+from keras.src.backend.common.global_state import set_global_attribute
 
 from finetune.errors import DataError, IntegrityError
 
@@ -44,6 +46,10 @@ _EXACT = {
 _UNSAFE_LAYERS = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "FlaxLayer", "JaxLayer"}
 # Settings of layers that become a side of a weight, and so cannot exceed the largest side stored.
 _SIDES = {"units", "filters", "kernel_size", "depth_multiplier", "input_dim", "output_dim"}
+# Settings that say how large a tensor is.
+_SHAPES = {"batch_shape", "shape", "input_shape", "target_shape"}
+_LARGEST_TENSOR = 2**28  # numbers; a photo of 8,192 x 8,192
+_SPARE = 2**20  # numbers of a model that need not be stored
 _LARGEST = 2**33  # bytes of an archive
 _LARGEST_CONFIG = 2**24  # bytes; that of DenseNet121 has 2**18
 
@@ -90,8 +96,8 @@ def load_model(path: Path) -> keras.Model:
     if not path.is_file():
         raise DataError(f"{path} does not exist. Give a run folder, or a .keras file.")
     try:
-        _check(path)
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        stored = _check(path)
+        return _built(path, stored)
     except Exception as error:  # Keras, h5py, zipfile and TensorFlow each raise their own
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise IntegrityError(
@@ -100,7 +106,28 @@ def load_model(path: Path) -> keras.Model:
         ) from error
 
 
-def _check(path: Path) -> None:
+def _built(path: Path, stored: int) -> keras.Model:
+    """The model with its weights, of which no number is made before all are counted."""
+    with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+        config = json.loads(archive.read("config.json"))
+        config["compile_config"] = None
+        try:
+            with keras.StatelessScope(initialize_variables=False):
+                model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+                claimed = sum(math.prod(variable.shape) for variable in model.variables)
+            if claimed > stored + _SPARE:
+                raise ValueError(f"its layers take {claimed:,} numbers, and {stored:,} are stored")
+        except BaseException:
+            set_global_attribute("uninitialized_variables", [])  # or the next scope makes them
+            raise
+        with keras.StatelessScope():
+            pass  # at its end Keras makes the variables that wait
+        model.load_weights(archive.extract(_WEIGHTS, folder))
+    return model
+
+
+def _check(path: Path) -> int:
+    """Look at the file as data; the number of numbers that its weights have."""
     with zipfile.ZipFile(path) as archive:
         _check_members(archive.infolist())
         parts = list(_parts(json.loads(archive.read("config.json"))))
@@ -109,9 +136,12 @@ def _check(path: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             archive.extract("model.weights.h5", folder)
             with h5py.File(Path(folder, "model.weights.h5"), "r") as file:
-                largest = _largest_side(file, set())
+                sizes: list[int] = []
+                largest = _largest_side(file, set(), sizes)
     for part in parts:
         _check_sides(part, largest)
+        _check_shapes(part, largest)
+    return sum(sizes)
 
 
 def _check_members(items: Sequence[zipfile.ZipInfo]) -> None:
@@ -161,8 +191,33 @@ def _check_sides(part: dict[str, Any], largest: int) -> None:
             )
 
 
-def _largest_side(group: h5py.Group, seen: set[int]) -> int:
+def _check_shapes(part: dict[str, Any], largest: int) -> None:
+    """A tensor that is larger than any photo would be made as soon as the model is called."""
+    most = max(largest, _LARGEST_TENSOR)
+    for settings in (part.get("config"), part.get("build_config")):
+        shapes = settings if isinstance(settings, dict) else {}
+        for name in _SHAPES & set(shapes):
+            found = shapes[name]
+            for shape in found if _is_nested(found) else [found]:
+                sides = [side for side in shape or () if isinstance(side, int)]
+                if math.prod(map(abs, sides)) > most:
+                    raise ValueError(
+                        f"{part['class_name']} has {name} {str(found)[:100]}; allowed are "
+                        f"{most:,} numbers"
+                    )
+
+
+def _is_nested(shape: Any) -> bool:
+    return isinstance(shape, list) and any(isinstance(side, list) for side in shape)
+
+
+def _largest_side(group: h5py.Group, seen: set[int], sizes: list[int]) -> int:
     """The largest side of any array; each group is visited once however often it is linked.
+
+    Args:
+        group: where to look, at any depth.
+        seen: addresses that were visited.
+        sizes: takes the number of numbers of each array.
 
     Raises:
         ValueError: a link out of the file or data that lies elsewhere, of which HDF5 would read
@@ -178,11 +233,12 @@ def _largest_side(group: h5py.Group, seen: set[int]) -> int:
             continue
         seen.add(address)
         if isinstance(item, h5py.Group):
-            largest = max(largest, _largest_side(item, seen))
+            largest = max(largest, _largest_side(item, seen, sizes))
         elif item.external or item.is_virtual:
             raise ValueError(f"its weights at {item.name} lie in another file")
         elif item.id.get_storage_size() < item.nbytes:
             raise ValueError(f"its weights at {item.name} have fewer bytes than numbers")
         else:
+            sizes.append(item.size)
             largest = max(largest, *item.shape, 0)
     return largest

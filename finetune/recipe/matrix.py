@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import UsageError
+from finetune.progress import count
 from finetune.recipe.reading import assign, build
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.yaml import Lines, parse, read
@@ -145,7 +146,12 @@ def expand(path: Path) -> list[Trial]:
         raise UsageError(
             f"{place}: {number:,} trials; allowed are {MOST_TRIALS:,}. Sweep fewer values."
         )
-    return list(_Matrix(path, values, swept, exclude, lines).trials())
+    trials = list(_Matrix(path, values, swept, exclude, lines).trials())
+    if not trials:
+        raise UsageError(
+            f"{place}: exclude leaves none of {count(number, 'trial')}. Exclude fewer combinations."
+        )
+    return trials
 
 
 def _rules(value: Any, place: str) -> list[dict]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from finetune.model.backbones import backbone
 from finetune.recipe.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -27,11 +28,15 @@ _OF_BLOCKS = {
 }
 
 
-def method_problems(recipe: "Recipe") -> Iterator[str]:
-    """What is wrong with the methods of a recipe, one sentence each without its full stop."""
+def method_problems(recipe: "Recipe", finished: bool = False) -> Iterator[str]:
+    """What is wrong with the methods of a recipe, one sentence each without its full stop.
+
+    Of a ``finished`` recipe, what had no effect is no mistake: earlier versions ran it.
+    """
     learns = STRATEGIES[recipe.strategy].learns
     named = [key for key, off in _OF_EPOCHS.items() if getattr(recipe, key) != off]
     named += ["schedule"] if recipe.schedule == "one-cycle" else []
+    named += [] if finished else _regularizers(recipe)
     if named and learns == "head" and recipe.head.solver == "lbfgs":
         yield (
             f"{', '.join(named)} changes training by epochs, and L-BFGS fits this head at once. "
@@ -45,6 +50,13 @@ def method_problems(recipe: "Recipe") -> Iterator[str]:
         yield f"blocks: {recipe.blocks} thaws blocks in turn, which only strategy: top-blocks does"
     if any(below >= above for below, above in pairwise(recipe.stages)):
         yield f"blocks is {recipe.blocks}; each training takes more blocks, as in blocks: [1, 2, 3]"
+
+
+def _regularizers(recipe: "Recipe") -> list[str]:
+    """Those that are set, and of dropout not as the backbone's published head has it."""
+    published = backbone(recipe.backbone, recipe.alpha).head.get("dropout", 0.0)
+    named = ["head.dropout"] if recipe.head.dropout not in (0.0, published) else []
+    return named + (["weight_decay"] if recipe.weight_decay else [])
 
 
 def _schedule_problems(recipe: "Recipe") -> Iterator[str]:

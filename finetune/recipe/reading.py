@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from finetune.data.augment import PRESETS
 from finetune.errors import UsageError
 from finetune.recipe.parts import PARTS, written_out
 from finetune.recipe.recipe import Recipe
@@ -68,9 +69,12 @@ def assign(values: dict[str, Any], key: str, value: Any, source: str) -> None:
     for parent in parents:
         inner = values.get(parent) or {}
         if isinstance(inner, str):
-            inner = written_out(parent, inner)
+            inner = written_out(parent, inner) or inner
         if not isinstance(inner, dict):
-            raise UsageError(f"{source}: {parent} is {inner!r} and has no keys of its own.")
+            allowed = f"; allowed are {', '.join(PRESETS)}" if parent == "augment" else ""
+            raise UsageError(
+                f"{source}: {parent} is {inner!r} and has no keys of its own{allowed}."
+            )
         values[parent] = dict(inner)
         values = values[parent]
     values[last] = value

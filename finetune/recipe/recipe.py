@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
 from finetune.data.augment import NONE, PRESETS
+from finetune.data.groups import group_rule
 from finetune.data.photos import RESIZE_MODES
 from finetune.errors import UsageError
 from finetune.model.backbones import INPUT, backbone, block_cut, features_cut, known_backbones
@@ -81,9 +82,9 @@ class Recipe(BaseModel):
             values = {key: value for key, value in values.items() if key != "tensorboard"}
         # An unknown strategy is the field's own mistake to report; the other keys are checked with
         # the default's.
-        strategy = STRATEGIES.get(
-            values.get("strategy", ""), STRATEGIES[cls.model_fields["strategy"].default]
-        )
+        named = values.get("strategy")
+        known = isinstance(named, str) and named in STRATEGIES
+        strategy = STRATEGIES[named if known else cls.model_fields["strategy"].default]
         values = {**strategy.defaults, **values}
         head = full_head(values.get("head", {}), values.get("backbone"), strategy.solver)
         optimizer = full_optimizer(values.get("optimizer", {}))
@@ -134,6 +135,17 @@ class Recipe(BaseModel):
             raise ValueError(str(error).removesuffix(".")) from error
         return weights
 
+    @field_validator("groups")
+    @classmethod
+    def _is_a_rule(cls, groups: str | None) -> str | None:
+        """Refused before photos are listed, which may take minutes."""
+        try:
+            if groups:
+                group_rule(groups)
+        except UsageError as error:
+            raise ValueError(str(error).removesuffix(".")) from error
+        return groups
+
     @field_validator("augment", mode="before")
     @classmethod
     def _preset(cls, value: Any) -> Any:
@@ -152,12 +164,12 @@ class Recipe(BaseModel):
         """A missing package is said now and not after the extraction; a recipe that is only read
         needs none.
         """
-        if not (info.context or {}).get("finished") and (problem := missing_tracker(name)):
+        if not _is_finished(info) and (problem := missing_tracker(name)):
             raise ValueError(problem)
         return name
 
     @model_validator(mode="after")
-    def _views_fit(self) -> "Recipe":
+    def _views_fit(self, info: ValidationInfo) -> "Recipe":
         augmented = self.augment.model_dump() != NONE
         problems = []
         if self.views == "fresh" and not STRATEGIES[self.strategy].streams:
@@ -190,7 +202,7 @@ class Recipe(BaseModel):
                 "folds are cross-validated over stored activations, and this recipe streams photos "
                 "through the whole network. Set views: 0, or a strategy with a cut"
             )
-        problems += method_problems(self)
+        problems += method_problems(self, _is_finished(info))
         if problems:
             raise ValueError(". ".join(problems))
         return self
@@ -223,6 +235,10 @@ class Recipe(BaseModel):
     def dump(self) -> str:
         """The recipe as YAML, every key written out."""
         return dump(self.model_dump())
+
+
+def _is_finished(info: ValidationInfo) -> bool:
+    return bool((info.context or {}).get("finished"))
 
 
 def missing_tracker(name: str) -> str:

@@ -15,6 +15,7 @@ from finetune.errors import UsageError
 
 _MAX_CHARACTERS = 2**16  # a recipe is a page; anything larger is a mistake or an attack
 _DEEPEST = 20  # levels of lists and tables
+_MOST_DIGITS = 100  # Python writes no integer of more than 4,300
 _KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
 
 Lines = dict[tuple, int]
@@ -107,6 +108,8 @@ def _look(node: Node, path: tuple, lines: Lines) -> None:
         raise _mistake(f"{node.value} is a date; put it in quotes if text is meant", node)
     if kind not in _KINDS:
         raise _mistake(f"could not determine a constructor for the tag {node.tag}", node)
+    if kind == "int" and len(node.value) > _MOST_DIGITS:
+        raise _mistake(f"a number of {len(node.value):,} digits; allowed are {_MOST_DIGITS}", node)
     if not isinstance(node, MappingNode):
         for item in node.value if isinstance(node.value, list) else ():
             _look(item, path, {})
@@ -115,6 +118,8 @@ def _look(node: Node, path: tuple, lines: Lines) -> None:
         if not isinstance(key, ScalarNode):
             raise _mistake("a key is a list or a table; keys are words, as in seed: 1", key)
         _look(key, path, {})
+        if key.tag != "tag:yaml.org,2002:str":
+            raise _mistake(f"the key {key.value} is no text; keys are words, as in seed: 1", key)
         lines[(*path, key.value)] = key.start_mark.line + 1
         _look(value, (*path, key.value), lines)
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from finetune.data.hugging_face import PREFIX
+from finetune.data.hugging_face import PREFIX, hub_address
 from finetune.errors import DataError
 from finetune.files import commit_text
 from finetune.model.backbones import CONTROLS, backbone
@@ -87,7 +87,7 @@ def card(text: str, result: RunResult, recipe: Recipe, name: str) -> str:
     }
     task = "image-classification"
     is_on_hub = recipe.data.startswith(PREFIX)
-    data = placeless(recipe.data).removeprefix(PREFIX)
+    data = hub_address(recipe.data)[0] if is_on_hub else placeless(recipe.data)
     results = [
         EvalResult(
             task_type=task,

@@ -14,7 +14,9 @@ from PIL import Image
 
 from finetune.data.dataset import SPLITS, Dataset, all_copies, find_bad, leaks, read_folder, without
 from finetune.data.groups import groups
-from finetune.data.splits import draw
+from finetune.data.labelled import read_labelled
+from finetune.data.photos import Photo
+from finetune.data.splits import draw, draw_photos
 from finetune.errors import DataError, UsageError
 
 
@@ -102,6 +104,22 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert read_folder(tmp_path).classes == ("plane", "train")
 
 
+@pytest.mark.parametrize("splits", [(".",), SPLITS])
+def test_a_class_folder_whose_name_is_no_text_gives_a_class_that_files_can_hold(
+    splits: tuple[str, ...], tmp_path: Path
+) -> None:
+    names = {"bar": os.fsdecode(b"caf\xe9"), "pub": "caf\\xe9"}
+    for split in splits:
+        for name in (*names, "tea"):
+            put_class(tmp_path, f"{split}/{name}", 5)
+        for name, called in names.items():
+            (tmp_path / split / name).rename(tmp_path / split / called)
+    dataset = read_folder(tmp_path)
+    assert dataset.classes == ("caf\\x5cxe9", "caf\\xe9", "tea")
+    assert all(photo.path.is_file() for photo in dataset.photos)
+    assert read_labelled(tmp_path, dataset.classes, "all").classes == dataset.classes
+
+
 def test_linked_class_folders_are_read(tmp_path: Path) -> None:
     put_class(tmp_path / "elsewhere", "cats", 10)
     put_class(tmp_path / "pets", "dogs", 10)
@@ -176,6 +194,45 @@ def test_copies_of_a_photo_stay_in_one_split(tmp_path: Path) -> None:
     dataset = read_folder(tmp_path)
     assert len(dataset.photos) == 90
     assert leaks(dataset) == []
+
+
+def of(number: int, content: int | None = None, group: str = "", label: int = 0) -> Photo:
+    content = number if content is None else content
+    digest = sha256(str(content).encode()).hexdigest()
+    return Photo(Path(f"{number}.png"), f"{number}.png", label, "", digest, group)
+
+
+def test_copies_stay_in_one_split_across_groups_and_classes() -> None:
+    chained = [of(n, 1000 + n // 2, f"burst{(n + 1) // 2}") for n in range(20)]
+    mixed = [of(20 + n, 2000 + n % 5, "site" if n < 5 else "", n % 2) for n in range(10)]
+    alone = [of(30 + n, label=n % 2) for n in range(40)]
+    for seed in range(5):
+        photos = [*chained, *mixed, *alone]
+        np.random.default_rng(seed).shuffle(photos)
+        split = {photo.file: photo.split for photo in draw_photos(photos)}
+        assert len({split[photo.file] for photo in chained}) == 1
+        assert len({split[photo.file] for photo in mixed}) == 1
+        assert set(split.values()) == set(SPLITS)
+
+
+def test_without_copies_across_groups_a_unit_is_drawn_by_its_content_or_group() -> None:
+    """Digests of splits are recorded: where nothing else connects them, they must not change."""
+    photos = [of(n, n // 2 * 2, label=n // 2 % 2) for n in range(90)]
+    photos += [of(n, group=f"patient{n // 7}", label=n % 3 % 2) for n in range(100, 240)]
+    drawn = draw_photos(photos)
+    for label in (0, 1):
+        weights: dict[str, set[str]] = {}
+        of_unit = {}
+        for photo in drawn:
+            members = [p for p in photos if photo.group and p.group == photo.group] or [photo]
+            counts = Counter(p.label for p in members)
+            if (counts[1] > counts[0]) == bool(label):
+                name = photo.group.encode()
+                of_unit[photo] = sha256(name).hexdigest() if name else photo.sha256
+                weights.setdefault(of_unit[photo], set()).add(photo.sha256)
+        expected = draw({key: len(contents) for key, contents in weights.items()})
+        assert {p.split for p in of_unit} == set(SPLITS)
+        assert all(p.split == expected[key] for p, key in of_unit.items())
 
 
 # Digest and leaks

@@ -10,8 +10,10 @@ import pytest
 from conftest import finetune, paint
 from hub import serving
 
-from finetune.data.catalog import resolve, resolve_labelled
+from finetune.data import hugging_face, unpacking
+from finetune.data.catalog import need_here, resolve, resolve_labelled
 from finetune.errors import DataError
+from finetune.files import cache_dir
 
 COLORS = {"apple": (200, 60, 50), "plum": (70, 60, 160)}
 FEATURES = {
@@ -147,6 +149,15 @@ def test_features_that_do_not_fit_the_columns_are_refused(features, tmp_path):
         resolve(str(tmp_path / "fruit"))
 
 
+def test_classes_that_are_text_under_numbered_names_are_refused(tmp_path):
+    kinds = pa.array(["apple", "plum"] * 4)
+    found = table(tmp_path, 8)
+    index = found.schema.get_field_index("kind")
+    save(found.set_column(index, "kind", kinds), tmp_path / "fruit")
+    with pytest.raises(DataError, match="has a label 'apple', and 2 classes"):
+        resolve(str(tmp_path / "fruit"))
+
+
 def test_a_data_set_of_the_hub_is_fetched_once_and_a_dry_run_fetches_nothing(tmp_path):
     files = {}
     for split, photos, seed in (("train", 20, 0), ("validation", 6, 1), ("test", 6, 2)):
@@ -173,3 +184,87 @@ def test_a_data_set_of_the_hub_is_fetched_once_and_a_dry_run_fetches_nothing(tmp
     done = finetune("check", "hf:teacher/none", **there, HF_HUB_OFFLINE="1")
     assert done.returncode == 3
     assert "no route to it" in done.stderr
+
+
+@pytest.fixture
+def fetched(tmp_path, monkeypatch):
+    """The folder of a commit, as the hub's client leaves it in its cache."""
+    root = tmp_path / "snapshots/cccc"
+    root.mkdir(parents=True)
+    monkeypatch.setattr(hugging_face, "snapshot", lambda *_, **__: root)
+    return root
+
+
+def put(root: Path, file: str, photos: int, seed: int = 0) -> None:
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table(root.parent, photos, seed), root / file)
+
+
+@pytest.mark.parametrize("file", ["{}/{}/0000.parquet", "{}/{}-00000-of-00001.parquet"])
+def test_one_of_several_configurations_of_the_hub_is_named(file, fetched):
+    for config, seed in (("green", 0), ("red", 10), ("train-later", 20)):
+        for number, split in enumerate(("train", "validation", "test")):
+            put(fetched, file.format(config, split), seed + 4 + 2 * number, seed + number)
+    with pytest.raises(DataError, match="green, red, train-later, which .*hf:teacher/fruit/green"):
+        resolve("hf:teacher/fruit")
+    with pytest.raises(DataError, match="and 'blue' is none of them"):
+        resolve("hf:teacher/fruit/blue")
+    assert sizes("hf:teacher/fruit/green") == {"train": 4, "validation": 6, "test": 8}
+    assert sizes("hf:teacher/fruit/red") == {"train": 14, "validation": 16, "test": 18}
+    assert sizes("hf:teacher/fruit/train-later") == {"train": 24, "validation": 26, "test": 28}
+    put(fetched, file.format("default", "train"), 20, 30)
+    assert sizes("hf:teacher/fruit") == {"train": 12, "validation": 4, "test": 4}
+
+
+def test_the_only_configuration_of_the_hub_need_not_be_named(fetched):
+    put(fetched, "data/train-00000-of-00001.parquet", 20)
+    put(fetched, "data/test-00000-of-00001.parquet", 8, 1)
+    for data in ("hf:teacher/fruit", "hf:fruit", "hf:teacher/fruit/data"):
+        assert sizes(data) == {"train": 16, "validation": 4, "test": 8}
+
+
+def test_a_data_set_that_was_fetched_in_part_does_not_stand_for_the_whole(fetched):
+    put(fetched, "data/train-00000-of-00002.parquet", 10)
+    need_here("hf:teacher/fruit")
+    assert not list(cache_dir().glob("data/hf-*"))  # a dry run only looks
+    assert sizes("hf:teacher/fruit") == {"train": 6, "validation": 2, "test": 2}
+    put(fetched, "data/train-00001-of-00002.parquet", 10, 1)
+    assert sizes("hf:teacher/fruit") == {"train": 12, "validation": 4, "test": 4}
+
+
+def test_a_table_that_stands_for_more_bytes_than_photos_have_is_refused(fetched, monkeypatch):
+    """Parquet keeps a value that comes again once: a few bytes may fill any memory and disk."""
+    rows = table(fetched.parent, 2000)
+    one = pa.array([{"bytes": bytes(100_000), "path": "0.png"}] * 2000, rows.schema.field(0).type)
+    rows = rows.set_column(0, rows.schema.field(0), one)
+    pq.write_table(rows, fetched / "train.parquet", compression="zstd")
+    assert (fetched / "train.parquet").stat().st_size < 2**20
+    monkeypatch.setattr(unpacking, "_SPARE", 2**22)
+    with pytest.raises(DataError, match=r"unpacks to more than [\d,]* bytes of photos; no more"):
+        resolve("hf:teacher/fruit")
+    monkeypatch.setattr(unpacking, "MAX_BYTES", 99_999)
+    with pytest.raises(DataError, match="a photo of 100,000 bytes; allowed are 99,999"):
+        resolve("hf:teacher/fruit")
+    assert not list(cache_dir().glob("data/hf-*/*"))
+
+
+def test_only_the_columns_that_are_needed_are_read_and_a_few_rows_at_once(fetched, monkeypatch):
+    seen = []
+    each = unpacking._each
+
+    def noted(path, batches):
+        for batch in each(path, batches):
+            seen.append((batch.num_rows, batch.schema.names))
+            yield batch
+
+    monkeypatch.setattr(unpacking, "_each", noted)
+    put(fetched, "train.parquet", 20)
+    assert sizes("hf:teacher/fruit") == {"train": 12, "validation": 4, "test": 4}
+    assert [rows for rows, _ in seen] == [8, 8, 4]
+    assert {column for _, names in seen for column in names} == {"image", "kind"}
+
+
+def test_the_hub_knows_a_data_set_without_its_configuration():
+    assert hugging_face.hub_address("hf:teacher/fruit/red") == ("teacher/fruit", "red")
+    assert hugging_face.hub_address("hf:teacher/fruit") == ("teacher/fruit", "")
+    assert hugging_face.hub_address("hf:fruit") == ("fruit", "")

@@ -67,6 +67,13 @@ def test_groups_stay_on_one_side_where_the_split_is_drawn(tmp_path):
     assert all(len(found) == 1 for found in sides.values())
 
 
+def test_too_few_groups_to_draw_a_split_are_refused(tmp_path):
+    table = [row | {"group": row["label"]} for row in rows(tmp_path)]
+    message = error_of(tmp_path, table)
+    assert "test/cat/ has too few photos (0 of 1)" in message
+    assert "at least 3 groups in each class" in message
+
+
 def test_labels_typed_in_two_ways_are_pointed_out(tmp_path):
     table = rows(tmp_path)
     table[0]["label"] = "Cat "

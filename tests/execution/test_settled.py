@@ -3,6 +3,8 @@
 import pytest
 
 from finetune.activations.engine import resolve_precision
+from finetune.data.catalog import resolve
+from finetune.errors import DataError
 from finetune.execution.sharing import head_needs, in_order, settled, starts_head
 from finetune.recipe.matrix import Trial
 from finetune.recipe.reading import load
@@ -22,6 +24,16 @@ def test_a_head_is_converged_first_unless_all_of_it_is_trained_from_scratch(chan
     recipe = load(None, {**scratch, "batchnorm": "train", "image_size": 32, **changes})
     assert starts_head(recipe) == starts
     assert bool(head_needs(recipe)) == starts
+
+
+def test_photos_of_a_user_who_is_not_there_are_missing():
+    place = "~nosuchuser/photos"
+    recipe = load(None, {"data": place, "weights": place})
+    assert settled(recipe).data.endswith(place)
+    with pytest.raises(DataError, match="neither a folder nor the name of a data set"):
+        resolve(settled(recipe).data)
+    with pytest.raises(DataError, match="neither a folder nor the name of a data set"):
+        resolve(place)
 
 
 def test_a_calibration_is_of_one_precision(monkeypatch):

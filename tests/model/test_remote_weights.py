@@ -123,6 +123,13 @@ def test_a_file_that_is_not_there(scheme, server, monkeypatch):
         fetched(hub(scheme, server, monkeypatch))
 
 
+def test_the_hub_cannot_be_reached(server, monkeypatch):
+    address = hub("hf", server, monkeypatch)
+    server.server_close()
+    with pytest.raises(DataError, match="could not be downloaded.*go on with a network"):
+        fetched(address)
+
+
 def test_hf_knows_the_revision(server, monkeypatch):
     fetched(hub("hf", server, monkeypatch))
     assert {row.partition(" ")[2] for row in server.seen} == {

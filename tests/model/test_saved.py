@@ -104,6 +104,56 @@ def test_a_layer_larger_than_its_weights_is_refused_before_it_is_made(saved, tmp
     assert f"{key} {value}" in refused(path)
 
 
+def test_layers_that_are_larger_together_than_what_is_stored_are_refused(tmp_path):
+    layers = [keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(5)]
+    keras.Sequential(layers).save(tmp_path / "small.keras")
+    changed = config(tmp_path / "small.keras")
+    for layer in changed["config"]["layers"][1:]:
+        layer["config"]["units"] = 200_000
+        layer["build_config"] = None
+    file = weights(tmp_path / "small.keras", tmp_path)
+    with h5py.File(file, "r+") as h5:
+        h5["one"] = np.zeros(200_000, "float32")
+    path = rewritten(
+        tmp_path / "small.keras",
+        tmp_path / "huge.keras",
+        config=json.dumps(changed).encode(),
+        weights=file.read_bytes(),
+    )
+    assert "its layers take 40,001,000,000 numbers, and 200,041 are stored" in refused(path)
+    with keras.StatelessScope():
+        pass  # nothing of it waits to be made
+
+
+def test_a_model_opens_as_keras_opens_it(tmp_path):
+    base = build_base("mobilenet", 32, alpha=0.25)
+    x = keras.layers.Dropout(0.5, seed=3)(keras.layers.GlobalAveragePooling2D()(base.output))
+    keras.Model(base.input, keras.layers.Dense(2)(x)).save(tmp_path / "model.keras")
+    ours = load_model(tmp_path / "model.keras")
+    theirs = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    for mine, other in zip(ours.variables, theirs.variables, strict=True):
+        assert (mine.name, mine.dtype, mine.trainable) == (other.name, other.dtype, other.trainable)
+        np.testing.assert_array_equal(mine.numpy(), other.numpy())
+
+
+@pytest.mark.parametrize(
+    ("layer", "key", "value"),
+    [
+        (0, "batch_shape", [None, 10**10]),
+        (0, "batch_shape", [None, 10**5, 10**5, 3]),
+        (1, "build_config", {"input_shape": [None, 10**5, 10**5, 3]}),
+    ],
+)
+def test_a_tensor_larger_than_any_photo_is_refused_before_it_is_made(
+    saved, tmp_path, layer, key, value
+):
+    changed = config(saved)
+    place = changed["config"]["layers"][layer]
+    (place if key == "build_config" else place["config"])[key] = value
+    path = rewritten(saved, tmp_path / "huge.keras", config=json.dumps(changed).encode())
+    assert "allowed are 268,435,456 numbers" in refused(path)
+
+
 def test_links_and_code_are_refused(saved, tmp_path):
     file = weights(saved, tmp_path)
     with h5py.File(file, "r+") as h5:

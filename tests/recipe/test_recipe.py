@@ -80,6 +80,10 @@ def test_all_mistakes_are_reported_at_once_with_line_and_suggestion(tmp_path):
         ({"data": 2020}, "data is 2020"),
         ({"solver": "lbfgs"}, "unknown key 'solver'"),
         ({"strategy": "cached-features", "mixup": 0.2}, "mixup changes training by epochs, and"),
+        (
+            {"strategy": "cached-features", "head": {"dropout": 0.5}, "weight_decay": 0.01},
+            "head.dropout, weight_decay changes training by epochs, and L-BFGS fits this head",
+        ),
         ({"strategy": "cached-features", "schedule": "one-cycle"}, "Leave it out, set head.solver"),
         (
             {"strategy": "cached-features", "head": {"solver": "keras"}, "cutmix": 1.0},
@@ -92,10 +96,25 @@ def test_all_mistakes_are_reported_at_once_with_line_and_suggestion(tmp_path):
         ({"blocks": [1, 5]}, "blocks is 5; vgg16 has 5"),
         ({"strategy": "full", "blocks": [1, 2]}, "only strategy: top-blocks does"),
         ({"blocks": []}, "blocks is []"),
+        ({"groups": "("}, "groups: '(' is no regular expression"),
+        ({"groups": "(a{99999999999})"}, "is no regular expression"),
+        ({"groups": "patient"}, "groups: 'patient' captures nothing; allowed: folder:N"),
+        ({"groups": "(a)" * 400}, "groups has 1,200 characters; allowed are 1,000"),
     ],
 )
 def test_contradictions_are_refused_when_the_recipe_is_read(values, reason):
     assert reason in refused(**values)
+
+
+def test_dropout_where_no_epoch_takes_it_is_refused_only_of_a_new_recipe(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("strategy: cached-features\nhead: {dropout: 0.5}\n")
+    assert reopen(tmp_path / "recipe.yaml").head.dropout == 0.5
+    chosen = {"strategy": "cached-features", "backbone": "mini-cnn"}
+    published = load(None, chosen, ["head.hidden=0"])
+    assert (published.head.solver, published.head.dropout) == ("lbfgs", 0.5)
+    for strategy, solver in (("cached-features", "keras"), ("top-blocks", "lbfgs")):
+        head = {"dropout": 0.5, "solver": solver}
+        assert load(None, {"strategy": strategy, "head": head, "weight_decay": 0.1})
 
 
 def test_views_follow_from_strategy_and_augmentation():
@@ -209,6 +228,13 @@ def test_every_key_has_words():
         ("data: 2020-01-01", "r.yaml:1: 2020-01-01 is a date; put it in quotes"),
         ("matrix:\n  data: [2020-01-01, b]", "r.yaml:2: 2020-01-01 is a date"),
         ("seed: 1\n? [a, b]\n: 3", "r.yaml:2: a key is a list or a table"),
+        ("matrix:\n  1: [2]", "r.yaml:2: the key 1 is no text"),
+        ("search: {1: [2]}", "r.yaml:1: the key 1 is no text"),
+        ("matrix: {seed: [1]}\nexclude: [{1: 2, a: 3}]", "r.yaml:2: the key 1 is no text"),
+        ("matrix: {seed: [1, 2]}\nexclude: [{seed: 1}, {seed: 2}]", "leaves none of 2 trials"),
+        ("seed: 0x" + "F" * 5_000, "r.yaml:1: a number of 5,002 digits; allowed are 100"),
+        ("strategy: [full, top-blocks]", "r.yaml:1: strategy is ['full', 'top-blocks']"),
+        ("backbone: [vgg16]", "r.yaml:1: backbone is ['vgg16']"),
         ("learning_rate: .inf", "learning_rate is inf"),
         ("weight_decay: .nan", "weight_decay is nan"),
         ("augment: light\nviews: 1000000000", "r.yaml:2: views is 1000000000"),
@@ -227,6 +253,8 @@ def test_what_yaml_allows_and_a_recipe_does_not_is_said_with_its_line(tmp_path, 
 
 def test_a_plain_value_has_no_keys_of_its_own(tmp_path):
     assert "epochs is 3 and has no keys" in refused(settings=["epochs.x=3"], epochs=3)
+    message = refused(settings=["augment.rotation=20"], augment="ligth")
+    assert "augment is 'ligth' and has no keys of its own; allowed are none, light" in message
     (tmp_path / "r.yaml").write_text("epochs: 3\nmatrix: {epochs.x: [1, 2]}\n")
     with pytest.raises(UsageError, match=r"r.yaml \(epochs.x: 1\): epochs is 3 and has no keys"):
         expand(tmp_path / "r.yaml")

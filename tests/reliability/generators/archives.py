@@ -1,4 +1,4 @@
-"""12 zip archives that are no copy of cats-and-dogs, or more than that."""
+"""13 zip archives that are no copy of cats-and-dogs, or more than that."""
 
 import io
 import stat
@@ -48,6 +48,13 @@ def corrupted() -> bytes:
     return data.replace(b"checksum", b"checksun", 1)
 
 
+def damaged_lzma() -> bytes:
+    """A member whose LZMA stream has another beginning than its properties allow."""
+    data = packed([("train/cat.1.jpg", b"x" * 5000)], zipfile.ZIP_LZMA)
+    start = data.index(b"cat.1.jpg") + len(b"cat.1.jpg")
+    return data[: start + 4] + b"\xff" * 5 + data[start + 9 :]
+
+
 HOSTILE: dict[str, Callable[[], bytes]] = {
     "no archive": lambda: b"<html>",
     "nothing": lambda: b"",
@@ -61,4 +68,5 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "a photo of 60 MB": lambda: packed([("train/cat.1.jpg", bytes(60 * 2**20))]),
     "it claims 4 GB": lambda: lying(2**32 - 2),
     "a wrong checksum": corrupted,
+    "a damaged LZMA stream": damaged_lzma,
 }

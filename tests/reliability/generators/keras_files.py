@@ -1,4 +1,4 @@
-"""39 `.keras` files that are no plain model: code in them, links out of them, bombs, and damage."""
+"""42 `.keras` files that are no plain model: code in them, links out of them, bombs, and damage."""
 
 import io
 import json
@@ -63,6 +63,30 @@ def added(part: dict) -> Callable[[Members], bytes]:
 def dense(**settings: object) -> Callable[[Members], bytes]:
     """The model with other settings of its last layer."""
     return lambda m: config(m, lambda c: c["config"]["layers"][-1]["config"].update(settings))
+
+
+def shown(*sides: int) -> Callable[[Members], bytes]:
+    """The model with photos of another shape."""
+    shape = [None, *sides]
+    return lambda m: config(
+        m, lambda c: c["config"]["layers"][0]["config"].update(batch_shape=shape)
+    )
+
+
+def wide(members: Members) -> bytes:
+    """Two dense layers of 200,000 units, one above the other, beside a stored vector as long."""
+
+    def change(content: dict) -> None:
+        layers = content["config"]["layers"]
+        layers.append(json.loads(json.dumps(layers[-1])))
+        layers[-1]["config"]["name"] = "more"
+        for part in layers[-2:]:
+            part["config"]["units"] = 200_000
+            part["build_config"] = None
+
+    vector = weights(lambda file: file.__setitem__("vector", np.zeros(200_000, "f4")))
+    with zipfile.ZipFile(io.BytesIO(vector(members))) as archive:
+        return config({name: archive.read(name) for name in archive.namelist()}, change)
 
 
 def text(content: bytes) -> Callable[[Members], bytes]:
@@ -159,6 +183,9 @@ HOSTILE: dict[str, Callable[[Members], bytes]] = {
     "a lambda as activation": dense(activation=LAMBDA),
     "a billion units": dense(units=10**9),
     "units beyond 64 bits": dense(units=10**30),
+    "ten billion features": shown(10**10),
+    "photos of 30 GB": shown(10**5, 10**5, 3),
+    "two wide layers": wide,
     "negative units": dense(units=-1),
     "text for units": dense(units="many"),
     "a missing configuration": without("config.json"),

@@ -1,4 +1,4 @@
-"""33 recipes that are refused: what each says is beside what is wrong with it."""
+"""38 recipes that are refused: what each says is beside what is wrong with it."""
 
 REFUSED: dict[str, str] = {
     "a list as key": "? [a, b]\n: 1\n",
@@ -35,5 +35,10 @@ REFUSED: dict[str, str] = {
     + "".join(f"  {key}: [{', '.join(map(str, range(1, 1001)))}]\n"
               for key in ("seed", "epochs", "batch_size")),
     "a matrix without values": "matrix: {seed: []}\n",
+    "a matrix of which nothing is left": "matrix: {seed: [1], exclude: [{seed: 1}]}\n",
+    "a number as key of a matrix": "matrix: {1: [2]}\n",
+    "a number as key of an exclusion": "matrix: {seed: [1]}\nexclude: [{1: 2, a: 3}]\n",
+    "a list of strategies": "strategy: [full, top-blocks]\n",
+    "an integer of 5,000 hexadecimal digits": "seed: 0x" + "F" * 5000 + "\n",
     "a matrix of unknown keys": "matrix: {sed: [1]}\n",
 }  # fmt: skip
