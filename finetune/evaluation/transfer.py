@@ -204,7 +204,8 @@ def learning_curve(
     generator = np.random.default_rng(seed)
     orders = [fitted[_balanced(labels[fitted], generator)] for fitted, _ in parts.pairs]
     whole = min(map(len, orders))
-    least = max(2 * (labels.max() + 1), *(_until_second(labels[order]) for order in orders))
+    seconds = [np.argmax(labels[order] != labels[order[0]]) for order in orders]
+    least = max(2 * (labels.max() + 1), 1 + max(seconds))  # of one class there is nothing to fit
     sizes = sorted({whole >> k for k in range(_HALVINGS + 1) if whole >> k >= least} | {whole})
     wrong = np.zeros((len(sizes), len(labels)))
     for row, size in enumerate(sizes):
@@ -224,11 +225,6 @@ def learning_curve(
         middle = _extrapolated(sizes, wrong.mean(axis=1)[:, None] + smooth, 2 * whole)
         points.append(Point(2 * whole, float(1 - middle[0]), _band(1 - further), True))
     return points
-
-
-def _until_second(labels: np.ndarray) -> int:
-    """How many photos of an order hold two classes; fewer are nothing to fit."""
-    return int(np.argmax(labels != labels[0])) + 1
 
 
 def _balanced(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -29,6 +29,7 @@ from finetune.execution.sharing import Need, needs, settled, stored_views
 from finetune.files import commit_csv, locked
 from finetune.model.network import Network, audit
 from finetune.progress import SILENT, Reporter, Warnings, count
+from finetune.recipe.methods import dropout_warning
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.strategies import STRATEGIES
 from finetune.runs import record
@@ -131,6 +132,7 @@ def _prepare(
     _check_memory(recipe, dataset, network)
     record.begin(out, recipe, dataset)
     warnings = Warnings(reporter, warnings_of(dataset, recipe.is_balanced))
+    warnings.add(dropout_warning(recipe))
     dataset, rows = gather(recipe, dataset, cache, needs(recipe))
     if recipe.folds:
         check_folds(recipe, dataset, look_alikes(dataset, reporter) or [])

@@ -36,8 +36,8 @@ def method_problems(recipe: "Recipe", finished: bool = False) -> Iterator[str]:
     learns = STRATEGIES[recipe.strategy].learns
     named = [key for key, off in _OF_EPOCHS.items() if getattr(recipe, key) != off]
     named += ["schedule"] if recipe.schedule == "one-cycle" else []
-    named += [] if finished else _regularizers(recipe)
-    if named and learns == "head" and recipe.head.solver == "lbfgs":
+    named += ["weight_decay"] if recipe.weight_decay and not finished else []
+    if named and _is_fitted_at_once(recipe):
         yield (
             f"{', '.join(named)} changes training by epochs, and L-BFGS fits this head at once. "
             "Leave it out, set head.solver: keras, or strategy: top-blocks"
@@ -52,11 +52,20 @@ def method_problems(recipe: "Recipe", finished: bool = False) -> Iterator[str]:
         yield f"blocks is {recipe.blocks}; each training takes more blocks, as in blocks: [1, 2, 3]"
 
 
-def _regularizers(recipe: "Recipe") -> list[str]:
-    """Those that are set, and of dropout not as the backbone's published head has it."""
+def dropout_warning(recipe: "Recipe") -> str | None:
+    """A sentence if the head's dropout has no effect; recipes of other strategies may share it."""
     published = backbone(recipe.backbone, recipe.alpha).head.get("dropout", 0.0)
-    named = ["head.dropout"] if recipe.head.dropout not in (0.0, published) else []
-    return named + (["weight_decay"] if recipe.weight_decay else [])
+    if not _is_fitted_at_once(recipe) or recipe.head.dropout in (0.0, published):
+        return None
+    return (
+        f"head.dropout is {recipe.head.dropout:g} and has no effect, for L-BFGS fits this head at "
+        "once; head.solver=keras trains it by epochs, with dropout."
+    )
+
+
+def _is_fitted_at_once(recipe: "Recipe") -> bool:
+    learns_head = STRATEGIES[recipe.strategy].learns == "head"
+    return learns_head and recipe.head.solver == "lbfgs"
 
 
 def _schedule_problems(recipe: "Recipe") -> Iterator[str]:

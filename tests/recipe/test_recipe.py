@@ -7,6 +7,7 @@ import pytest
 
 from finetune.errors import UsageError
 from finetune.recipe.matrix import expand
+from finetune.recipe.methods import dropout_warning
 from finetune.recipe.parts import PARTS
 from finetune.recipe.reading import build, load, reopen
 from finetune.recipe.schema import schema
@@ -81,8 +82,8 @@ def test_all_mistakes_are_reported_at_once_with_line_and_suggestion(tmp_path):
         ({"solver": "lbfgs"}, "unknown key 'solver'"),
         ({"strategy": "cached-features", "mixup": 0.2}, "mixup changes training by epochs, and"),
         (
-            {"strategy": "cached-features", "head": {"dropout": 0.5}, "weight_decay": 0.01},
-            "head.dropout, weight_decay changes training by epochs, and L-BFGS fits this head",
+            {"strategy": "cached-features", "weight_decay": 0.01},
+            "weight_decay changes training by epochs, and L-BFGS fits this head",
         ),
         ({"strategy": "cached-features", "schedule": "one-cycle"}, "Leave it out, set head.solver"),
         (
@@ -106,15 +107,21 @@ def test_contradictions_are_refused_when_the_recipe_is_read(values, reason):
     assert reason in refused(**values)
 
 
-def test_dropout_where_no_epoch_takes_it_is_refused_only_of_a_new_recipe(tmp_path):
-    (tmp_path / "recipe.yaml").write_text("strategy: cached-features\nhead: {dropout: 0.5}\n")
-    assert reopen(tmp_path / "recipe.yaml").head.dropout == 0.5
+def test_dropout_where_no_epoch_takes_it_is_warned_of_and_weight_decay_refused(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("strategy: cached-features\nweight_decay: 0.1\n")
+    assert reopen(tmp_path / "recipe.yaml").weight_decay == 0.1, "earlier versions ran it"
+    head = {"dropout": 0.5, "solver": "lbfgs"}
+    assert "has no effect" in dropout_warning(
+        load(None, {"strategy": "cached-features", "head": head})
+    )
     chosen = {"strategy": "cached-features", "backbone": "mini-cnn"}
     published = load(None, chosen, ["head.hidden=0"])
     assert (published.head.solver, published.head.dropout) == ("lbfgs", 0.5)
+    assert dropout_warning(published) is None
     for strategy, solver in (("cached-features", "keras"), ("top-blocks", "lbfgs")):
         head = {"dropout": 0.5, "solver": solver}
-        assert load(None, {"strategy": strategy, "head": head, "weight_decay": 0.1})
+        taken = load(None, {"strategy": strategy, "head": head, "weight_decay": 0.1})
+        assert dropout_warning(taken) is None
 
 
 def test_views_follow_from_strategy_and_augmentation():
