@@ -265,8 +265,9 @@ class Learner:
         """One phase of training, its progress shown."""
         photos = len(self.dataset.split("train"))
         label = f"{phase}, at most {count(settings.epochs, 'epoch')}"
-        # other photos are another training
-        identity = digest_of([record.identity(self.recipe), self.dataset.digest])
+        # other photos, or other weights under the same name, are another training
+        given = [self.dataset.digest, self.network.loaded.digest]
+        identity = digest_of([record.identity(self.recipe), *given])
         with self.reporter.stage(label, photos * settings.epochs) as advance:
             callbacks: list[keras.callbacks.Callback] = [Bar(advance, photos, settings.batch_size)]
             if self.watch and phase == "tail":  # the last training of the tail

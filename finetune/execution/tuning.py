@@ -25,6 +25,7 @@ from finetune.execution.crossing import check_folds
 from finetune.execution.sharing import settled
 from finetune.execution.trial import run_trial
 from finetune.files import commit, commit_csv, commit_json, commit_text, digest_of, locked
+from finetune.model.weight_places import content_of
 from finetune.progress import Reporter, count
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.search import Search
@@ -103,11 +104,12 @@ class _Tuning:
             study_name="tune",
             load_if_exists=True,
         )
-        identity = digest_of([self.search.fields(), self.dataset.digest])
+        weights = content_of(str(self.search.values.get("weights", "imagenet")))
+        identity = digest_of([self.search.fields(), self.dataset.digest, weights])
         if study.user_attrs.get("identity", identity) != identity:
             raise UsageError(
-                f"{self.out} holds another search, or the same one on other photos. Choose another "
-                "--out, or delete the folder."
+                f"{self.out} holds another search, or the same one on other photos or weights. Choose "
+                "another --out, or delete the folder."
             )
         study.set_user_attr("identity", identity)
         for trial in study.get_trials(states=[self.optuna.trial.TrialState.RUNNING]):
