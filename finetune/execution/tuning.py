@@ -108,8 +108,8 @@ class _Tuning:
         identity = digest_of([self.search.fields(), self.dataset.digest, weights])
         if study.user_attrs.get("identity", identity) != identity:
             raise UsageError(
-                f"{self.out} holds another search, or the same one on other photos or weights. Choose "
-                "another --out, or delete the folder."
+                f"{self.out} holds another search, or the same one on other photos or weights. "
+                "Choose another --out, or delete the folder."
             )
         study.set_user_attr("identity", identity)
         for trial in study.get_trials(states=[self.optuna.trial.TrialState.RUNNING]):
