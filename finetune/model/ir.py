@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from finetune.backend import load_openvino
-from finetune.disk import library_writes
+from finetune.disk import library_writes, space_reported
 from finetune.errors import IntegrityError
 from finetune.files import LOCK, READ_ONLY, commit, commit_json, writing
 
@@ -147,7 +147,7 @@ def keep(folder: Path, graph: Any, fields: Mapping[str, Any], cuts: Sequence[str
 
     Of two processes that keep the same network at once, the later manifest counts.
     """
-    with writing(folder):
+    with writing(folder), space_reported(folder, 0):
         sha256 = _commit_graph(folder, graph)
         made = {"format": FORMAT_VERSION, "fields": dict(fields), "cuts": list(cuts)}
         commit_json(folder / _MANIFEST, {**made, "sha256": sha256, "made": time.time()})
@@ -242,7 +242,8 @@ def leftovers(cache: Path) -> list[Path]:
 def set_aside(artefact: Artefact) -> None:
     """Take a damaged artefact out of use: without its manifest it is invisible."""
     manifest = artefact.folder / _MANIFEST
-    manifest.rename(manifest.with_suffix(".damaged"))
+    with suppress(FileNotFoundError):  # another process was first
+        manifest.rename(manifest.with_suffix(".damaged"))
 
 
 def find(cache: Path, fields: Mapping[str, Any], cuts: Sequence[str]) -> Artefact | None:
