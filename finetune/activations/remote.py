@@ -43,6 +43,7 @@ _S3 = {
 _S3_TRIES = 5
 # aiohttp waits for "100 Continue" outside of its own timeouts. 64 MB at 1 Mbit/s take 9 minutes.
 _SECONDS_PER_CALL = 600
+_READ_AT_ONCE = 100  # .json files
 _OPTIONS: dict[str, dict[str, Any]] = {
     "s3": _S3,
     "s3a": _S3,
@@ -103,6 +104,8 @@ class Remote:
         if protocol in ("s3", "s3a"):
             self._files.retries = _S3_TRIES
         self._limit = {"timeout": _SECONDS_PER_CALL} if self._files.async_impl else {}
+        # those that are fetched at once share the network
+        self._long_limit = {key: _FETCHED_AT_ONCE * value for key, value in self._limit.items()}
         self._root = root.rstrip("/")
         self._bucket = "" if protocol in _WITHOUT_BUCKETS else self._root.partition("/")[0]
         if not self._root:
@@ -194,15 +197,21 @@ class Remote:
                 for path in self._list(self._folder(store))
             ]
             new = {path: name[1] for path, name in named if name and name[1] not in known}
-            options = {"on_error": "return", **self._limit}
-            texts = self._files.cat(list(new), **options) if new else {}
-            for path, text in texts.items():
-                if isinstance(text, Exception) and not isinstance(text, FileNotFoundError):
-                    raise text
-                content = None if isinstance(text, Exception) else parse_shard(text)
-                if content and set(content) >= _SAID and digest_of(content) == new[path]:
-                    known[new[path]] = content
+            paths = list(new)
+            for start in range(0, len(paths), _READ_AT_ONCE):
+                for path, text in self._texts(paths[start : start + _READ_AT_ONCE]):
+                    content = parse_shard(text)
+                    if content and set(content) >= _SAID and digest_of(content) == new[path]:
+                        known[new[path]] = content
         return known
+
+    def _texts(self, paths: list[str]) -> Iterator[tuple[str, bytes]]:
+        """Of those that are still there."""
+        for path, text in self._files.cat(paths, on_error="return", **self._limit).items():
+            if isinstance(text, bytes):
+                yield path, text
+            elif not isinstance(text, FileNotFoundError):
+                raise text
 
     def _chosen(self, store: Store, missing: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The shards to fetch for these rows."""
@@ -219,7 +228,7 @@ class Remote:
         for _ in range(2):
             try:
                 place = f"{self._folder(store)}/shard-{digest}.npy"
-                rows = self._files.cat_file(place, **self._limit)
+                rows = self._files.cat_file(place, **self._long_limit)
             except FileNotFoundError:
                 return None
             if hashlib.sha256(rows).hexdigest() == self._known[store.key][digest]["sha256"]:

@@ -187,11 +187,12 @@ def _run_trials(
     board = Board(in_order(trials), reporter)
     together = cuts_together(trials)
     jobs = []
+    contents = {name: content_of(name) for name in {settled(t.recipe).weights for t in trials}}
     with board.shown():
         for trial in board.trials:
             data = datasets[_data_key(trial)]
             folder = out / "cells" / trial.name
-            if status := _status(trial, folder, data):
+            if status := _status(trial, folder, data, contents):
                 board.set(trial, status)
             elif isinstance(data, Dataset):
                 parent = parents[trial.recipe.track].name
@@ -227,9 +228,11 @@ def _datasets(trials: Sequence[Trial]) -> dict[tuple, Dataset | FinetuneError]:
     return found
 
 
-def _status(trial: Trial, folder: Path, data: Dataset | FinetuneError) -> str:
-    """The status that a trial has already, of the same recipe and photos; "" if it is to be run,
-    for which its folder is made ready.
+def _status(
+    trial: Trial, folder: Path, data: Dataset | FinetuneError, contents: Mapping[str, str]
+) -> str:
+    """The status that a trial has already, of the same recipe, photos and weights (``contents``, by
+    their name); "" if it is to be run, for which its folder is made ready.
     """
     from finetune.runs.record import drop_checkpoints, same_recipe
 
@@ -239,8 +242,8 @@ def _status(trial: Trial, folder: Path, data: Dataset | FinetuneError) -> str:
     recipe = settled(trial.recipe)
     is_same = same_recipe(folder / "recipe.yaml", recipe)
     result = finished_run(folder)
-    content = content_of(recipe.weights)
-    if is_same and result and (result.listed, result.content) == (data.digest, content):
+    given = (data.digest, contents[recipe.weights])
+    if is_same and result and (result.listed, result.content) == given:
         drop_checkpoints(folder)  # who was killed right after the result left them
         return "done"
     is_damaged = not result and (folder / RESULT).exists()

@@ -54,10 +54,10 @@ def alike(
     """
     if not len(thumbnails):
         return []
-    pairs, passed = _candidates(thumbnails)
-    if passed > len(pairs):
+    pairs, is_cut = _candidates(thumbnails)
+    if is_cut:
         warn(
-            f"At least {passed:,} pairs of photos are of one composition, as those of a fixed "
+            f"More than {len(pairs):,} pairs of photos are of one composition, as those of a fixed "
             f"camera are; only the {len(pairs):,} most alike were compared in detail, so that some "
             "near-duplicates may have been missed. Name what belongs together with `groups`."
         )
@@ -67,35 +67,35 @@ def alike(
     return [(int(first), int(second)) for first, second in pairs[found]]
 
 
-def _candidates(thumbnails: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
+def _candidates(thumbnails: Sequence[np.ndarray]) -> tuple[np.ndarray, bool]:
     """Pairs whose coarse descriptors agree, the best of them if there are too many: int (p, 2) in
-    order, first < second; and how many there were at least.
+    order, first < second; and whether there were too many.
     """
     n = len(thumbnails)
     plain = np.concatenate([_describe(picture, views=False) for picture in thumbnails])
     keys, scores = np.empty(0, np.int64), np.empty(0, np.float32)
-    passed = 0
+    is_cut = False
     for start in range(0, n, _ROWS):
         views = np.stack([_describe(picture) for picture in thumbnails[start : start + _ROWS]])
         cosines = functools.reduce(np.maximum, (view @ plain.T for view in views.swapaxes(0, 1)))
         rows, columns = np.nonzero(cosines >= CANDIDATE)
         found = cosines[rows, columns]
         rows += start
-        passed += int(np.count_nonzero(rows < columns))
         both = np.minimum(rows, columns) * n + np.maximum(rows, columns)
         apart = rows != columns
         keys, scores = np.append(keys, both[apart]), np.append(scores, found[apart])
-        keys, scores = _highest(keys, scores)
-    return np.stack(np.divmod(keys, n), axis=1), passed
+        keys, scores = _once(keys, scores)
+        is_cut |= len(keys) > _MOST_PAIRS
+        best = np.sort(np.argsort(-scores, kind="stable")[:_MOST_PAIRS])
+        keys, scores = keys[best], scores[best]
+    return np.stack(np.divmod(keys, n), axis=1), is_cut
 
 
-def _highest(keys: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each key once with its highest score, in order; the ones with the highest scores."""
+def _once(keys: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each key once, with its highest score, in order."""
     order = np.argsort(-scores, kind="stable")
     keys, first = np.unique(keys[order], return_index=True)
-    scores = scores[order][first]
-    kept = np.sort(np.argsort(-scores, kind="stable")[:_MOST_PAIRS])
-    return keys[kept], scores[kept]
+    return keys, scores[order][first]
 
 
 def _seen_in(thumbnails: Sequence[np.ndarray], pairs: np.ndarray) -> np.ndarray:

@@ -121,8 +121,9 @@ class _Pruning(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Called after the history has taken the epoch in."""
-        self.losses.append(float(logs["val_loss"]))
-        self._trial.report(logs["val_loss"], len(self.losses))
+        loss = float(logs.get("val_photo_loss", logs["val_loss"]))  # see ``losses.photo_metrics``
+        self.losses.append(loss)
+        self._trial.report(loss, len(self.losses))
         if self._trial.should_prune() and not self.model.stop_training:
             self.pruned = True
             self.model.stop_training = True

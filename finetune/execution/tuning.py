@@ -28,7 +28,7 @@ from finetune.files import commit, commit_csv, commit_json, commit_text, digest_
 from finetune.model.weight_places import content_of
 from finetune.progress import Reporter, count
 from finetune.recipe.recipe import Recipe
-from finetune.recipe.search import Search
+from finetune.recipe.search import Domain, Search
 from finetune.runs.folder import read_run
 
 STUDY = "study.db"
@@ -104,8 +104,9 @@ class _Tuning:
             study_name="tune",
             load_if_exists=True,
         )
-        weights = content_of(str(self.search.values.get("weights", "imagenet")))
-        identity = digest_of([self.search.fields(), self.dataset.digest, weights])
+        searched = self.search.domains.get("weights", Domain()).choices
+        weights = map(content_of, map(str, searched or [self.search.values.get("weights", "")]))
+        identity = digest_of([self.search.fields(), self.dataset.digest, *filter(None, weights)])
         if study.user_attrs.get("identity", identity) != identity:
             raise UsageError(
                 f"{self.out} holds another search, or the same one on other photos or weights. "

