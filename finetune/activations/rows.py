@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -71,6 +72,15 @@ def _read(shard: Path, index: int, target: np.ndarray) -> None:
         opened.file.seek(opened.offset + index * target.nbytes)
         if opened.file.readinto(target.data.cast("B")) != target.nbytes:
             raise OSError(f"{shard} is shorter than when it was checked")
+
+
+@contextmanager
+def closing_shards() -> Iterator[None]:
+    """Around what reads rows: no shard stays open."""
+    try:
+        yield
+    finally:
+        close_shards()
 
 
 def close_shards() -> None:

@@ -5,7 +5,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.activations.rows import close_shards
+from finetune.activations.rows import closing_shards
 from finetune.backend import load_keras
 from finetune.execution.sharing import settled
 from finetune.files import commit_json, locked
@@ -75,11 +75,9 @@ def advise(
     from finetune.execution.bench import read_dataset
 
     dataset = read_dataset(recipes[0])
-    with locked(Path(out)):  # what cannot be written is said before the work
-        try:
-            return _advised(recipes, dataset, blocks, Path(out), reporter)
-        finally:
-            close_shards()
+    # what cannot be written is said before the work
+    with locked(Path(out)), closing_shards():
+        return _advised(recipes, dataset, blocks, Path(out), reporter)
 
 
 def _advised(

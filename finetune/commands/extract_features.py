@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from finetune.activations.remote import check_remote
-from finetune.activations.rows import close_shards
+from finetune.activations.rows import closing_shards
 from finetune.backend import load_keras
 from finetune.data.dataset import SPLITS, Dataset
 from finetune.disk import need_space
@@ -69,11 +69,9 @@ def extract_features(
     recipe = settled(load(None, chosen, list(settings)))
     check_remote()
     load_keras()
-    with locked(Path(out)):  # what cannot be written is said before the work
-        try:
-            return _extracted(recipe, cut, pooling, Path(out), reporter)
-        finally:
-            close_shards()
+    # what cannot be written is said before the work
+    with locked(Path(out)), closing_shards():
+        return _extracted(recipe, cut, pooling, Path(out), reporter)
 
 
 def _extracted(

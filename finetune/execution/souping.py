@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from finetune.activations.rows import close_shards
+from finetune.activations.rows import closing_shards
 from finetune.errors import DataError, UsageError
 from finetune.evaluation.metrics import per_photo
 from finetune.execution.bench import Bench, StoredRows, gather, read_dataset
@@ -53,10 +53,8 @@ def greedy_soup(members: Sequence[Member], reporter: Reporter) -> Mixed:
                 f"The {name} photos of {recipe.data} are not those of the runs any more. Put them "
                 "back, or choose --blend mean."
             )
-    try:
+    with closing_shards():
         return _stirred(members, network, recipe, rows, reporter)
-    finally:
-        close_shards()
 
 
 def _stirred(
