@@ -63,19 +63,11 @@ def in_float32(model: "keras.Model") -> "keras.Model":
 
     In mixed precision the weights are float32 already, and only the layers' arithmetic is float16.
     """
-    import keras
+    from finetune.model.precision import computing_in
 
     if all(layer.compute_dtype == "float32" for layer in model.layers if layer.weights):
         return model
-
-    def clone(layer: "keras.Layer") -> "keras.Layer":
-        if not isinstance(layer, keras.Layer):
-            return layer  # an operation without a state
-        return layer.__class__.from_config({**layer.get_config(), "dtype": "float32"})
-
-    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
-    copy.set_weights(model.get_weights())
-    return copy
+    return computing_in(model, "float32")
 
 
 def _write_keras(model: "keras.Model", path: Path, labels: Mapping[str, str]) -> None:

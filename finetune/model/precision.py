@@ -33,7 +33,7 @@ def computing_in(model: keras.Model, precision: str) -> keras.Model:
             config |= {"dtype": "float32" if _is_exact(layer, model) else policy}
         return layer.__class__.from_config(config)
 
-    copy = keras.models.clone_model(model, clone_function=clone)
+    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
     copy.set_weights(model.get_weights())
     return copy
 
