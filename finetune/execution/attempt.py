@@ -19,6 +19,7 @@ from finetune.progress import SILENT, Reporter
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.search import Domain
 from finetune.training.fit import Diverged
+from finetune.training.losses import of_photos
 
 # A trial is stopped where its best validation loss so far is above the median of the others'; not
 # in the first 5 trials, nor before its second epoch (steps count from 1).
@@ -121,7 +122,7 @@ class _Pruning(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Called after the history has taken the epoch in."""
-        loss = float(logs.get("val_photo_loss", logs["val_loss"]))  # see ``losses.photo_metrics``
+        loss = float(of_photos(logs)["val_loss"])
         self.losses.append(loss)
         self._trial.report(loss, len(self.losses))
         if self._trial.should_prune() and not self.model.stop_training:

@@ -102,7 +102,7 @@ class Batches(keras.utils.PyDataset):
     ) -> tuple[np.ndarray, ...]:
         """A batch of a multiple of the devices, with its weights.
 
-        Keras divides the loss of a batch by its rows, blank ones too (``PhotoLoss`` does not).
+        Keras divides the loss of a batch by its rows, blank ones too; ``photo_metrics`` do not.
         """
         more = -len(rows) % self._devices
         scale = (len(rows) + more) / len(rows)

@@ -18,7 +18,7 @@ from finetune.backend import has_gpu
 from finetune.errors import FinetuneError
 from finetune.training.batches import Batches
 from finetune.training.checkpoint import Progress, read_progress, restore, save
-from finetune.training.losses import loss_of, photo_metrics
+from finetune.training.losses import loss_of, of_photos, photo_metrics
 from finetune.training.optimizers import Schedule, averaged, make_optimizer
 
 
@@ -231,9 +231,9 @@ class BestWeights(keras.callbacks.Callback):
         self.model.stop_training = self.finished
 
     def _append(self, epoch: int, logs: Mapping[str, float]) -> None:
-        of_photos = {name.replace("photo_loss", "loss"): logs[name] for name in sorted(logs)}
+        found = of_photos(logs)
         names = ("loss", "accuracy", "val_loss", "val_accuracy")
-        values = {name: float(of_photos[name]) if name in logs else None for name in names}
+        values = {name: float(found[name]) if name in found else None for name in names}
         rate = None
         if epoch:
             rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))

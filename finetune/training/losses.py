@@ -1,6 +1,6 @@
 """Losses beside those of Keras that take class indices, and the mean that an epoch shows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -69,6 +69,12 @@ def photo_metrics(loss: str | Callable[[Any, Any], Any]) -> list[keras.metrics.M
         return losses(labels, probabilities) * weights * _share_of_photos(weights)
 
     return [PhotoMean("photo_loss", weighted), PhotoMean("accuracy", _hits)]
+
+
+def of_photos(logs: Mapping[str, float]) -> dict[str, float]:
+    """The logs of an epoch with the loss of the photos for that of all rows, where both are."""
+    own = {name.replace("photo_loss", "loss"): logs[name] for name in logs if "photo_loss" in name}
+    return {**logs, **own}
 
 
 def _hits(labels: Any, probabilities: Any, _: Any) -> Any:
