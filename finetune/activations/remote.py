@@ -243,7 +243,7 @@ class Remote:
         except FinetuneError:
             raise
         except Exception as error:
-            silent = f"no answer in {_SECONDS_PER_CALL} s"
+            silent = f"no answer in {_SECONDS_PER_CALL} s or more"
             unsaid = silent if isinstance(error, TimeoutError) else type(error).__name__
             reason = " ".join(str(error).split())[:300] or unsaid
             raise DataError(
