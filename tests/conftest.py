@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
@@ -20,11 +21,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch) -> Path:
-    """Every test has a cache of its own, and no local copies unless it asks for them."""
+def cache(tmp_path_factory, monkeypatch) -> Iterator[Path]:
+    """Every test has a cache of its own, and no local copies unless it asks for them.
+    It goes with the test: pytest would keep them all to the end, 14 GB of a whole suite."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("FINETUNE_CACHE", str(folder))
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 def _required(variable: str, file: str) -> Path:
