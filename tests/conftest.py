@@ -23,7 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch) -> Iterator[Path]:
     """Every test has a cache of its own, and no local copies unless it asks for them.
-    It goes with the test: pytest would keep them all to the end, 14 GB of a whole suite."""
+    It goes with the test: pytest would keep them all to the end, 4.5 GB of a whole suite."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("FINETUNE_CACHE", str(folder))
     yield folder
