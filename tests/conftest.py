@@ -77,6 +77,17 @@ def photos(tmp_path) -> Path:
     return tmp_path / "photos"
 
 
+@pytest.fixture
+def no_worker(monkeypatch):
+    """A comparison's trials run in this process, which has paid for TensorFlow already. What the
+    worker process itself promises has its tests in tests/commands/test_compare.py.
+    """
+    from finetune.execution import local, worker
+
+    monkeypatch.setattr(worker, "_bench", None)
+    monkeypatch.setattr(local.Worker, "run", lambda _, job: worker.work(job))
+
+
 def finetune_here(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
     """Run the command line in this process, which has paid for TensorFlow already.
 

@@ -39,6 +39,7 @@ def network():
     return build_network("vgg16", SIZE, 2, weights="random", pool="gap", cut="block4_pool")
 
 
+@pytest.mark.slow
 def test_a_step_of_the_tail_is_much_faster_than_one_of_the_whole_model(network):
     """4 to 5 times at 224 px, docs/performance.md."""
     photos, labels = np.zeros((16, SIZE, SIZE, 3), np.uint8), np.arange(16) % 2
@@ -54,6 +55,7 @@ def test_a_step_of_the_tail_is_much_faster_than_one_of_the_whole_model(network):
     )
 
 
+@pytest.mark.slow
 def test_the_engine_is_no_slower_than_keras(network):
     trunk = keras.Model(network.whole.input, network.whole.get_layer("block4_pool").output)
     engine, photos = (

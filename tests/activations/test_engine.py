@@ -31,7 +31,13 @@ def relative(found, expected) -> float:
 
 
 @pytest.mark.parametrize("engine", ["openvino", "tensorflow"])
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "densenet121" else [])
+        for name in BACKBONES
+    ],
+)
 def test_engine_equals_keras(name, engine):
     base = build_base(name, 64)
     load_weights(base, name, "random")

@@ -6,7 +6,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
-from conftest import finetune
+from conftest import finetune_here
 
 from finetune.activations.rows import _open
 from finetune.commands.advise import advise
@@ -21,7 +21,7 @@ def test_the_command_keeps_the_contract(photos, tmp_path):
     out = tmp_path / "advice"
     out.mkdir()
     (out / ".advise.json.x1.tmp").write_text("of a writer that was killed")
-    done = finetune(
+    done = finetune_here(
         "advise", tmp_path / "own", "--backbone", "mobilenet", *SMALL, "--out", out, "--json"
     )
     assert done.returncode == 0, done.stderr

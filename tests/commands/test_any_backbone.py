@@ -31,7 +31,10 @@ def recipe(photos, **values):
     [
         {"backbone": "convnexttiny", "strategy": "cached-features"},
         {"backbone": "mobilenet", "alpha": 0.25, "strategy": "top-blocks", "optimizer": "sgd"},
-        {"backbone": "mini-cnn", "image_size": 28, "strategy": "full", "augment": "none"},
+        pytest.param(
+            {"backbone": "mini-cnn", "image_size": 28, "strategy": "full", "augment": "none"},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda values: values["backbone"],
 )
@@ -48,6 +51,7 @@ def test_a_run_with_any_backbone_predicts_what_it_measured(values, photos, tmp_p
     assert load(tmp_path / "run/recipe.yaml", {}).backbone == values["backbone"]
 
 
+@pytest.mark.slow
 def test_what_happens_to_pixels_and_the_width_are_part_of_the_key(photos, tmp_path, cache):
     own = recipe(photos, backbone="mobilenet", strategy="cached-features")
     others = [own, own | {"preprocessing": "scale-only"}, own | {"alpha": 0.5}]

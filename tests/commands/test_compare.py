@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 import pandas as pd
 import pytest
-from conftest import finetune, paint
+from conftest import finetune, finetune_here, paint
 
 from finetune.commands.compare import compare, compare_trials
 from finetune.errors import BusyError, UsageError
@@ -143,7 +143,7 @@ def test_the_recipes_of_vgg16_need_two_passes():
 
 
 @pytest.mark.slow  # half a minute
-def test_results_do_not_depend_on_which_cells_ran_before(photos, tmp_path):
+def test_results_do_not_depend_on_which_cells_ran_before(photos, tmp_path, no_worker):
     path = recipe(
         tmp_path,
         photos,
@@ -203,7 +203,7 @@ def test_a_killed_worker_is_replaced(photos, tmp_path):
         assert worker.run(jobs[1]) is None
 
 
-def test_running_again_repeats_only_what_changed(photos, tmp_path):
+def test_running_again_repeats_only_what_changed(photos, tmp_path, no_worker):
     cells = expand(
         recipe(tmp_path, photos, "strategy: cached-features\nmatrix: {head: [gap, gmp]}")
     )
@@ -224,7 +224,9 @@ def test_running_again_repeats_only_what_changed(photos, tmp_path):
     )
 
 
-def test_a_finished_trial_stays_until_its_successor_begins(photos, tmp_path, monkeypatch):
+def test_a_finished_trial_stays_until_its_successor_begins(
+    photos, tmp_path, no_worker, monkeypatch
+):
     path = recipe(tmp_path, photos, "strategy: cached-features\nmatrix: {head: [gap, gmp]}")
     compare_trials(expand(path), tmp_path / "out", QUIET)
     changed = recipe(
@@ -245,6 +247,7 @@ def test_a_finished_trial_stays_until_its_successor_begins(photos, tmp_path, mon
     assert "store: float32" in (cells[0].parent / "recipe.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_weights_that_changed_under_their_name_are_another_result(photos, tmp_path):
     base = keras.applications.MobileNet((32, 32, 3), 0.25, include_top=False, weights=None)
     base.save_weights(tmp_path / "w.weights.h5")
@@ -269,7 +272,7 @@ def test_other_recipes_under_one_name_are_refused(tmp_path):
         collect([first, second])
 
 
-def test_a_comparison_killed_after_a_trial_goes_on_to_the_same_table(photos, tmp_path):
+def test_a_comparison_killed_after_a_trial_goes_on_to_the_same_table(photos, tmp_path, no_worker):
     path = recipe(tmp_path, photos, "head: {pool: gap, dropout: 0.3}\nmatrix: {seed: [0, 1, 2]}")
     compare_trials(expand(path), tmp_path / "whole", QUIET)
     command = [
@@ -302,7 +305,7 @@ def test_the_plan_says_what_is_shared(photos, tmp_path):
     path = recipe(
         tmp_path, photos, "strategy: cached-features\nmatrix: {head: [gap, gmp, flatten]}"
     )
-    done = finetune("compare", path, "--dry-run", "--json", "--out", tmp_path / "out")
+    done = finetune_here("compare", path, "--dry-run", "--json", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert (len(plan["cells"]), plan["extractions"], plan["extractions_saved"]) == (3, 1, 2)
@@ -351,7 +354,7 @@ def test_a_trial_that_another_process_works_on_is_busy_and_not_failed(photos, tm
     assert not (folder / "failure.json").exists()
 
 
-def test_an_unreadable_result_is_not_finished(photos, tmp_path):
+def test_an_unreadable_result_is_not_finished(photos, tmp_path, no_worker):
     path = recipe(tmp_path, photos, "strategy: cached-features\nmatrix: {head: [gap, gmp]}")
     first = compare(path, out=tmp_path / "out")
     for name, harm in (("r-gap/metrics.json", "{"), ("r-gmp/predictions.csv", "file,class\n")):

@@ -18,10 +18,12 @@ from finetune.execution.sharing import needs
 from finetune.progress import SILENT
 from finetune.recipe.reading import load
 
+pytestmark = pytest.mark.usefixtures("no_worker")
+
 BASE = {"weights": "random", "image_size": 32, "strategy": "cached-features"}
 
 
-@pytest.mark.parametrize("views", [0, 1])
+@pytest.mark.parametrize("views", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_every_photo_is_predicted_once_out_of_fold_and_no_trunk_runs_for_it(
     photos, tmp_path, monkeypatch, views
 ):

@@ -16,6 +16,8 @@ from finetune.progress import Reporter
 from finetune.recipe.reading import load
 from finetune.runs.classifier import Classifier
 
+pytestmark = pytest.mark.usefixtures("no_worker")
+
 QUIET = Reporter(quiet=True)
 SIZE = 32
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import finetune, paint
+from conftest import finetune_here, paint
 from PIL import Image
 
 from finetune.cli.manage import _checked
@@ -21,6 +21,8 @@ from finetune.errors import UsageError
 from finetune.evaluation.intervals import interval
 from finetune.runs import ledger
 from finetune.runs.folder import read_contents
+
+pytestmark = pytest.mark.usefixtures("no_worker")
 
 SMALL = {
     "weights": "random",
@@ -94,7 +96,7 @@ def test_two_hundred_cats_and_twelve_dogs_of_which_every_one_is_called_cat(uneve
 
 
 def test_the_advice_about_imbalance_works_as_printed(uneven, tmp_path):
-    done = finetune(
+    done = finetune_here(
         *("run", "--data", uneven, "--weights", "random", "--image-size", "32", "--strategy"),
         *("cached-features", "--out", tmp_path / "run", "--set", "class_weight=balanced"),
     )

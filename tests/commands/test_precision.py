@@ -7,7 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import finetune, paint
+from conftest import finetune_here, paint
 
 from finetune.activations import cache as activation_cache
 from finetune.activations import engine
@@ -19,6 +19,8 @@ from finetune.errors import UsageError
 from finetune.model import quantize
 from finetune.model.saved import load_model, with_classifier
 from finetune.runs.classifier import Classifier
+
+pytestmark = pytest.mark.usefixtures("no_worker")
 
 SMALL = {"weights": "random", "image_size": 32, "batch_size": 8, "epochs": 1}
 HEAVY = """
@@ -38,7 +40,7 @@ def small(photos, **changes):
 def test_a_run_says_its_precision_and_predicts_without_tensorflow(photos, tmp_path):
     settings = [f"{name}={value}" for name, value in SMALL.items() if name not in ("weights",)]
     given = [part for setting in settings for part in ("--set", setting)]
-    done = finetune(
+    done = finetune_here(
         *("run", "--data", photos, "--weights", "random", "--strategy", "cached-features"),
         *(*given, "--out", tmp_path / "run", "--json"),
     )
@@ -89,6 +91,7 @@ def recipes(folder, photos):
     return folder
 
 
+@pytest.mark.slow  # half a minute
 def test_recipes_of_several_cuts_share_one_pass_of_photos_and_one_of_views(photos, tmp_path):
     """As the README's matrix: two passes, whatever the cuts; the plan says the same."""
     folder = recipes(tmp_path / "recipes", photos)
@@ -150,6 +153,7 @@ def test_an_int8_trunk_is_made_once_and_more_photos_invalidate_nothing(photos, t
     assert len([*predict(tmp_path / "a", asked, precision="int8")]) == 7
 
 
+@pytest.mark.slow
 def test_a_trial_of_a_comparison_is_made_ready_by_its_first_prediction(photos, tmp_path):
     folder = recipes(tmp_path / "recipes", photos)
     compare(folder / "features.yaml", out=tmp_path / "out")

@@ -60,9 +60,10 @@ def predictions(out) -> list[dict]:
         ("vgg16", {"strategy": "frozen-base", "head": "flatten"}),
         pytest.param("densenet121", {"strategy": "top-blocks"}, marks=pytest.mark.slow),
         ("resnet50", {"strategy": "top-blocks"}),
-        (
+        pytest.param(
             "vgg16",
             {"strategy": "top-blocks", "augment": "light", "head": {"pool": "gap", "hidden": 4}},
+            marks=pytest.mark.slow,
         ),
         (
             "vgg16",
@@ -249,7 +250,13 @@ def test_float16_stores_move_no_probability_by_more_than_2e_3(photos, tmp_path):
 # Defects that were mended
 
 
-@pytest.mark.parametrize("strategy", ["top-blocks", "full", "frozen-base"])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "top-blocks",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("full", "frozen-base")),
+    ],
+)
 def test_the_plan_of_fresh_views_counts_what_the_run_computes(photos, tmp_path, strategy):
     chosen = recipe(photos, strategy=strategy, augment="light", epochs=0)
     plan = plan_trial(chosen, QUIET)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import finetune
+from conftest import finetune, finetune_here
 from PIL import Image
 
 from finetune.cli.train import _draws_failed, _tune
@@ -275,7 +275,7 @@ def test_a_killed_command_is_gone_on_with(recipe, tmp_path):
 
 def test_the_command_line_prints_its_words_and_its_json(recipe, tmp_path):
     words = ("tune", recipe, "--trials", 2, "--out", tmp_path / "tuned")
-    done = finetune(*words, "--json")
+    done = finetune_here(*words, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert {"best", "trials", "pruned", "recipe"} <= set(found)

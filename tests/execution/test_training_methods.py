@@ -107,7 +107,7 @@ def test_what_is_frozen_in_a_stage_does_not_move_in_it(photos, tmp_path, monkeyp
     assert {name.split("_")[0] for name in second - first} == {"stage2"}
 
 
-@pytest.mark.parametrize("mixup", [0.0, 0.2])
+@pytest.mark.parametrize("mixup", [0.0, pytest.param(0.2, marks=pytest.mark.slow)])
 def test_a_hidden_head_learns_its_pooled_features_without_cutmix(photos, tmp_path, mixup):
     values = {"backbone": "mini-resnet", "strategy": "top-blocks", "cutmix": 1.0, "mixup": mixup}
     resolved = recipe(photos, **values, head={"hidden": 8}, epochs=1)

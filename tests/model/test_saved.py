@@ -171,7 +171,12 @@ def test_links_and_code_are_refused(saved, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("convnexttiny", 32), ("mobilenetv3small", 32), ("inceptionresnetv2", 75)]
+    ("name", "size"),
+    [
+        ("convnexttiny", 32),
+        ("mobilenetv3small", 32),
+        pytest.param("inceptionresnetv2", 75, marks=pytest.mark.slow),
+    ],
 )
 def test_what_keras_applications_are_built_of_opens(name, size, tmp_path):
     base = build_base(name, size)
