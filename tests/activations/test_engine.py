@@ -6,6 +6,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from conftest import NETWORKS
 
 import finetune.activations.engine as engines
 from finetune.activations.engine import (
@@ -31,13 +32,7 @@ def relative(found, expected) -> float:
 
 
 @pytest.mark.parametrize("engine", ["openvino", "tensorflow"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name == "densenet121" else [])
-        for name in BACKBONES
-    ],
-)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_engine_equals_keras(name, engine):
     base = build_base(name, 64)
     load_weights(base, name, "random")

@@ -29,7 +29,9 @@ def recipe(photos, **values):
 @pytest.mark.parametrize(
     "values",
     [
-        {"backbone": "convnexttiny", "strategy": "cached-features"},
+        pytest.param(
+            {"backbone": "convnexttiny", "strategy": "cached-features"}, marks=pytest.mark.slow
+        ),
         {"backbone": "mobilenet", "alpha": 0.25, "strategy": "top-blocks", "optimizer": "sgd"},
         pytest.param(
             {"backbone": "mini-cnn", "image_size": 28, "strategy": "full", "augment": "none"},

@@ -96,7 +96,7 @@ def test_behind_global_average_pooling_grad_cam_is_cam(backbone):
     [
         ("vgg16", {"pool": "flatten", "hidden": 4, "dropout": 0.5, "solver": "keras"}),
         ("resnet50", {"pool": "gmp"}),
-        ("densenet121", {"pool": "flatten"}),
+        pytest.param("densenet121", {"pool": "flatten"}, marks=pytest.mark.slow),
     ],
     ids=lambda value: value if isinstance(value, str) else value["pool"],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from conftest import NETWORKS
 
 from finetune.errors import IntegrityError, UsageError
 from finetune.model import applications
@@ -76,9 +77,7 @@ def test_every_function_of_keras_is_known_and_nothing_else():
         backbone("mobilnet")
 
 
-@pytest.mark.parametrize(
-    "name", ["vgg16", "resnet50", pytest.param("densenet121", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_what_the_graph_says_of_the_three_is_their_row(name):
     """The literal rows and the derivation agree: a new backbone needs no row."""
     row = backbone(name)

@@ -8,6 +8,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from conftest import NETWORKS
 
 from finetune.errors import DataError, IntegrityError, UsageError
 from finetune.model import weights
@@ -92,9 +93,7 @@ def test_no_route_is_said_with_three_ways_out(name, no_network):
     assert BACKBONES[name].weights_file in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "name", ["vgg16", "resnet50", pytest.param("densenet121", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_both_hdf5_formats_are_read_as_data(name, tmp_path):
     base = keras.applications.__dict__[BACKBONES[name].builder](
         include_top=False, weights=None, input_shape=(32, 32, 3)
