@@ -214,7 +214,8 @@ class Learner:
         recipe = self.recipe
         model = self.network.trained_copy(tail_precision(recipe), recipe.seed)
         settings = self._tail_settings()
-        rest = (weights_of(recipe, self.dataset), mix_of(recipe))
+        balanced = recipe.sampling == "balanced"
+        rest = (weights_of(recipe, self.dataset), mix_of(recipe), balanced)
         with thawed(model, recipe, recipe.stages[0]):
             return range_test(model, self._reader(), self._targets("train"), settings, *rest)
 

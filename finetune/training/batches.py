@@ -132,10 +132,14 @@ class Batches(keras.utils.PyDataset):
         if self._seed is None:
             return np.arange(len(self._labels))
         draw = np.random.default_rng([self._seed, self.epoch])
-        if self._balanced:
-            labels = self._labels if self._labels.ndim == 1 else self._labels.argmax(axis=1)
-            return balanced_order(labels, draw)
-        return draw.permutation(len(self._labels))
+        return shuffled(self._labels, draw, self._balanced)
+
+
+def shuffled(labels: np.ndarray, draw: np.random.Generator, balanced: bool) -> np.ndarray:
+    """Indices of the photos of an epoch in random order; arguments as for ``Batches``."""
+    if not balanced:
+        return draw.permutation(len(labels))
+    return balanced_order(labels if labels.ndim == 1 else labels.argmax(axis=1), draw)
 
 
 def balanced_order(labels: np.ndarray, draw: np.random.Generator) -> np.ndarray:

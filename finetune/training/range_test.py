@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from finetune.training.batches import Batches, Read
+from finetune.training.batches import Batches, Read, shuffled
 from finetune.training.fit import Settings, make_ready
 from finetune.training.mixing import Mix
 
@@ -54,6 +54,7 @@ def range_test(
     settings: Settings,
     weights: np.ndarray | None = None,
     mix: Mix | None = None,
+    balanced: bool = False,
     steps: int = STEPS,
 ) -> dict[str, Any]:
     """Train for a few steps with rising rates; the model's weights are as before afterwards.
@@ -63,16 +64,15 @@ def range_test(
 
     Args:
         model, settings: as for ``fit``.
-        read, targets, weights, mix: of the training photos, as for ``Batches``.
+        read, targets, weights, mix, balanced: of the training photos, as for ``Batches``.
         steps: at most; the test ends where the loss has risen by 2 nats.
 
     Returns:
         ``rates``, ``changes`` (smoothed, of the loss in nats) and ``suggested``: a tenth of the
         rate with the lowest loss.
     """
-    order = np.resize(
-        np.random.default_rng(settings.seed).permutation(len(targets)), steps * settings.batch_size
-    )
+    shown = shuffled(targets, np.random.default_rng(settings.seed), balanced)
+    order = np.resize(shown, steps * settings.batch_size)
 
     def ordered(batches: Sequence[np.ndarray], epoch: int) -> Iterator[np.ndarray]:
         return read([order[indices] for indices in batches], epoch)

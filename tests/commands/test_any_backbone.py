@@ -62,6 +62,11 @@ def test_what_happens_to_pixels_and_the_width_are_part_of_the_key(photos, tmp_pa
     fields = [entry["fields"] for entry in entries(cache)]
     assert len({json.dumps(value["preprocessing"]) for value in fields}) == 2
     assert len({value["weights"] for value in fields}) == 2
+
+
+def test_pixels_and_width_make_other_extractions():
+    own = {"backbone": "mobilenet", "weights": "random", "strategy": "cached-features"}
+    others = [own, own | {"preprocessing": "scale-only"}, own | {"alpha": 0.5}]
     assert sharing.extractions([load(None, values) for values in others]) == 3
 
 

@@ -247,8 +247,7 @@ def test_a_finished_trial_stays_until_its_successor_begins(
     assert "store: float32" in (cells[0].parent / "recipe.yaml").read_text()
 
 
-@pytest.mark.slow
-def test_weights_that_changed_under_their_name_are_another_result(photos, tmp_path):
+def test_weights_that_changed_under_their_name_are_another_result(photos, tmp_path, no_worker):
     base = keras.applications.MobileNet((32, 32, 3), 0.25, include_top=False, weights=None)
     base.save_weights(tmp_path / "w.weights.h5")
     path = recipe(tmp_path, photos, "strategy: cached-features\nbackbone: mobilenet\nalpha: 0.25")

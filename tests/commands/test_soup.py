@@ -15,8 +15,6 @@ from finetune.progress import Reporter
 from finetune.recipe.reading import load
 from finetune.runs.folder import read_result
 
-pytestmark = pytest.mark.usefixtures("no_worker")
-
 QUIET = Reporter(quiet=True)
 SIZE = 32
 

@@ -17,7 +17,6 @@ from finetune.training.fit import Settings, fit
 
 PHOTOS = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
 LABELS = np.arange(8, dtype=np.int32) % 2
-DENSENET = pytest.param("densenet121", marks=pytest.mark.slow)
 
 
 CUTS = {
@@ -51,7 +50,7 @@ def statistics(model):
     }
 
 
-@pytest.mark.parametrize("backbone", ["resnet50", DENSENET])
+@pytest.mark.parametrize("backbone", NETWORKS[1:])
 def test_batchnorm_statistics_do_not_move_in_unfrozen_blocks(backbone):
     """`trainable = False` on the layer protects them. `base(x, training=False)` would not: see the
     next test.
@@ -102,7 +101,7 @@ def test_calling_a_base_with_training_false_does_not_protect_batchnorm_in_keras_
     np.testing.assert_array_equal(norm.moving_mean.numpy(), before)
 
 
-@pytest.mark.parametrize("backbone", ["vgg16", "resnet50", DENSENET])
+@pytest.mark.parametrize("backbone", NETWORKS)
 @pytest.mark.parametrize("strategy", ["cached-features", "top-blocks", "full"])
 def test_exactly_what_the_strategy_says_learns(backbone, strategy):
     net = network(backbone, strategy=strategy)

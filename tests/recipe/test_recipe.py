@@ -91,6 +91,7 @@ def test_all_mistakes_are_reported_at_once_with_line_and_suggestion(tmp_path):
             "cutmix needs blocks that learn: above the last block",
         ),
         ({"strategy": "frozen-base", "layer_decay": 0.5}, "the rate falls from block to block"),
+        ({"strategy": "top-blocks", "features": ["block4_pool"]}, "none learns; add block5_pool"),
         ({"warmup": 1.5}, "warmup is 1.5; below 1 it is a share"),
         ({"warmup": 0.1, "schedule": "one-cycle"}, "has a warm-up of its own"),
         ({"blocks": [1, 3, 2]}, "each training takes more blocks"),
