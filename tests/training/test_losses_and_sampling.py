@@ -1,12 +1,15 @@
 """Focal loss, balanced sampling, and a head on several cuts."""
 
+import keras
 import numpy as np
 import pytest
 
 from finetune.training.batches import Batches, balanced_order, read_views, repeats
+from finetune.training.fit import Settings
 from finetune.training.joined_head import fit_joined
 from finetune.training.linear_head import fit_linear
 from finetune.training.losses import focal, loss_of
+from finetune.training.range_test import range_test
 
 SEEDS = np.random.default_rng
 
@@ -82,3 +85,19 @@ def test_a_cut_that_does_not_help_is_turned_down(cuts):
     raw = joined.probabilities(features[70:])
     likely = raw[np.arange(50), labels[70:]]
     assert -np.log(likely).mean() == pytest.approx(joined.validation_loss, abs=1e-4)
+
+
+@pytest.mark.parametrize(("balanced", "rare"), [(True, 0.5), (False, 1 / 8)])
+def test_the_range_test_shows_photos_as_training_would(balanced, rare):
+    labels = np.array([0] * 14 + [1] * 2)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, "softmax")])
+    shown = []
+
+    def read(batches, epoch):
+        for indices in batches:
+            shown.extend(labels[indices])
+            yield np.zeros((len(indices), 3), np.float32)
+
+    settings = Settings(epochs=1, patience=1, batch_size=8, learning_rate=1e-3)
+    range_test(model, read, labels, settings, balanced=balanced, steps=4)
+    assert np.mean(shown) == rare
