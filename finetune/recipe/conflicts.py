@@ -42,12 +42,6 @@ def _of_features(recipe: "Recipe") -> list[str]:
             f"features names {features[0]}, which lies below the cut {below} of {recipe.strategy}; "
             f"allowed are {allowed}, or more blocks"
         ]
-    if strategy.learns == "blocks" and below != INPUT and features[-1] == below:
-        above = cuts[cuts.index(below) + 1]
-        return [
-            f"features ends at {below}, so that no block above it is in the model and none learns; "
-            f"add {above}, or set strategy: cached-features"
-        ]
     return []
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from finetune.model.backbones import backbone
+from finetune.model.backbones import INPUT, backbone
 from finetune.recipe.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -45,11 +45,26 @@ def method_problems(recipe: "Recipe", finished: bool = False) -> Iterator[str]:
     elif learns == "head":
         for key in [key for key in named if key in _OF_BLOCKS]:
             yield f"{key} needs blocks that learn: {_OF_BLOCKS[key]}. Set strategy: top-blocks"
+    elif learns == "blocks" and recipe.features and not finished:
+        yield from _blocks_without_effect(recipe)
     yield from _schedule_problems(recipe)
     if len(recipe.stages) > 1 and learns != "blocks":
         yield f"blocks: {recipe.blocks} thaws blocks in turn, which only strategy: top-blocks does"
     if any(below >= above for below, above in pairwise(recipe.stages)):
         yield f"blocks is {recipe.blocks}; each training takes more blocks, as in blocks: [1, 2, 3]"
+
+
+def _blocks_without_effect(recipe: "Recipe") -> Iterator[str]:
+    """The model ends at the highest of the features: blocks above it are not there to learn."""
+    cuts = (INPUT, *backbone(recipe.backbone, recipe.alpha).blocks)
+    below = STRATEGIES[recipe.strategy].cut(recipe.backbone, recipe.stages[-1])
+    needed = cuts[-1] if len(recipe.stages) > 1 else cuts[cuts.index(below) + 1]
+    if cuts.index(recipe.features[-1]) < cuts.index(needed):
+        yield (
+            f"features ends at {recipe.features[-1]}, so that no block above it is in the model, "
+            f"and of those that a training thaws none learns; add {needed}, or set strategy: "
+            "cached-features"
+        )
 
 
 def dropout_warning(recipe: "Recipe") -> str | None:

@@ -92,6 +92,10 @@ def test_all_mistakes_are_reported_at_once_with_line_and_suggestion(tmp_path):
         ),
         ({"strategy": "frozen-base", "layer_decay": 0.5}, "the rate falls from block to block"),
         ({"strategy": "top-blocks", "features": ["block4_pool"]}, "none learns; add block5_pool"),
+        (
+            {"strategy": "top-blocks", "blocks": [1, 2], "features": ["block4_pool"]},
+            "none learns; add block5_pool",
+        ),
         ({"warmup": 1.5}, "warmup is 1.5; below 1 it is a share"),
         ({"warmup": 0.1, "schedule": "one-cycle"}, "has a warm-up of its own"),
         ({"blocks": [1, 3, 2]}, "each training takes more blocks"),
@@ -106,6 +110,15 @@ def test_all_mistakes_are_reported_at_once_with_line_and_suggestion(tmp_path):
 )
 def test_contradictions_are_refused_when_the_recipe_is_read(values, reason):
     assert reason in refused(**values)
+
+
+def test_a_finished_run_whose_blocks_were_not_in_its_model_opens(tmp_path):
+    text = "strategy: top-blocks\nfeatures: [block4_pool]\n"
+    (tmp_path / "recipe.yaml").write_text(text)
+    assert reopen(tmp_path / "recipe.yaml").features == ["block4_pool"], "earlier versions ran it"
+    two = {"strategy": "top-blocks", "blocks": 2, "features": ["block4_pool"]}
+    assert load(None, two).cut == "block3_pool"
+    assert load(None, {"strategy": "full", "features": ["block1_pool"]}).features == ["block1_pool"]
 
 
 def test_dropout_where_no_epoch_takes_it_is_warned_of_and_weight_decay_refused(tmp_path):
